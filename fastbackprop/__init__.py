@@ -1,0 +1,19 @@
+"""Gradients of ReLU networks for large batches, behind the list-of-arrays interface of the backpropagation notebooks.
+
+Samples are columns: a batch is (D_i, N). Weights are a list of arrays (D_{k+1}, D_k), biases of (D_{k+1}, 1).
+Importing this package compiles nothing; kernels are compiled, or loaded from numba's cache, at first use.
+"""
+
+from fastbackprop import reference
+from fastbackprop.gradients import loss_and_gradients, predict, vjp
+from fastbackprop.notebook import (
+    ReLU,
+    backward_pass,
+    compute_network_output,
+    d_loss_d_output,
+    indicator_function,
+    least_squares_loss,
+)
+from fastbackprop.workspace import Workspace
+
+__version__ = "0.1.0"

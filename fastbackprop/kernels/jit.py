@@ -1,0 +1,56 @@
+"""The one compilation policy: nopython, nogil, cached on disk where there is a place for it."""
+
+import functools
+import hashlib
+from pathlib import Path
+
+import numba
+
+inner = numba.njit(nogil=True, error_model="numpy")
+"""For kernels that other kernels call. Never cached on their own: numba would not see an edit of theirs."""
+
+body = numba.njit(nogil=True, error_model="numpy", inline="always")
+"""For the one kernel an entry point consists of: every further level of calls has LLVM optimise all below it again.
+
+Compiling the sweep takes 4.4 s this way, 6.5 s with one level more, and 5.5 s with everything inlined by numba.
+"""
+
+
+@functools.cache
+def source_digest():
+    """A digest of all kernel sources.
+
+    numba's cache looks at the file of the cached function alone: after an edit in another file, or an upgrade of
+    the package, a cached caller would go on calling the old callee. Entry points therefore hold this digest in a
+    closure cell, which is part of their cache key (a module global is not).
+    """
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+
+
+def array_types(dtype):
+    """Makers of array types of a float dtype, from a number of dimensions: for arguments written, and only read.
+
+    Layout 'A', read-only and unaligned is what arrays of every layout convert to without a copy, so that one
+    compilation serves them all.
+    """
+    element = numba.from_dtype(dtype)
+
+    def written(ndim, layout="A"):
+        return numba.types.Array(element, ndim, layout)
+
+    def read(ndim, layout="A"):
+        return numba.types.Array(element, ndim, layout, readonly=True, aligned=False)
+
+    return written, read
+
+
+def compile_entry(function, signature):
+    """Compile `function` for one explicit signature, from the cache where possible."""
+    try:
+        return numba.njit(signature, nogil=True, error_model="numpy", cache=True)(function)
+    except RuntimeError as error:
+        # numba raises at decoration when none of its cache folders can be written.
+        if "cannot cache function" not in str(error):
+            raise
+        return numba.njit(signature, nogil=True, error_model="numpy")(function)

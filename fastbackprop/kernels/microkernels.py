@@ -1,0 +1,202 @@
+"""Register tiles: the two products that all of backpropagation is made of.
+
+A tile of samples is stored feature-major: units in rows, samples contiguous along a row. A row starts at a cache
+line and holds a whole number of panels (`PANEL` samples), so no micro-kernel has a remainder along the samples.
+
+    product   C[i, s]  = start[i] + sum_p A[i, p] B[p, s]     A: weights, broadcast;  lanes along s
+    dot       C[i, p] += sum_s G[i, s] H[p, s]                both operands contiguous; lanes along s
+
+Each is emitted once for every height (and, for the dot, width) of its register tile up to the largest, behind a
+switch: edges get a tile of their own height, and no operand is ever padded.
+
+Strides are in bytes. Arguments come as outputs, inputs, sizes.
+"""
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from fastbackprop.kernels.simd import INT, Simd
+
+HEIGHT = 6
+"""The rows of the largest register tile: 6 x 4 vectors of 32 registers, 6 x 2 of 16."""
+
+PANEL = 64
+"""Rows of a tile hold a multiple of this many samples: a multiple of every target's panel, 4 vectors of 16 lanes."""
+
+
+def _product(simd, c, c_stride, a, a_row, a_column, b, b_stride, height, depth, samples, start, finish):
+    """Emit C[i, s] = finish(i, start(i) + sum_p A[i, p] B[p, s]) for `height` rows and all panels of a tile.
+
+    start(row) gives the vector that the sum starts from, finish(value, row, offset) the vector to be stored there.
+    """
+    builder, vectors = simd.builder, simd.tile_vectors
+    bytes_per_vector = simd.target.vector_bytes
+    panel_bytes = vectors * bytes_per_vector
+    panels = builder.sdiv(samples, simd.int(vectors * simd.lanes))
+    for rows in simd.cases(height, range(1, HEIGHT + 1)):
+        with simd.loop(panels) as panel:
+            offset = simd.mul(panel.index, panel_bytes)
+            sums = [simd.variables(vectors, start(row)) for row in range(rows)]
+            with simd.loop(depth) as p:
+                b_offset = simd.add(simd.mul(p.index, b_stride), offset)
+                operands = [simd.load(b, simd.add(b_offset, v * bytes_per_vector)) for v in range(vectors)]
+                for row in range(rows):
+                    a_offset = simd.add(simd.mul(row, a_row), simd.mul(p.index, a_column))
+                    weight = simd.splat(simd.load_scalar(a, a_offset))
+                    for v in range(vectors):
+                        slot = sums[row][v]
+                        builder.store(simd.fma(weight, operands[v], builder.load(slot)), slot)
+            for row in range(rows):
+                for v in range(vectors):
+                    c_offset = simd.add(simd.mul(row, c_stride), offset, v * bytes_per_vector)
+                    simd.store(finish(builder.load(sums[row][v]), c_offset), c, c_offset)
+
+
+@intrinsic
+def forward_rows(
+    typing_context, f, f_stride, weights, row, column, biases, bias_stride, h, h_stride, height, depth, samples, floor
+):
+    """f[i, s] = max(floor, biases[i] + sum_p weights[i, p] h[p, s]) for up to HEIGHT rows i and all samples s.
+
+    floor is 0 for a ReLU and -inf for none; NaN passes through either. f is written, the others are read; f must
+    not alias h.
+    """
+    element = f.dtype
+
+    def generate(context, builder, signature, arguments):
+        f, f_stride, weights, row, column, biases, bias_stride, h, h_stride, height, depth, samples, floor = arguments
+        simd = Simd(context, builder, element)
+        floors = simd.splat(floor)
+
+        def start(row):
+            return simd.splat(simd.load_scalar(biases, simd.mul(row, bias_stride)))
+
+        def finish(value, offset):
+            return simd.select(simd.greater(floors, value), floors, value)
+
+        _product(simd, f, f_stride, weights, row, column, h, h_stride, height, depth, samples, start, finish)
+        return context.get_dummy_value()
+
+    strides = [types.intp] * 2
+    sizes = [types.intp] * 3
+    return types.void(
+        f, types.intp, weights, *strides, biases, types.intp, h, types.intp, *sizes, element
+    ), generate
+
+
+@intrinsic
+def backward_rows(
+    typing_context, dl_dh, stride, weights, row, column, dl_df, df_stride, height, depth, samples, masked
+):
+    """dl_dh[i, s] = m(dl_dh[i, s]) sum_p weights[p, i] dl_df[p, s] for up to HEIGHT rows i and all samples s.
+
+    What is in dl_dh before is what the mask is taken from, a preactivation or its ReLU: m(v) = 1 where v > 0, 0
+    where v <= 0 (so at 0 and -0.0), NaN where v is NaN. It multiplies, so that 0 times infinity is NaN as in NumPy.
+    Where `masked` is 0, m = 1 and dl_dh is only written. dl_df is read and must not alias dl_dh.
+    """
+    element = dl_dh.dtype
+
+    def generate(context, builder, signature, arguments):
+        dl_dh, stride, weights, row, column, dl_df, df_stride, height, depth, samples, masked = arguments
+        simd = Simd(context, builder, element)
+        zeros, ones = simd.splat(simd.constant(0.0)), simd.splat(simd.constant(1.0))
+        wanted = builder.icmp_signed("!=", masked, simd.int(0))
+
+        def finish(value, offset):
+            before = simd.load(dl_dh, offset)
+            relu = simd.select(simd.greater(zeros, before), zeros, before)
+            mask = simd.select(simd.greater(before, zeros), ones, relu)
+            return builder.fmul(value, simd.select(wanted, mask, ones))
+
+        _product(
+            simd, dl_dh, stride, weights, row, column, dl_df, df_stride, height, depth, samples, lambda row: zeros, finish
+        )
+        return context.get_dummy_value()
+
+    return types.void(
+        dl_dh, types.intp, weights, types.intp, types.intp, dl_df, types.intp, *[types.intp] * 4
+    ), generate
+
+
+@intrinsic
+def dot_block(typing_context, c, c_row, c_column, g, g_stride, h, h_stride, height, width, samples):
+    """c[i, p] += sum_s g[i, s] h[p, s] for up to HEIGHT rows i and up to tile_width(element) rows p.
+
+    c is float64 and added to: lanes sum one tile's samples in the element type, tiles are summed in double. g and h
+    are read and may alias each other, c aliases neither.
+    """
+    element = g.dtype
+
+    def generate(context, builder, signature, arguments):
+        c, c_row, c_column, g, g_stride, h, h_stride, height, width, samples = arguments
+        simd = Simd(context, builder, element)
+        double = ir.DoubleType()
+        steps = builder.sdiv(samples, simd.int(simd.lanes))
+        zeros = simd.splat(simd.constant(0.0))
+        for rows in simd.cases(height, range(1, HEIGHT + 1)):
+            for columns in simd.cases(width, range(1, simd.tile_vectors + 1)):
+                sums = [simd.variables(columns, zeros) for _ in range(rows)]
+                with simd.loop(steps) as step:
+                    offset = simd.mul(step.index, simd.target.vector_bytes)
+                    operands = [simd.load(h, simd.add(simd.mul(p, h_stride), offset)) for p in range(columns)]
+                    for i in range(rows):
+                        left = simd.load(g, simd.add(simd.mul(i, g_stride), offset))
+                        for slot, right in zip(sums[i], operands, strict=True):
+                            builder.store(simd.fma(left, right, builder.load(slot)), slot)
+                for i in range(rows):
+                    for p in range(columns):
+                        total = simd.sum(builder.load(sums[i][p]))
+                        if element.bitwidth < 64:
+                            total = builder.fpext(total, double)
+                        entry = simd.at(c, simd.add(simd.mul(i, c_row), simd.mul(p, c_column)), double)
+                        builder.store(builder.fadd(builder.load(entry), total), entry)
+        return context.get_dummy_value()
+
+    return types.void(
+        c, types.intp, types.intp, g, types.intp, h, types.intp, types.intp, types.intp, types.intp
+    ), generate
+
+
+@intrinsic
+def dot_width(typing_context, g):
+    """The rows p of the largest tile of `dot_block`, a compile-time constant."""
+
+    def generate(context, builder, signature, arguments):
+        return ir.Constant(INT, Simd(context, builder, g.dtype).tile_vectors)
+
+    return types.intp(g), generate
+
+
+@intrinsic
+def copy_row(typing_context, target, source, stride, count):
+    """target[s] = source[s * stride] for s < count; target is contiguous, the stride in bytes and of any sign."""
+    element = target.dtype
+
+    def generate(context, builder, signature, arguments):
+        target, source, stride, count = arguments
+        simd = Simd(context, builder, element)
+        contiguous = builder.icmp_signed("==", stride, simd.int(simd.itemsize))
+        with builder.if_else(contiguous) as (then, otherwise):
+            with then:
+                cgutils.raw_memcpy(builder, target, source, count, simd.itemsize)
+            with otherwise, simd.loop(count) as s:
+                value = simd.load_scalar(source, simd.mul(s.index, stride))
+                simd.store_scalar(value, target, simd.mul(s.index, simd.itemsize))
+        return context.get_dummy_value()
+
+    return types.void(target, source, types.intp, types.intp), generate
+
+
+@intrinsic
+def clear_row(typing_context, target, count):
+    """target[s] = 0 for s < count."""
+    element = target.dtype
+
+    def generate(context, builder, signature, arguments):
+        target, count = arguments
+        simd = Simd(context, builder, element)
+        cgutils.memset(builder, target, simd.mul(count, simd.itemsize), 0)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp), generate

@@ -1,0 +1,190 @@
+"""Vector instructions: what the micro-kernels are written in.
+
+LLVM's auto-vectoriser does not build register tiles (numba keeps the SLP vectoriser off), so the micro-kernels
+write vector IR themselves, through a :class:`Simd`: a builder that knows its element type and its target's vectors.
+Its width is read from the target inside code generation, never from a module global: the target is part of the key
+of numba's cache, a global is not, and a cache shared by two machines would serve the wrong one.
+
+Pointers are ``CPointer(element)``; offsets and strides are in BYTES, so that one kernel serves every memory layout.
+Addresses come from getelementptr on the array's data pointer: LLVM 22 miscompiles arithmetic on integers that are
+cast to pointers.
+"""
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+INT = ir.IntType(64)
+CACHE_LINE = 64
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a register tile needs to know of a processor."""
+
+    vector_bytes: int
+    registers: int
+    has_fma: bool
+
+
+def read_target(triple, features):
+    """The widest vectors of an LLVM target, from its triple and feature string.
+
+    NEON is told by the triple: aarch64 always has it and lists no feature that says so.
+    """
+    enabled = set(features.split(","))
+    if triple.startswith(("aarch64", "arm64")):
+        return Target(vector_bytes=16, registers=32, has_fma=True)
+    if "+avx512f" in enabled:
+        return Target(vector_bytes=64, registers=32, has_fma=True)
+    if "+avx" in enabled:
+        return Target(vector_bytes=32, registers=16, has_fma="+fma" in enabled)
+    return Target(vector_bytes=16, registers=16, has_fma="+fma" in enabled)
+
+
+class Simd:
+    """An IR builder for vectors of one element type on one target.
+
+    Loads and stores of whole vectors claim the element's alignment only, and those of scalars claim none: a user's
+    array may start at any byte. Tiles start at cache lines, which is what makes them fast.
+    """
+
+    def __init__(self, context, builder, element):
+        triple, _, features = context.codegen().magic_tuple()
+        self.target = read_target(triple, features)
+        self.builder = builder
+        self.itemsize = element.bitwidth // 8
+        self.lanes = self.target.vector_bytes // self.itemsize
+        self.element = context.get_value_type(element)
+        self.vector = ir.VectorType(self.element, self.lanes)
+        # A register tile of HEIGHT rows and this many vectors fits the register file with its operands.
+        self.tile_vectors = 4 if self.target.registers == 32 else 2
+
+    def constant(self, value):
+        return ir.Constant(self.element, value)
+
+    def at(self, pointer, offset, pointee=None):
+        """The address `offset` bytes behind `pointer`."""
+        byte = self.builder.bitcast(pointer, ir.IntType(8).as_pointer())
+        address = self.builder.gep(byte, [self.int(offset)])
+        return self.builder.bitcast(address, (pointee or self.vector).as_pointer())
+
+    def int(self, value):
+        return ir.Constant(INT, value) if isinstance(value, int) else value
+
+    def add(self, *terms):
+        """A sum of byte offsets."""
+        total = self.int(terms[0])
+        for term in terms[1:]:
+            total = self.builder.add(total, self.int(term))
+        return total
+
+    def mul(self, left, right):
+        return self.builder.mul(self.int(left), self.int(right))
+
+    def load(self, pointer, offset):
+        return self.builder.load(self.at(pointer, offset), align=self.itemsize)
+
+    def store(self, value, pointer, offset):
+        self.builder.store(value, self.at(pointer, offset), align=self.itemsize)
+
+    def load_scalar(self, pointer, offset):
+        return self.builder.load(self.at(pointer, offset, self.element), align=1)
+
+    def store_scalar(self, value, pointer, offset):
+        self.builder.store(value, self.at(pointer, offset, self.element), align=1)
+
+    def splat(self, scalar):
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
+        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(first, undefined, everywhere)
+
+    def fma(self, a, b, c):
+        """a * b + c, fused where the target has it: elsewhere LLVM would call a library function for each lane."""
+        if not self.target.has_fma:
+            return self.builder.fadd(self.builder.fmul(a, b), c)
+        # llvmlite's VectorType has no intrinsic_name, so the overload is spelled out.
+        name = f"llvm.fma.v{self.lanes}f{8 * self.itemsize}"
+        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [a, b, c])
+
+    def greater(self, left, right):
+        """Lane by lane, false where either is NaN."""
+        return self.builder.fcmp_ordered(">", left, right)
+
+    def select(self, condition, yes, no):
+        return self.builder.select(condition, yes, no)
+
+    def sum(self, vector):
+        """The sum of a vector's lanes, by halves: a fixed order, whatever the optimiser."""
+        lanes = self.lanes
+        while lanes > 1:
+            lanes //= 2
+            pick = ir.VectorType(ir.IntType(32), lanes)
+            halves = [
+                self.builder.shuffle_vector(vector, vector, ir.Constant(pick, list(range(start, start + lanes))))
+                for start in (0, lanes)
+            ]
+            vector = self.builder.fadd(*halves)
+        return self.builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+    def variables(self, count, value):
+        """`count` vectors that start at `value`; LLVM keeps them in registers."""
+        slots = [cgutils.alloca_once(self.builder, self.vector) for _ in range(count)]
+        for slot in slots:
+            self.builder.store(value, slot)
+        return slots
+
+    def loop(self, count):
+        return cgutils.for_range(self.builder, count)
+
+    def cases(self, selector, values):
+        """Run the code emitted for the value that `selector` has; none where it is not among `values`.
+
+        ``for height in simd.cases(rows, range(1, 7)): <emit the code for this height>``
+        """
+        end = self.builder.append_basic_block("cases.end")
+        switch = self.builder.switch(selector, end)
+        for value in values:
+            block = self.builder.append_basic_block(f"case.{value}")
+            switch.add_case(ir.Constant(INT, value), block)
+            self.builder.position_at_end(block)
+            yield value
+            self.builder.branch(end)
+        self.builder.position_at_end(end)
+
+
+def _vector_lanes(typing_context, element):
+    """The number of lanes of the target's vectors of `element`, a compile-time constant."""
+
+    def generate(context, builder, signature, arguments):
+        return ir.Constant(INT, Simd(context, builder, element.dtype).lanes)
+
+    return types.intp(element), generate
+
+
+def _pointer(typing_context, array):
+    """The address of an array's first element."""
+
+    def generate(context, builder, signature, arguments):
+        return cgutils.create_struct_proxy(array)(context, builder, arguments[0]).data
+
+    return types.CPointer(array.dtype)(array), generate
+
+
+def _advance(typing_context, pointer, offset):
+    """The address `offset` bytes behind `pointer`."""
+
+    def generate(context, builder, signature, arguments):
+        simd = Simd(context, builder, pointer.dtype)
+        return simd.at(*arguments, pointee=simd.element)
+
+    return pointer(pointer, types.intp), generate
+
+
+vector_lanes = intrinsic(_vector_lanes)
+pointer = intrinsic(_pointer)
+advance = intrinsic(_advance)

@@ -1,0 +1,211 @@
+"""One tile of samples through the whole network: forward, loss, backward, while it is in cache.
+
+Rows of a tile, one cache-line-aligned row of samples each (`layout` gives the first row of every h_k):
+
+    h_0 ... h_K | output, then dl/df_K | target | ones
+
+h_{k+1} = ReLU(f_k) overwrites nothing; on the way back dl/df_{k-1} overwrites h_k once the weight gradient of layer
+k has been taken, and dl/dh_0 overwrites the input: a tile is sum(D_k) rows and no more.
+"""
+
+import functools
+
+import numpy as np
+from numba import types
+
+from fastbackprop.kernels import PREDICT, SEED
+from fastbackprop.kernels.jit import array_types, body, compile_entry, inner, source_digest
+from fastbackprop.kernels.layers import backward_layer, clear_tail, copy_rows, forward_layer, weight_gradient
+from fastbackprop.kernels.microkernels import dot_width
+from fastbackprop.kernels.simd import CACHE_LINE, advance, pointer, vector_lanes
+
+@inner
+def whole_panels(count, tile):
+    """`count` samples rounded up to whole panels of the target's register tile."""
+    panel = dot_width(tile) * vector_lanes(tile)
+    return (count + panel - 1) // panel * panel
+
+
+@inner
+def row_stride(tile, tile_samples):
+    """The bytes from one row of a tile to the next: an odd number of cache lines, so that no two rows of a register
+    tile fall into the same set of a cache."""
+    return tile_samples * tile.itemsize + CACHE_LINE
+
+
+@inner
+def fill_row(tile, start, count):
+    """Set tile[start], ..., tile[start + count - 1] to 1."""
+    row = tile[start : start + count]
+    for s in range(count):
+        row[s] = row.dtype.type(1.0)
+
+
+@inner
+def squared_error(loss_lanes, output, target, sample_weight, factor, scale):
+    """output = scale w 2 factor (output - target);  loss_lanes += w factor (output - target)^2, lane by lane.
+
+    One row of the output: loss_lanes (float64, added to) and output (read, then written) have one entry a sample.
+    sample_weight is empty for w = 1.
+    """
+    slope = output.dtype.type(2.0 * factor * scale)
+    for s in range(output.size):
+        error = output[s] - target[s]
+        loss_lanes[s] += factor * np.float64(error) * np.float64(error)
+        output[s] = slope * error
+
+
+@inner
+def weighted_squared_error(loss_lanes, output, target, sample_weight, factor, scale):
+    """squared_error with a weight w[s] for each sample."""
+    slope = output.dtype.type(2.0 * factor * scale)
+    for s in range(output.size):
+        error = output[s] - target[s]
+        loss_lanes[s] += factor * np.float64(sample_weight[s]) * np.float64(error) * np.float64(error)
+        output[s] = slope * sample_weight[s] * error
+
+
+@body
+def sweep_columns(
+    accumulators, columns_out, net_input, target, sample_weight, parameters, layout, tile, tile_samples, mode, factor, scale
+):
+    """Add the gradient and the loss of all columns of net_input to the accumulators.
+
+    accumulators   float64, added to: the gradient in pack order, then tile_samples partial sums of the loss
+    columns_out    written: (D_o, N) the output where mode is PREDICT; else (D_i, N) dl/dinput, or (D_i, 0) for none
+    net_input      (D_i, N), target (D_o, N), sample_weight (N,) or (0,): read, any strides, any alignment
+    parameters     in pack order, read;  layout: a row for each layer, see parameters.layout_table, read
+    tile           workspace, starts at a cache line; tile_samples, a multiple of 64, is the length of its rows
+    """
+    itemsize = tile.itemsize
+    stride = row_stride(tile, tile_samples)
+    layers = layout.shape[0]
+    units_in, units_out = layout[0, 0], layout[layers - 1, 1]
+    output_row = layout[layers - 1, 4] + layout[layers - 1, 0]
+    target_row = output_row + units_out
+    ones_row = target_row + units_out
+
+    start = pointer(tile)
+    weights_start = pointer(parameters)
+    gradient = pointer(accumulators)
+    output = advance(start, output_row * stride)
+    ones = advance(start, ones_row * stride)
+    loss_lanes = accumulators[accumulators.size - tile_samples :]
+    zero = tile.dtype.type(0.0)
+    lowest = tile.dtype.type(-np.inf)
+    fill_row(tile, ones_row * (stride // itemsize), tile_samples)
+
+    for first in range(0, net_input.shape[1], tile_samples):
+        count = min(tile_samples, net_input.shape[1] - first)
+        samples = whole_panels(count, tile)
+        columns = advance(pointer(net_input), first * net_input.strides[1])
+        copy_rows(start, stride, columns, net_input.strides[0], net_input.strides[1], units_in, count)
+        clear_tail(start, stride, itemsize, units_in, count, samples)
+
+        for k in range(layers):
+            forward_layer(
+                advance(start, (layout[k, 4] + layout[k, 0]) * stride),
+                stride,
+                advance(weights_start, layout[k, 2] * itemsize),
+                layout[k, 0] * itemsize,
+                itemsize,
+                advance(weights_start, layout[k, 3] * itemsize),
+                itemsize,
+                advance(start, layout[k, 4] * stride),
+                stride,
+                layout[k, 1],
+                layout[k, 0],
+                samples,
+                zero if k < layers - 1 else lowest,
+            )
+        if mode == PREDICT:
+            columns = advance(pointer(columns_out), first * itemsize)
+            copy_rows(columns, columns_out.strides[0], output, stride, itemsize, units_out, count)
+            continue
+        # Tails of hidden layers hold ReLU(biases ...), which may be infinite: 0 times that would be NaN.
+        clear_tail(advance(start, units_in * stride), stride, itemsize, output_row + units_out - units_in, count, samples)
+
+        columns = advance(pointer(target), first * target.strides[1])
+        if mode == SEED:
+            copy_rows(output, stride, columns, target.strides[0], target.strides[1], units_out, count)
+        else:
+            targets = advance(start, target_row * stride)
+            copy_rows(targets, stride, columns, target.strides[0], target.strides[1], units_out, count)
+            for i in range(units_out):
+                at = (output_row + i) * (stride // itemsize)
+                y_at = (target_row + i) * (stride // itemsize)
+                row, y = tile[at : at + count], tile[y_at : y_at + count]
+                if sample_weight.size > 0:
+                    weighted_squared_error(loss_lanes, row, y, sample_weight[first : first + count], factor, scale)
+                else:
+                    squared_error(loss_lanes, row, y, sample_weight, factor, scale)
+
+        for k in range(layers - 1, -1, -1):
+            h = advance(start, layout[k, 4] * stride)
+            dl_df = advance(start, (layout[k, 4] + layout[k, 0]) * stride)
+            weight_gradient(
+                advance(gradient, layout[k, 2] * 8),
+                layout[k, 0] * 8,
+                8,
+                advance(gradient, layout[k, 3] * 8),
+                8,
+                dl_df,
+                stride,
+                h,
+                stride,
+                ones,
+                layout[k, 1],
+                layout[k, 0],
+                samples,
+            )
+            if k > 0 or columns_out.shape[1] > 0:
+                backward_layer(
+                    h,
+                    stride,
+                    advance(weights_start, layout[k, 2] * itemsize),
+                    layout[k, 0] * itemsize,
+                    itemsize,
+                    dl_df,
+                    stride,
+                    layout[k, 1],
+                    layout[k, 0],
+                    samples,
+                    1 if k > 0 else 0,
+                )
+                clear_tail(h, stride, itemsize, layout[k, 0], count, samples)
+        if columns_out.shape[1] > 0:
+            columns = advance(pointer(columns_out), first * itemsize)
+            copy_rows(columns, columns_out.strides[0], start, stride, itemsize, units_in, count)
+
+
+@functools.cache
+def sweep(dtype):
+    """sweep_columns, compiled for float32 or float64."""
+    digest = source_digest()
+
+    def entry(
+        accumulators, columns_out, net_input, target, sample_weight, parameters, layout, tile, tile_samples, mode, factor, scale
+    ):
+        digest  # noqa: B018 - a closure cell, see source_digest
+        sweep_columns(
+            accumulators, columns_out, net_input, target, sample_weight, parameters, layout, tile, tile_samples, mode, factor, scale
+        )
+
+    written, read = array_types(dtype)
+    return compile_entry(
+        entry,
+        types.void(
+            types.Array(types.float64, 1, "C"),
+            written(2),
+            read(2),
+            read(2),
+            read(1),
+            read(1, "C"),
+            types.Array(types.int64, 2, "C", readonly=True),
+            written(1, "C"),
+            types.int64,
+            types.int64,
+            types.float64,
+            types.float64,
+        ),
+    )

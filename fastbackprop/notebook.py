@@ -1,0 +1,258 @@
+"""The notebooks' six functions: the same names, arguments and results, on batches of columns."""
+
+import numpy as np
+
+from fastbackprop import losses
+from fastbackprop.threads import Job
+from fastbackprop.validation import FLOAT32, FLOAT64, Batch, ForwardPass
+from fastbackprop.workspace import borrow, columns, give_back, split
+
+
+def ReLU(preactivation):
+    """max(0, f) entry by entry, NaN where f is NaN.
+
+    Parameters
+    ----------
+    preactivation : array or scalar
+
+    Returns
+    -------
+    activation : array of the same shape and dtype
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbackprop import ReLU
+    >>> ReLU(np.array([-1.0, 0.0, 2.0, np.nan]))
+    array([ 0.,  0.,  2., nan])
+    """
+    return np.maximum(preactivation, 0)
+
+
+def indicator_function(x):
+    """1 where x > 0 and 0 where x <= 0: the derivative of ReLU, with 0 at 0. NaN where x is NaN.
+
+    Parameters
+    ----------
+    x : array or scalar
+
+    Returns
+    -------
+    indicator : array of the same shape and dtype
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbackprop import indicator_function
+    >>> indicator_function(np.array([-1.0, 0.0, 2.0, np.nan]))
+    array([ 0.,  0.,  1., nan])
+    """
+    indicator = np.array(x)
+    indicator[indicator > 0] = 1
+    indicator[indicator <= 0] = 0
+    return indicator
+
+
+def least_squares_loss(net_output, y):
+    """sum (o - y)^2 over all entries.
+
+    Parameters
+    ----------
+    net_output : array (D_o, N)
+    y : array that broadcasts with net_output
+
+    Returns
+    -------
+    loss : NumPy scalar
+
+    Examples
+    --------
+    >>> from fastbackprop import least_squares_loss
+    >>> import numpy as np
+    >>> float(least_squares_loss(np.array([[1.0, 2.0]]), np.array([[0.0, 4.0]])))
+    5.0
+    """
+    error = net_output - y
+    return np.sum(error * error)
+
+
+def d_loss_d_output(net_output, y):
+    """2 (o - y): the derivative of :func:`least_squares_loss` by the network's output.
+
+    Parameters
+    ----------
+    net_output : array (D_o, N)
+    y : array that broadcasts with net_output
+
+    Returns
+    -------
+    dl_doutput : array (D_o, N)
+
+    Examples
+    --------
+    >>> from fastbackprop import d_loss_d_output
+    >>> import numpy as np
+    >>> d_loss_d_output(np.array([[1.0, 2.0]]), np.array([[0.0, 4.0]]))
+    array([[ 2., -4.]])
+    """
+    return losses.derivative("least_squares", net_output, y)
+
+
+def compute_network_output(net_input, all_weights, all_biases, *, append_output=False):
+    """The forward pass, with all preactivations and activations.
+
+    Parameters
+    ----------
+    net_input : array (D_i, N)
+        One sample in each column; float32, float64 or integers, in any memory order.
+    all_weights : list of K + 1 arrays
+        ``all_weights[k]`` is (D_{k+1}, D_k).
+    all_biases : list of K + 1 arrays
+        ``all_biases[k]`` is (D_{k+1}, 1) or (D_{k+1},).
+    append_output : bool
+        Append the output to ``all_h``, which then has K + 2 entries, as some notebooks have it.
+
+    Returns
+    -------
+    net_output : array (D_o, N)
+        The same object as ``all_f[K]``.
+    all_f : list of K + 1 arrays
+        The preactivations ``all_f[k]``, (D_{k+1}, N).
+    all_h : list of K + 1 arrays
+        The activations ``all_h[k]``, (D_k, N); ``all_h[0]`` is net_input itself.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`loss_and_gradients`.
+
+    Notes
+    -----
+    Equation 7.16 of Prince, "Understanding Deep Learning". :func:`loss_and_gradients` keeps no activations and is
+    several times faster; :func:`predict` is the forward pass alone.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbackprop import compute_network_output
+    >>> weights, biases = [np.array([[2.0], [1.0]]), np.array([[1.0, -1.0]])], [np.zeros((2, 1)), np.zeros((1, 1))]
+    >>> net_output, all_f, all_h = compute_network_output(np.array([[1.0, -3.0]]), weights, biases)
+    >>> net_output, all_h[1]
+    (array([[1., 0.]]), array([[2., 0.],
+           [1., 0.]]))
+    """
+    from fastbackprop.kernels.passes import forward_pass  # imports numba
+
+    batch = Batch(net_input, all_weights, all_biases)
+    dtype, samples = batch.dtype, batch.samples
+    all_f = [np.empty((units, samples), dtype) for units in batch.layer_sizes[1:]]
+    all_h = [net_input] + [np.empty_like(f) for f in all_f[:-1]]
+    operands = [batch.net_input, *all_h[1:]]
+    results = [*all_h[1:], np.empty((batch.layer_sizes[-1], 0), dtype)]
+    weights = [array.astype(dtype, copy=False) for array in batch.weights]
+    biases = [array.reshape(-1).astype(dtype, copy=False) for array in batch.biases]
+    layer = forward_pass(dtype)
+    workspace = borrow(batch.layer_sizes, dtype)
+
+    def work(lane, chunk, first, last):
+        tile = workspace.tile(lane)
+        for k, f in enumerate(all_f):
+            h = columns(operands[k], first, last, dtype)
+            layer(f[:, first:last], results[k][:, first:last], weights[k], biases[k], h, tile, workspace.tile_samples)
+
+    try:
+        Job(work, workspace.chunks(samples), workspace.pass_samples).run(None)
+    finally:
+        give_back(workspace)
+    return all_f[-1], all_f, all_h + [all_f[-1]] * append_output
+
+
+def backward_pass(all_weights, all_biases, all_f, all_h, y, *, loss="least_squares", intermediates=False):
+    """The backward pass: the gradient by every weight and bias, from what the forward pass returned.
+
+    Parameters
+    ----------
+    all_weights, all_biases : lists of K + 1 arrays
+        As for :func:`compute_network_output`.
+    all_f : list of K + 1 arrays
+        The preactivations; the masks are taken from them.
+    all_h : list of K + 1 or K + 2 arrays
+        The activations; a (K + 2)th entry is ignored.
+    y : array (D_o, N)
+        The target; a callable loss gets it as it is.
+    loss : str or callable
+        ``"least_squares"``, ``"half_least_squares"``, or a function ``(net_output, y) -> dl_doutput`` (D_o, N), such as
+        a script's own ``d_loss_d_output``.
+    intermediates : bool
+        Also return the derivatives by the activations and preactivations.
+
+    Returns
+    -------
+    all_dl_dweights, all_dl_dbiases : lists of K + 1 arrays
+        Summed over the batch; each has its parameter's shape.
+    all_dl_dh, all_dl_df : lists of K + 1 arrays
+        Where ``intermediates`` is true: ``all_dl_dh[k]`` is (D_k, N), ``all_dl_df[k]`` is (D_{k+1}, N).
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`loss_and_gradients`; ``all_f has 5 entries; expected 6: one for each entry of all_weights``.
+
+    Notes
+    -----
+    Equations 7.21, 7.22 and 7.25 of Prince, "Understanding Deep Learning". Nothing that is passed in is changed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbackprop import backward_pass, compute_network_output
+    >>> weights, biases = [np.array([[2.0], [1.0]]), np.array([[1.0, -1.0]])], [np.zeros((2, 1)), np.zeros((1, 1))]
+    >>> net_output, all_f, all_h = compute_network_output(np.array([[1.0, -3.0]]), weights, biases)
+    >>> all_dl_dweights, all_dl_dbiases = backward_pass(weights, biases, all_f, all_h, y=np.array([[3.0, 3.0]]))
+    >>> all_dl_dweights[0].ravel(), all_dl_dbiases[1].ravel()
+    (array([-4.,  4.]), array([-10.]))
+    """
+    from fastbackprop.kernels.passes import backward_pass as compiled  # imports numba
+
+    batch = ForwardPass(all_weights, all_biases, all_f, all_h)
+    dl_doutput = batch.dl_doutput(y, loss)
+    dtype, samples, all_f, all_h = batch.dtype, batch.samples, batch.all_f, batch.all_h
+    weights = [array.astype(dtype, copy=False) for array in batch.weights]
+    kept = samples if intermediates else 0
+    all_dl_dh = [np.empty((units, kept), dtype) for units in batch.layer_sizes[:-1]]
+    all_dl_df = [np.empty((units, kept), dtype) for units in batch.layer_sizes[1:-1]]
+    layer = compiled(dtype)
+    workspace = borrow(batch.layer_sizes, dtype)
+
+    def work(lane, chunk, first, last):
+        if first == chunks[chunk][0]:
+            accumulators[chunk] = 0.0
+        all_sums = split(accumulators[chunk], batch.weights, batch.biases)
+        tile = workspace.tile(lane)
+        dl_df = columns(dl_doutput, first, last, dtype)
+        for k in range(len(weights) - 1, -1, -1):
+            h = columns(all_h[k], first, last, dtype)
+            if k == 0:
+                f_before, before = h[:, :0], NO_COLUMNS[dtype]
+            else:
+                f_before = columns(all_f[k - 1], first, last, dtype)
+                before = all_dl_df[k - 1][:, first:last] if intermediates else np.empty(h.shape, dtype)
+            dl_dweights, dl_dbiases = all_sums[0][k], all_sums[1][k].reshape(-1)
+            dl_dh = all_dl_dh[k][:, first:last]
+            layer(dl_dweights, dl_dbiases, dl_dh, before, weights[k], dl_df, h, f_before, tile, workspace.tile_samples)
+            dl_df = before
+
+    try:
+        chunks = workspace.chunks(samples)
+        accumulators = workspace.accumulators(len(chunks))
+        Job(work, chunks, workspace.pass_samples).run(None)
+        _, gradient = workspace.collect(len(chunks))
+    finally:
+        give_back(workspace)
+    all_dl_dweights, all_dl_dbiases = split(gradient, batch.weights, batch.biases)
+    if intermediates:
+        return all_dl_dweights, all_dl_dbiases, all_dl_dh, [*all_dl_df, dl_doutput.astype(dtype)]
+    return all_dl_dweights, all_dl_dbiases
+
+
+NO_COLUMNS = {dtype: np.empty((1, 0), dtype) for dtype in (FLOAT32, FLOAT64)}

@@ -1,0 +1,253 @@
+"""What arguments may be, and what the errors say: the list, the index, what was found and what was expected.
+
+Functions return the argument as an array, never copied and never changed.
+"""
+
+import numpy as np
+
+from fastbackprop import losses
+
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+OUTPUT_SHAPE = "the shape of the network's output"
+
+
+class Network:
+    """Checked parameters, and the dtype that the result of a call with them has so far."""
+
+    def __init__(self, all_weights, all_biases, layer_sizes=None):
+        self.weights, self.biases, self.layer_sizes = check_parameters(all_weights, all_biases, layer_sizes)
+        self.dtype = FLOAT32
+        self.widen(*self.weights, *self.biases)
+
+    def widen(self, *arrays):
+        """Let the dtypes of more arrays count: never narrower than what NumPy would compute in."""
+        for array in arrays:
+            if array.dtype is FLOAT64 or array.dtype.newbyteorder("=") != FLOAT32:
+                self.dtype = FLOAT64
+                return
+
+    def widen_by_target(self, y):
+        """Floating arrays and np.float64 numbers count; integers and Python's floats do not, as in NumPy."""
+        if isinstance(y, (np.ndarray, np.generic)) and y.dtype.kind == "f":
+            self.widen(y)
+
+
+class Batch(Network):
+    """Checked arguments of a call that takes the network's input."""
+
+    def __init__(self, net_input, all_weights, all_biases, layer_sizes=None):
+        super().__init__(all_weights, all_biases, layer_sizes)
+        reason = "its rows must match the columns of all_weights[0], one column for each sample"
+        self.net_input = check_columns(net_input, "net_input", self.layer_sizes[0], None, reason)
+        self.samples = self.net_input.shape[1]
+        self.widen(self.net_input)
+
+    def set_target(self, y, loss):
+        """Take y, broadcast to the shape of the output; callables get it as it is."""
+        check_loss(loss)
+        self.target = check_target(y, self.layer_sizes[-1], self.samples) if isinstance(loss, str) else y
+        self.widen_by_target(y)
+
+    def set_seed(self, dl_doutput, name="dl_doutput"):
+        """Take the derivative of something by the output."""
+        self.target = check_columns(dl_doutput, name, self.layer_sizes[-1], self.samples, OUTPUT_SHAPE)
+
+
+class ForwardPass(Network):
+    """Checked arguments of a call that takes what the forward pass returned."""
+
+    def __init__(self, all_weights, all_biases, all_f, all_h):
+        super().__init__(all_weights, all_biases)
+        layers = len(self.weights)
+        for arrays, name, lengths in (all_f, "all_f", (layers,)), (all_h, "all_h", (layers, layers + 1)):
+            if not isinstance(arrays, (list, tuple)):
+                raise TypeError(f"{name} is a {type(arrays).__name__}; expected a list of arrays, one for each layer")
+            if len(arrays) not in lengths:
+                wanted = " or ".join(map(str, lengths))
+                raise ValueError(f"{name} has {len(arrays)} entries; expected {wanted}: one for each entry of all_weights")
+        self.all_f, self.all_h = [], []
+        samples = None
+        for k in range(layers):
+            units_in, units_out = self.layer_sizes[k : k + 2]
+            h = check_columns(all_h[k], "all_h", units_in, samples, f"it enters all_weights[{k}]", k)
+            samples = h.shape[1]
+            f = check_columns(all_f[k], "all_f", units_out, samples, f"it leaves all_weights[{k}]", k)
+            self.all_h.append(h)
+            self.all_f.append(f)
+        self.samples = samples
+        self.widen(*self.all_f, *self.all_h)
+
+    def dl_doutput(self, y, loss):
+        """The derivative of a loss, a name or a callable, by the output."""
+        net_output = self.all_f[-1]
+        if callable(loss):
+            derivative = loss(net_output, y)
+            name = "what loss returned"
+            derivative = check_columns(derivative, name, self.layer_sizes[-1], self.samples, OUTPUT_SHAPE)
+            self.widen_by_target(derivative)
+            return derivative
+        check_loss(loss)
+        if not isinstance(loss, str):
+            raise TypeError(f"loss is {loss!r}; expected a name or a callable (net_output, y) -> dl_doutput")
+        target = check_target(y, self.layer_sizes[-1], self.samples)
+        self.widen_by_target(y)
+        return losses.derivative(loss, net_output.astype(self.dtype, copy=False), target.astype(self.dtype, copy=False))
+
+
+def as_array(value, name, index=None):
+    """`value` as an array of real numbers; integers count as float64, other types are refused."""
+    array = value if type(value) is np.ndarray else _converted(value, _label(name, index))
+    dtype = array.dtype
+    if dtype is not FLOAT64 and dtype is not FLOAT32 and dtype.kind not in "biu" and dtype.newbyteorder("=") not in (FLOAT32, FLOAT64):
+        label = _label(name, index)
+        raise TypeError(
+            f"{label} has dtype {dtype}; expected float32 or float64 (integers count as float64): "
+            f"pass {label}.astype(np.float64)"
+        )
+    return array
+
+
+def _label(name, index):
+    return name if index is None else f"{name}[{index}]"
+
+
+def _converted(value, label):
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{label} is a masked array; expected a plain one: pass {label}.filled(...)")
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{label} cannot be made an array: {error}") from None
+
+
+def check_parameters(all_weights, all_biases, layer_sizes=None):
+    """The two lists as lists of arrays, and the layer sizes (D_0, ..., D_{K+1}) they make."""
+    weights = check_list(all_weights, "all_weights")
+    biases = check_list(all_biases, "all_biases")
+    if not weights:
+        raise ValueError("all_weights is empty; expected one array (D_{k+1}, D_k) for each layer")
+    if len(biases) != len(weights):
+        raise ValueError(
+            f"all_biases has {len(biases)} entries; expected {len(weights)}: one for each entry of all_weights"
+        )
+    sizes = []
+    for k, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        shape = weight.shape
+        if len(shape) != 2 or 0 in shape:
+            raise ValueError(f"all_weights[{k}] has shape {shape}; expected (D_{k + 1}, D_{k}), both at least 1")
+        if not sizes:
+            sizes.append(shape[1])
+        elif shape[1] != sizes[-1]:
+            raise ValueError(
+                f"all_weights[{k}] has shape {shape}; expected ({shape[0]}, {sizes[-1]}): "
+                f"its columns must match the rows of all_weights[{k - 1}]"
+            )
+        units = shape[0]
+        if bias.shape != (units, 1) and bias.shape != (units,):
+            raise ValueError(
+                f"all_biases[{k}] has shape {bias.shape}; expected ({units}, 1) or ({units},): "
+                f"one for each row of all_weights[{k}]"
+            )
+        sizes.append(units)
+    found = tuple(sizes)
+    if layer_sizes is not None and found != layer_sizes:
+        raise ValueError(f"all_weights has layer sizes {found}; expected {layer_sizes}, those of this Workspace")
+    return weights, biases, found
+
+
+def check_list(arrays, name):
+    if not isinstance(arrays, (list, tuple)):
+        raise TypeError(f"{name} is a {type(arrays).__name__}; expected a list of arrays, one for each layer")
+    return [as_array(array, name, k) for k, array in enumerate(arrays)]
+
+
+def check_columns(value, name, rows, columns, reason, index=None):
+    """An array (rows, columns), or with any number of columns where that is None."""
+    array = as_array(value, name, index)
+    shape = array.shape
+    if len(shape) == 2 and shape[0] == rows and (columns is None or shape[1] == columns):
+        return array
+    wanted = "N" if columns is None else columns
+    transposed = len(shape) == 2 and shape[1] == rows and columns in (None, shape[0])
+    hint = f" (samples are columns: pass {_label(name, index)}.T)" if transposed else ""
+    raise ValueError(f"{_label(name, index)} has shape {shape}; expected ({rows}, {wanted}): {reason}{hint}")
+
+
+def check_target(y, units, columns):
+    """y as an array (D_o, N), broadcast without a copy."""
+    array = as_array(y, "y")
+    shape = (units, columns)
+    if array.shape == shape:
+        return array
+    if array.shape not in ((), (1, 1), (units, 1)) and not (units == 1 and array.shape == (columns,)):
+        raise ValueError(
+            f"y has shape {array.shape}; expected {shape}, the shape of the network's output, "
+            f"or ({units}, 1), (1, 1) or a scalar"
+        )
+    return np.broadcast_to(array, shape)
+
+
+def check_dtype(dtype):
+    """float32 or float64 as a dtype."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    for known in (FLOAT32, FLOAT64):
+        if found == known:
+            return known
+    raise TypeError(f"dtype is {found or dtype}; expected float32 or float64")
+
+
+def check_loss(loss):
+    """A name of LOSSES, or a pair of callables (value, derivative)."""
+    if isinstance(loss, str):
+        if loss not in losses.LOSSES:
+            raise ValueError(f"loss is {loss!r}; expected one of {', '.join(map(repr, losses.LOSSES))}, or callables")
+    elif not (isinstance(loss, (tuple, list)) and len(loss) == 2 and all(map(callable, loss))):
+        raise TypeError(f"loss is {loss!r}; expected a name or a pair of callables (value, derivative)")
+    return loss
+
+
+def check_weighting(reduction, sample_weight, columns):
+    """The factor that the reduction puts before the sum over samples, and sample_weight as an array (N,) or (0,)."""
+    if reduction not in ("sum", "mean"):
+        raise ValueError(f"reduction is {reduction!r}; expected 'sum' or 'mean'")
+    if sample_weight is None:
+        weight, total = NO_WEIGHT, columns
+    else:
+        weight = as_array(sample_weight, "sample_weight")
+        if weight.shape != (columns,):
+            raise ValueError(f"sample_weight has shape {weight.shape}; expected ({columns},): one for each sample")
+        total = float(np.sum(weight, dtype=np.float64))
+    if reduction == "sum":
+        return 1.0, weight
+    if total == 0:
+        found = "there are no samples" if columns == 0 else "the sum of sample_weight is 0"
+        raise ValueError(f"reduction is 'mean' and {found}; expected something to divide by")
+    return 1.0 / total, weight
+
+
+NO_WEIGHT = np.empty(0, FLOAT32)
+
+
+def check_out(out, weights, biases, dtype):
+    """out=(all_dl_dweights, all_dl_dbiases): lists of writable arrays with the parameters' shapes."""
+    if out is None:
+        return None
+    if not (isinstance(out, (tuple, list)) and len(out) == 2):
+        raise TypeError(f"out is a {type(out).__name__}; expected a pair of lists (all_dl_dweights, all_dl_dbiases)")
+    for part, (arrays, parameters) in enumerate(zip(out, (weights, biases), strict=True)):
+        name = f"out[{part}]"
+        if not isinstance(arrays, (list, tuple)) or len(arrays) != len(parameters):
+            raise ValueError(f"{name} is not a list of {len(parameters)} arrays; expected one for each layer")
+        for k, (array, parameter) in enumerate(zip(arrays, parameters, strict=True)):
+            if not isinstance(array, np.ndarray):
+                raise TypeError(f"{name}[{k}] is a {type(array).__name__}; expected an array to write to")
+            if array.shape != parameter.shape:
+                raise ValueError(f"{name}[{k}] has shape {array.shape}; expected {parameter.shape}, its parameter's")
+            if array.dtype.kind != "f" or not np.can_cast(dtype, array.dtype, "safe"):
+                raise TypeError(f"{name}[{k}] has dtype {array.dtype}; expected {dtype}, that of the gradient")
+            if not array.flags.writeable:
+                raise ValueError(f"{name}[{k}] is read-only; expected an array to write to")
+    return out

@@ -1,0 +1,333 @@
+"""Workspace: the buffers of one network, and the calls that run on them."""
+
+import functools
+import os
+import threading
+import weakref
+
+import numpy as np
+
+from fastbackprop import losses
+from fastbackprop.kernels import PREDICT, SEED, SQUARED_ERROR
+from fastbackprop.parameters import layout_table, parameter_count
+from fastbackprop.threads import Job, check_num_threads
+from fastbackprop.validation import FLOAT32, FLOAT64, NO_WEIGHT, Batch, check_dtype, check_out, check_weighting
+
+# All of these are constants: how a batch is cut must depend on shapes alone, or the bits of the result would depend on
+# the machine.
+TILE_BYTES = 256 * 1024  # a tile's rows, half of a 512 KB L2
+PANEL = 64  # samples: rows of a tile hold a multiple of it, which every register tile divides
+MOST_TILE_SAMPLES = 512
+ACCUMULATOR_BYTES = 64 * 1024 * 1024
+MOST_CHUNKS = 64
+CHUNK_FLOPS = 2**22  # at least: about 0.1 ms of work, several times what it costs to wake a thread
+SLICE_FLOPS = 2**31  # at most: some 50 ms, so that Ctrl-C is answered
+SLICE_SAMPLES = 65536
+PASS_BYTES = 128 * 1024
+STAGING_BYTES = 2 * 1024 * 1024
+CACHE_LINE = 64
+
+KEPT = 8  # workspaces for the functions that take none
+KEPT_BYTES = 256 * 1024 * 1024
+
+
+class Workspace:
+    """Preallocated buffers for networks of one shape and dtype; what calls need is allocated once.
+
+    Parameters
+    ----------
+    layer_sizes : sequence of int
+        D_i, D_1, ..., D_K, D_o: the units of each layer, at least two numbers from 1 up.
+    dtype : {numpy.float64, numpy.float32}
+        What is computed in. Integer inputs are converted to it; wider floating inputs are refused.
+    num_threads : int, optional
+        The threads a call may use; the default is FASTBACKPROP_NUM_THREADS, or the processors this process may run on.
+
+    Raises
+    ------
+    ValueError
+        ``layer_sizes is (3,); expected at least two whole numbers from 1 up``
+    TypeError
+        ``dtype is float16; expected float32 or float64``
+
+    Notes
+    -----
+    A Workspace may be shared by threads: calls on it take turns. Its results do not depend on num_threads, on what
+    was computed before, or on where its buffers lie: the same inputs give the same bits.
+
+    Memory: one tile for each thread, ``sum(layer_sizes)`` rows of 64 to 512 samples (256 KB, more where 64 samples
+    of a wide or deep network need more), and at most 64 MB, or one gradient in float64 if that is larger, for sums of
+    gradients. None of it grows with the number of samples.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbackprop import Workspace
+    >>> weights, biases = [np.array([[2.0], [1.0]]), np.array([[1.0, -1.0]])], [np.zeros((2, 1)), np.zeros((1, 1))]
+    >>> workspace = Workspace((1, 2, 1))
+    >>> loss, all_dl_dweights, all_dl_dbiases = workspace.loss_and_gradients(np.ones((1, 3)), weights, biases, 0.0)
+    >>> loss, all_dl_dweights[1]
+    (3.0, array([[12.,  6.]]))
+    """
+
+    def __init__(self, layer_sizes, dtype=np.float64, *, num_threads=None):
+        try:
+            self.layer_sizes = tuple(int(units.__index__()) for units in layer_sizes)
+        except (TypeError, AttributeError):
+            raise TypeError(f"layer_sizes is {layer_sizes!r}; expected at least two whole numbers from 1 up") from None
+        if len(self.layer_sizes) < 2 or min(self.layer_sizes) < 1:
+            raise ValueError(f"layer_sizes is {self.layer_sizes}; expected at least two whole numbers from 1 up")
+        self.dtype = check_dtype(dtype)
+        self.num_threads = check_num_threads(num_threads)
+        self.layout = layout_table(self.layer_sizes)
+        # The rows of a sweep's tile: h_0 ... h_K, output, target, ones.
+        self.tile_rows = sum(self.layer_sizes) + self.layer_sizes[-1] + 1
+        fitting = TILE_BYTES // (self.tile_rows * self.dtype.itemsize) // PANEL * PANEL
+        self.tile_samples = min(max(fitting, PANEL), MOST_TILE_SAMPLES)
+        self.flops = 6 * int(np.sum(self.layout[:, 0] * self.layout[:, 1]))  # for each sample
+        # What the notebooks' passes hand to a kernel at once, layer by layer: it should still be in L2 for the next.
+        fitting = PASS_BYTES // (max(self.layer_sizes) * self.dtype.itemsize)
+        self.pass_samples = max(fitting // self.tile_samples, 1) * self.tile_samples
+        self._parameters = np.empty(parameter_count(self.layer_sizes), self.dtype)
+        self._accumulator_size = self._parameters.size + self.tile_samples
+        self._accumulators = np.empty((0, self._accumulator_size))
+        self._tiles = {}
+        self._lock = threading.Lock()
+        _all_workspaces.add(self)
+
+    def loss_and_gradients(
+        self,
+        net_input,
+        all_weights,
+        all_biases,
+        y,
+        *,
+        loss="least_squares",
+        reduction="sum",
+        sample_weight=None,
+        input_gradient=False,
+        out=None,
+        progress=None,
+    ):
+        """As :func:`fastbackprop.loss_and_gradients`, on these buffers and in this dtype."""
+        batch = Batch(net_input, all_weights, all_biases, self.layer_sizes)
+        batch.set_target(y, loss)
+        self._check_width(batch)
+        with self._lock:
+            return self.run_loss_and_gradients(
+                batch, loss, reduction, sample_weight, input_gradient, out, self.num_threads, progress
+            )
+
+    def vjp(self, net_input, all_weights, all_biases, dl_doutput, *, input_gradient=False, out=None, progress=None):
+        """As :func:`fastbackprop.vjp`, on these buffers and in this dtype."""
+        batch = Batch(net_input, all_weights, all_biases, self.layer_sizes)
+        batch.set_seed(dl_doutput)
+        batch.widen(batch.target)
+        self._check_width(batch)
+        with self._lock:
+            return self.run_vjp(batch, input_gradient, out, self.num_threads, progress)
+
+    def predict(self, net_input, all_weights, all_biases, *, progress=None):
+        """As :func:`fastbackprop.predict`, on these buffers and in this dtype."""
+        batch = Batch(net_input, all_weights, all_biases, self.layer_sizes)
+        self._check_width(batch)
+        with self._lock:
+            return self.run_predict(batch, self.num_threads, progress)
+
+    @property
+    def nbytes(self):
+        """The bytes that the buffers hold at present."""
+        return self._parameters.nbytes + self._accumulators.nbytes + sum(tile.nbytes for tile in self._tiles.values())
+
+    def _check_width(self, batch):
+        if batch.dtype is FLOAT64 and self.dtype is FLOAT32:
+            lists = {"all_weights": batch.weights, "all_biases": batch.biases}
+            found = {"net_input": batch.net_input, "the target": getattr(batch, "target", None)}
+            found |= {f"{name}[{k}]": array for name, arrays in lists.items() for k, array in enumerate(arrays)}
+            for label, array in found.items():
+                dtype = getattr(array, "dtype", FLOAT32)
+                if dtype.kind == "f" and dtype.itemsize > FLOAT32.itemsize:
+                    raise TypeError(
+                        f"{label} has dtype {dtype}; expected float32, the dtype of this Workspace: "
+                        "pass .astype(np.float32), or make a Workspace of dtype float64"
+                    )
+
+    # The calls themselves: arguments are checked, and the workspace is the caller's alone.
+
+    def run_loss_and_gradients(
+        self, batch, loss, reduction, sample_weight, input_gradient, out, num_threads, progress
+    ):
+        scale, weight = check_weighting(reduction, sample_weight, batch.samples)
+        check_out(out, batch.weights, batch.biases, self.dtype)
+        if isinstance(loss, str):
+            factor = losses.LOSSES[loss]
+            total, *gradients = self._differentiate(
+                batch, SQUARED_ERROR, factor, scale, weight, input_gradient, out, num_threads, progress
+            )
+            return total * scale, *gradients
+        if reduction != "sum" or sample_weight is not None:
+            raise ValueError(
+                "reduction or sample_weight is given with callables for loss; expected a name: "
+                "callables see the whole batch and do both themselves"
+            )
+        value, derivative = loss
+        net_output = self.run_predict(batch, num_threads, None)
+        y = batch.target
+        total = float(value(net_output, y))
+        batch.set_seed(derivative(net_output, y), "what the derivative of loss returned")
+        return total, *self.run_vjp(batch, input_gradient, out, num_threads, progress)
+
+    def run_vjp(self, batch, input_gradient, out, num_threads, progress):
+        check_out(out, batch.weights, batch.biases, self.dtype)
+        _, *gradients = self._differentiate(
+            batch, SEED, 1.0, 1.0, NO_WEIGHT, input_gradient, out, num_threads, progress
+        )
+        return tuple(gradients)
+
+    def run_predict(self, batch, num_threads, progress):
+        net_output = np.empty((self.layer_sizes[-1], batch.samples), self.dtype)
+        batch.target = net_output  # a prediction has none, and reads none
+        self._run(batch, net_output, PREDICT, 1.0, 1.0, NO_WEIGHT, num_threads, progress)
+        return net_output
+
+    def _differentiate(
+        self, batch, mode, factor, scale, weight, input_gradient, out, num_threads, progress
+    ):
+        """The sum of the loss, the gradients as lists, and dl/dinput where asked."""
+        dl_dinput = np.empty((self.layer_sizes[0], batch.samples if input_gradient else 0), self.dtype)
+        chunks = self._run(batch, dl_dinput, mode, factor, scale, weight, num_threads, progress)
+        loss, gradient = self.collect(chunks)
+        gradients = split(gradient, batch.weights, batch.biases)
+        if out is not None:
+            for targets, arrays in zip(out, gradients, strict=True):
+                for target, array in zip(targets, arrays, strict=True):
+                    np.copyto(target, array)
+            gradients = tuple(out)
+        return (loss, *gradients, dl_dinput) if input_gradient else (loss, *gradients)
+
+    def _run(self, batch, columns_out, mode, factor, scale, weight, num_threads, progress):
+        """Sweep over all samples; returns the number of chunks."""
+        np.concatenate(
+            [array.reshape(-1) for pair in zip(batch.weights, batch.biases, strict=True) for array in pair],
+            out=self._parameters,
+            casting="unsafe",
+        )
+        sweep, parameters, layout, tile_samples, dtype = (
+            self._sweep,
+            self._parameters,
+            self.layout,
+            self.tile_samples,
+            self.dtype,
+        )
+        net_input, target = batch.net_input, batch.target
+        chunks = self.chunks(batch.samples)
+        accumulators = self.accumulators(len(chunks))
+
+        def work(lane, chunk, first, last):
+            if first == chunks[chunk][0]:
+                accumulators[chunk] = 0.0
+            sweep(
+                accumulators[chunk],
+                columns_out[:, first:last],
+                columns(net_input, first, last, dtype),
+                columns(target, first, last, dtype),
+                weight[first:last].astype(dtype, copy=False),
+                parameters,
+                layout,
+                self.tile(lane),
+                tile_samples,
+                mode,
+                factor,
+                scale,
+            )
+
+        staged = net_input.dtype != dtype or target.dtype != dtype
+        Job(work, chunks, self.slice_samples(staged), progress).run(num_threads)
+        return len(chunks)
+
+    @functools.cached_property
+    def _sweep(self):
+        from fastbackprop.kernels.sweep import sweep  # imports numba
+
+        return sweep(self.dtype)
+
+    # Buffers and the cutting of batches; also used by the notebooks' passes.
+
+    def tile(self, lane):
+        """The tile of one lane, at a cache line."""
+        if lane not in self._tiles:
+            itemsize = self.dtype.itemsize
+            size = self.tile_rows * (self.tile_samples + CACHE_LINE // itemsize)
+            buffer = np.empty(size + CACHE_LINE // itemsize, self.dtype)
+            start = -buffer.ctypes.data % CACHE_LINE // itemsize
+            self._tiles[lane] = buffer[start : start + size]
+        return self._tiles[lane]
+
+    def chunks(self, samples):
+        """The ranges (first, last) of samples whose sums are taken apart: cut by shape alone."""
+        most = max(1, min(MOST_CHUNKS, ACCUMULATOR_BYTES // (8 * self._accumulator_size)))
+        length = max(-(-samples // most), -(-CHUNK_FLOPS // self.flops))
+        length = -(-length // self.tile_samples) * self.tile_samples
+        return [(first, min(first + length, samples)) for first in range(0, samples, length)]
+
+    def accumulators(self, chunks):
+        """One row of float64 for each chunk: a gradient in pack order, then tile_samples partial sums of the loss."""
+        if chunks > len(self._accumulators):
+            self._accumulators = np.empty((chunks, self._accumulator_size))
+        return self._accumulators
+
+    def collect(self, chunks):
+        """The loss and the gradient, in pack order, summed over that many chunks: always in the same order."""
+        size = self._parameters.size
+        used = self._accumulators[:chunks]
+        gradient = used[0, :size] if chunks == 1 else np.sum(used[:, :size], axis=0)
+        return float(np.sum(used[:, size:])), gradient.astype(self.dtype)
+
+    def slice_samples(self, staged):
+        """How many samples are handed to a kernel at once; fewer where they are converted first."""
+        most = min(SLICE_SAMPLES, SLICE_FLOPS // self.flops)
+        if staged:
+            row = (self.layer_sizes[0] + self.layer_sizes[-1]) * self.dtype.itemsize
+            most = min(most, STAGING_BYTES // row)
+        return max(most // self.tile_samples, 1) * self.tile_samples
+
+
+def columns(array, first, last, dtype):
+    """The columns [first, last) of an array, converted where they are of another dtype or byte order."""
+    return array[:, first:last].astype(dtype, copy=False)
+
+
+def split(vector, weights, biases):
+    """Views of a vector in pack order, with the shapes of the parameters: two lists."""
+    parts, offset = ([], []), 0
+    for pair in zip(weights, biases, strict=True):
+        for part, array in zip(parts, pair, strict=True):
+            part.append(vector[offset : offset + array.size].reshape(array.shape))
+            offset += array.size
+    return parts
+
+
+def borrow(layer_sizes, dtype):
+    """A workspace that no other call is using; give it back."""
+    return _free.pop((layer_sizes, dtype), None) or Workspace(layer_sizes, dtype)
+
+
+def give_back(workspace):
+    """Keep a workspace for later calls, unless too much is kept already."""
+    if len(_free) >= KEPT or workspace.nbytes + sum(kept.nbytes for kept in list(_free.values())) > KEPT_BYTES:
+        _free.clear()
+    _free[workspace.layer_sizes, workspace.dtype] = workspace
+
+
+_free = {}
+_all_workspaces = weakref.WeakSet()
+
+
+def _unlock_all():
+    # In a forked child, the threads that held these locks do not exist.
+    for workspace in _all_workspaces:
+        workspace._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_all)
