@@ -5,7 +5,9 @@ Importing this package compiles nothing; kernels are compiled, or loaded from nu
 """
 
 from fastbackprop import reference
+from fastbackprop.checking import check_gradients
 from fastbackprop.gradients import loss_and_gradients, predict, vjp
+from fastbackprop.kernels import warmup
 from fastbackprop.notebook import (
     ReLU,
     backward_pass,
@@ -14,6 +16,25 @@ from fastbackprop.notebook import (
     indicator_function,
     least_squares_loss,
 )
+from fastbackprop.parameters import pack, unpack
 from fastbackprop.workspace import Workspace
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "ReLU",
+    "Workspace",
+    "backward_pass",
+    "check_gradients",
+    "compute_network_output",
+    "d_loss_d_output",
+    "indicator_function",
+    "least_squares_loss",
+    "loss_and_gradients",
+    "pack",
+    "predict",
+    "reference",
+    "unpack",
+    "vjp",
+    "warmup",
+]

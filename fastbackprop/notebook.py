@@ -3,9 +3,9 @@
 import numpy as np
 
 from fastbackprop import losses
-from fastbackprop.threads import Job
+from fastbackprop.threads import run
 from fastbackprop.validation import FLOAT32, FLOAT64, Batch, ForwardPass
-from fastbackprop.workspace import borrow, columns, give_back, split
+from fastbackprop.workspace import borrow, give_back, native, split
 
 
 def ReLU(preactivation):
@@ -146,22 +146,23 @@ def compute_network_output(net_input, all_weights, all_biases, *, append_output=
     batch = Batch(net_input, all_weights, all_biases)
     dtype, samples = batch.dtype, batch.samples
     all_f = [np.empty((units, samples), dtype) for units in batch.layer_sizes[1:]]
-    all_h = [net_input] + [np.empty_like(f) for f in all_f[:-1]]
-    operands = [batch.net_input, *all_h[1:]]
-    results = [*all_h[1:], np.empty((batch.layer_sizes[-1], 0), dtype)]
-    weights = [array.astype(dtype, copy=False) for array in batch.weights]
-    biases = [array.reshape(-1).astype(dtype, copy=False) for array in batch.biases]
+    all_h = [net_input, *[np.empty((units, samples), dtype) for units in batch.layer_sizes[1:-1]]]
+    weights, biases = native(batch.weights, dtype), [array.ravel() for array in native(batch.biases, dtype)]
+    layers = list(zip(all_f, [*all_h[1:], NO_COLUMNS[dtype]], weights, biases, [batch.net_input, *all_h[1:]], strict=True))
     layer = forward_pass(dtype)
     workspace = borrow(batch.layer_sizes, dtype)
 
     def work(lane, chunk, first, last):
-        tile = workspace.tile(lane)
-        for k, f in enumerate(all_f):
-            h = columns(operands[k], first, last, dtype)
-            layer(f[:, first:last], results[k][:, first:last], weights[k], biases[k], h, tile, workspace.tile_samples)
+        tile, tile_samples = workspace.tile(lane), workspace.tile_samples
+        for f, h_next, layer_weights, layer_biases, h in layers:
+            if last - first < samples:
+                f, h_next, h = f[:, first:last], h_next[:, first:last], h[:, first:last]
+            if h.dtype is not dtype:
+                h = h.astype(dtype, copy=False)
+            layer(f, h_next, layer_weights, layer_biases, h, tile, tile_samples)
 
     try:
-        Job(work, workspace.chunks(samples), workspace.pass_samples).run(None)
+        run(work, workspace.chunks(samples), workspace.pass_samples)
     finally:
         give_back(workspace)
     return all_f[-1], all_f, all_h + [all_f[-1]] * append_output
@@ -216,8 +217,8 @@ def backward_pass(all_weights, all_biases, all_f, all_h, y, *, loss="least_squar
 
     batch = ForwardPass(all_weights, all_biases, all_f, all_h)
     dl_doutput = batch.dl_doutput(y, loss)
-    dtype, samples, all_f, all_h = batch.dtype, batch.samples, batch.all_f, batch.all_h
-    weights = [array.astype(dtype, copy=False) for array in batch.weights]
+    dtype, samples = batch.dtype, batch.samples
+    weights = native(batch.weights, dtype)
     kept = samples if intermediates else 0
     all_dl_dh = [np.empty((units, kept), dtype) for units in batch.layer_sizes[:-1]]
     all_dl_df = [np.empty((units, kept), dtype) for units in batch.layer_sizes[1:-1]]
@@ -225,34 +226,35 @@ def backward_pass(all_weights, all_biases, all_f, all_h, y, *, loss="least_squar
     workspace = borrow(batch.layer_sizes, dtype)
 
     def work(lane, chunk, first, last):
+        sums = accumulators[chunk]
         if first == chunks[chunk][0]:
-            accumulators[chunk] = 0.0
-        all_sums = split(accumulators[chunk], batch.weights, batch.biases)
-        tile = workspace.tile(lane)
-        dl_df = columns(dl_doutput, first, last, dtype)
+            sums.fill(0.0)
+        tile, tile_samples = workspace.tile(lane), workspace.tile_samples
+        whole = last - first == samples
+        all_h, all_f, dl_df = batch.all_h, batch.all_f, dl_doutput
+        if not whole:
+            all_h, all_f = ([array[:, first:last] for array in arrays] for arrays in (all_h, all_f))
+            dl_df = dl_df[:, first:last]
+        all_h, all_f, (dl_df,) = native(all_h, dtype), native(all_f, dtype), native([dl_df], dtype)
         for k in range(len(weights) - 1, -1, -1):
-            h = columns(all_h[k], first, last, dtype)
-            if k == 0:
-                f_before, before = h[:, :0], NO_COLUMNS[dtype]
-            else:
-                f_before = columns(all_f[k - 1], first, last, dtype)
-                before = all_dl_df[k - 1][:, first:last] if intermediates else np.empty(h.shape, dtype)
-            dl_dweights, dl_dbiases = all_sums[0][k], all_sums[1][k].reshape(-1)
-            dl_dh = all_dl_dh[k][:, first:last]
-            layer(dl_dweights, dl_dbiases, dl_dh, before, weights[k], dl_df, h, f_before, tile, workspace.tile_samples)
+            dl_dh, f_before, before = all_dl_dh[k], NO_COLUMNS[dtype], NO_COLUMNS[dtype]
+            if k > 0:
+                f_before = all_f[k - 1]
+                before = all_dl_df[k - 1] if intermediates else np.empty(f_before.shape, dtype)
+            if intermediates and not whole:
+                dl_dh, before = dl_dh[:, first:last], before[:, first:last]
+            layer(sums, dl_dh, before, weights[k], dl_df, all_h[k], f_before, tile, tile_samples, offsets[k])
             dl_df = before
 
     try:
-        chunks = workspace.chunks(samples)
+        chunks, offsets = workspace.chunks(samples), workspace.weights_offsets
         accumulators = workspace.accumulators(len(chunks))
-        Job(work, chunks, workspace.pass_samples).run(None)
+        run(work, chunks, workspace.pass_samples)
         _, gradient = workspace.collect(len(chunks))
     finally:
         give_back(workspace)
-    all_dl_dweights, all_dl_dbiases = split(gradient, batch.weights, batch.biases)
-    if intermediates:
-        return all_dl_dweights, all_dl_dbiases, all_dl_dh, [*all_dl_df, dl_doutput.astype(dtype)]
-    return all_dl_dweights, all_dl_dbiases
+    gradients = split(gradient, batch.weights, batch.biases)
+    return (*gradients, all_dl_dh, [*all_dl_df, dl_doutput.astype(dtype)]) if intermediates else gradients
 
 
 NO_COLUMNS = {dtype: np.empty((1, 0), dtype) for dtype in (FLOAT32, FLOAT64)}

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from fastbackprop.validation import Network, as_array, check_layer_sizes
+
 
 def layout_table(layer_sizes):
     """One row for each layer k, int64: D_k, D_{k+1}, offset of weights k, offset of biases k, first row of h_k.
@@ -21,3 +23,80 @@ def layout_table(layer_sizes):
 def parameter_count(layer_sizes):
     """The length of the flat vector."""
     return sum((units_in + 1) * units_out for units_in, units_out in zip(layer_sizes, layer_sizes[1:], strict=False))
+
+
+def pack(all_weights, all_biases):
+    """Parameters, or gradients, as one new vector: weights 0 (row-major), biases 0, weights 1, ...
+
+    Parameters
+    ----------
+    all_weights : list of K + 1 arrays
+        ``all_weights[k]`` is (D_{k+1}, D_k).
+    all_biases : list of K + 1 arrays
+        ``all_biases[k]`` is (D_{k+1}, 1) or (D_{k+1},).
+
+    Returns
+    -------
+    vector : array (P,)
+        float32 where all parameters are, else float64.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`loss_and_gradients`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbackprop import pack
+    >>> pack([np.array([[1.0, 2.0]])], [np.array([[3.0]])])
+    array([1., 2., 3.])
+    """
+    network = Network(all_weights, all_biases)
+    pairs = zip(network.weights, network.biases, strict=True)
+    return np.concatenate([array.ravel() for pair in pairs for array in pair], dtype=network.dtype, casting="unsafe")
+
+
+def unpack(vector, layer_sizes):
+    """The weights and biases in a vector, as views: what is written to one is seen in the other.
+
+    Parameters
+    ----------
+    vector : array (P,)
+        Contiguous, in the order of :func:`pack`.
+    layer_sizes : sequence of int
+        D_i, D_1, ..., D_K, D_o.
+
+    Returns
+    -------
+    all_weights : list of K + 1 arrays
+        (D_{k+1}, D_k) each.
+    all_biases : list of K + 1 arrays
+        (D_{k+1}, 1) each.
+
+    Raises
+    ------
+    ValueError
+        ``vector has shape (4,); expected (3,): the parameters of layer sizes (2, 1)``; a vector that is not
+        contiguous, which could not be viewed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbackprop import unpack
+    >>> unpack(np.array([1.0, 2.0, 3.0]), (2, 1))
+    ([array([[1., 2.]])], [array([[3.]])])
+    """
+    sizes = check_layer_sizes(layer_sizes)
+    vector = as_array(vector, "vector")
+    if vector.shape != (parameter_count(sizes),):
+        raise ValueError(
+            f"vector has shape {vector.shape}; expected ({parameter_count(sizes)},): the parameters of layer sizes {sizes}"
+        )
+    if not vector.flags.c_contiguous:
+        raise ValueError("vector is not contiguous; expected one that can be viewed: pass np.ascontiguousarray(vector)")
+    parts = [], []
+    for units_in, units_out, weights_offset, biases_offset, _ in layout_table(sizes).tolist():
+        parts[0].append(vector[weights_offset:biases_offset].reshape(units_out, units_in))
+        parts[1].append(vector[biases_offset : biases_offset + units_out].reshape(units_out, 1))
+    return parts

@@ -96,16 +96,26 @@ def loss_and_gradients(
 ):
     """The loss of the batch and its gradient: forward, loss and backward in one call."""
     net_output, all_f, all_h = compute_network_output(net_input, all_weights, all_biases)
+    total = loss_value(net_output, y, loss, reduction, sample_weight)
     if isinstance(loss, str):
-        value, derivative = LOSSES[loss]
-        weight = 1 if sample_weight is None else np.asarray(sample_weight, net_output.dtype)
-        divisor = 1 if reduction == "sum" else np.sum(np.broadcast_to(weight, net_output.shape[1]))
-        total = np.sum(value(net_output, y) * weight, dtype=np.float64) / divisor
-        dl_doutput = derivative(net_output, y) * weight / divisor
+        weight, divisor = _weighting(net_output, reduction, sample_weight)
+        dl_doutput = LOSSES[loss][1](net_output, y) * weight / divisor
     else:
-        value, derivative = loss
-        total, dl_doutput = value(net_output, y), derivative(net_output, y)
-    return float(total), *_gradients(all_weights, all_biases, all_f, all_h, dl_doutput, input_gradient)
+        dl_doutput = loss[1](net_output, y)
+    return total, *_gradients(all_weights, all_biases, all_f, all_h, dl_doutput, input_gradient)
+
+
+def loss_value(net_output, y, loss="least_squares", reduction="sum", sample_weight=None):
+    """The loss of a batch, from the network's output."""
+    if not isinstance(loss, str):
+        return float(loss[0](net_output, y))
+    weight, divisor = _weighting(net_output, reduction, sample_weight)
+    return float(np.sum(LOSSES[loss][0](net_output, y) * weight, dtype=np.float64) / divisor)
+
+
+def _weighting(net_output, reduction, sample_weight):
+    weight = 1 if sample_weight is None else np.asarray(sample_weight, net_output.dtype)
+    return weight, 1 if reduction == "sum" else np.sum(np.broadcast_to(weight, net_output.shape[1]))
 
 
 def _gradients(all_weights, all_biases, all_f, all_h, dl_doutput, input_gradient):

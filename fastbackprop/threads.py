@@ -31,17 +31,27 @@ def available_threads():
     return int(setting)
 
 
-class Job:
-    """Chunks of columns to be worked on by several lanes, each chunk by one lane and in slices from left to right.
+def run(work, chunks, slice_columns, num_threads=None, progress=None):
+    """Call work(lane, chunk, first, last) for all columns of all chunks, on up to num_threads threads.
 
-    work(lane, chunk, first, last) handles the columns [first, last) of a chunk. It is called with lanes 0, 1, ...,
-    never twice at once with the same lane; lane 0 is the calling thread, which also reports progress.
+    Each chunk (first, last) is worked on by one lane, in slices from left to right. Lanes are numbered from 0, the
+    calling thread, which also calls progress(done, total); work is never called twice at once with the same lane.
+    Raises what a lane raised, after all of them have stopped.
     """
+    if len(chunks) == 1 and chunks[0][1] <= slice_columns and progress is None:
+        work(0, 0, *chunks[0])
+        return
+    if num_threads is None and len(chunks) > 1:
+        num_threads = available_threads()
+    Job(work, chunks, slice_columns, progress).run(min(num_threads or 1, len(chunks)))
 
-    def __init__(self, work, chunks, slice_columns, progress=None):
+
+class Job:
+    """The chunks that are still to be worked on, and what has been done; see run."""
+
+    def __init__(self, work, chunks, slice_columns, progress):
         self.work = work
         self.queue = deque(enumerate(chunks))
-        self.lanes = len(chunks)
         self.total = chunks[-1][1] if chunks else 0
         self.slice_columns = slice_columns
         self.progress = progress
@@ -50,13 +60,10 @@ class Job:
         self.error = None
         self.stopped = False
 
-    def run(self, num_threads):
-        """Work until all chunks are done, on up to num_threads threads; raise what a lane raised."""
-        if num_threads is None and self.lanes > 1:
-            num_threads = available_threads()
+    def run(self, lanes):
         workers = []
         try:
-            _engage(self, min(num_threads or 1, self.lanes) - 1, workers)
+            _engage(self, lanes - 1, workers)
             self.run_lane(0)
         except BaseException:
             self.stopped = True
@@ -85,6 +92,7 @@ class Job:
                     self.report()
 
     def report(self):
+        """Tell how many columns are done, where that has changed."""
         if self.progress is not None:
             done = sum(self.done.copy().values())
             if done != self.reported:

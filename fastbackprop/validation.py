@@ -7,7 +7,7 @@ import numpy as np
 
 from fastbackprop import losses
 
-FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+FLOATS = FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 OUTPUT_SHAPE = "the shape of the network's output"
 
 
@@ -22,7 +22,7 @@ class Network:
     def widen(self, *arrays):
         """Let the dtypes of more arrays count: never narrower than what NumPy would compute in."""
         for array in arrays:
-            if array.dtype is FLOAT64 or array.dtype.newbyteorder("=") != FLOAT32:
+            if array.dtype is not FLOAT32 and array.dtype.newbyteorder("=") != FLOAT32:
                 self.dtype = FLOAT64
                 return
 
@@ -65,16 +65,17 @@ class ForwardPass(Network):
             if len(arrays) not in lengths:
                 wanted = " or ".join(map(str, lengths))
                 raise ValueError(f"{name} has {len(arrays)} entries; expected {wanted}: one for each entry of all_weights")
-        self.all_f, self.all_h = [], []
-        samples = None
-        for k in range(layers):
-            units_in, units_out = self.layer_sizes[k : k + 2]
-            h = check_columns(all_h[k], "all_h", units_in, samples, f"it enters all_weights[{k}]", k)
-            samples = h.shape[1]
-            f = check_columns(all_f[k], "all_f", units_out, samples, f"it leaves all_weights[{k}]", k)
-            self.all_h.append(h)
-            self.all_f.append(f)
-        self.samples = samples
+        reason = "it must match all_weights[{0}] and the samples of all_h[0]"
+        first = check_columns(all_h[0], "all_h", self.layer_sizes[0], None, reason, 0)
+        self.samples = samples = first.shape[1]
+        self.all_h = [
+            check_columns(h, "all_h", units, samples, reason, k)
+            for k, (h, units) in enumerate(zip(all_h, self.layer_sizes[:-1], strict=False))
+        ]
+        self.all_f = [
+            check_columns(f, "all_f", units, samples, reason, k)
+            for k, (f, units) in enumerate(zip(all_f, self.layer_sizes[1:], strict=True))
+        ]
         self.widen(*self.all_f, *self.all_h)
 
     def dl_doutput(self, y, loss):
@@ -98,7 +99,7 @@ def as_array(value, name, index=None):
     """`value` as an array of real numbers; integers count as float64, other types are refused."""
     array = value if type(value) is np.ndarray else _converted(value, _label(name, index))
     dtype = array.dtype
-    if dtype is not FLOAT64 and dtype is not FLOAT32 and dtype.kind not in "biu" and dtype.newbyteorder("=") not in (FLOAT32, FLOAT64):
+    if dtype not in FLOATS and dtype.kind not in "biu" and dtype.newbyteorder("=") not in FLOATS:
         label = _label(name, index)
         raise TypeError(
             f"{label} has dtype {dtype}; expected float32 or float64 (integers count as float64): "
@@ -158,11 +159,16 @@ def check_parameters(all_weights, all_biases, layer_sizes=None):
 def check_list(arrays, name):
     if not isinstance(arrays, (list, tuple)):
         raise TypeError(f"{name} is a {type(arrays).__name__}; expected a list of arrays, one for each layer")
-    return [as_array(array, name, k) for k, array in enumerate(arrays)]
+    return [
+        array if type(array) is np.ndarray and array.dtype in FLOATS else as_array(array, name, k)
+        for k, array in enumerate(arrays)
+    ]
 
 
 def check_columns(value, name, rows, columns, reason, index=None):
     """An array (rows, columns), or with any number of columns where that is None."""
+    if type(value) is np.ndarray and value.dtype in FLOATS and value.shape == (rows, columns):
+        return value
     array = as_array(value, name, index)
     shape = array.shape
     if len(shape) == 2 and shape[0] == rows and (columns is None or shape[1] == columns):
@@ -170,7 +176,7 @@ def check_columns(value, name, rows, columns, reason, index=None):
     wanted = "N" if columns is None else columns
     transposed = len(shape) == 2 and shape[1] == rows and columns in (None, shape[0])
     hint = f" (samples are columns: pass {_label(name, index)}.T)" if transposed else ""
-    raise ValueError(f"{_label(name, index)} has shape {shape}; expected ({rows}, {wanted}): {reason}{hint}")
+    raise ValueError(f"{_label(name, index)} has shape {shape}; expected ({rows}, {wanted}): {reason.format(index)}{hint}")
 
 
 def check_target(y, units, columns):
@@ -185,6 +191,17 @@ def check_target(y, units, columns):
             f"or ({units}, 1), (1, 1) or a scalar"
         )
     return np.broadcast_to(array, shape)
+
+
+def check_layer_sizes(layer_sizes):
+    """(D_0, ..., D_{K+1}) as a tuple of whole numbers."""
+    try:
+        sizes = tuple(units.__index__() for units in layer_sizes)
+    except (TypeError, AttributeError):
+        raise TypeError(f"layer_sizes is {layer_sizes!r}; expected at least two whole numbers from 1 up") from None
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(f"layer_sizes is {sizes}; expected at least two whole numbers from 1 up")
+    return sizes
 
 
 def check_dtype(dtype):
@@ -231,23 +248,30 @@ def check_weighting(reduction, sample_weight, columns):
 NO_WEIGHT = np.empty(0, FLOAT32)
 
 
-def check_out(out, weights, biases, dtype):
-    """out=(all_dl_dweights, all_dl_dbiases): lists of writable arrays with the parameters' shapes."""
-    if out is None:
-        return None
-    if not (isinstance(out, (tuple, list)) and len(out) == 2):
-        raise TypeError(f"out is a {type(out).__name__}; expected a pair of lists (all_dl_dweights, all_dl_dbiases)")
-    for part, (arrays, parameters) in enumerate(zip(out, (weights, biases), strict=True)):
-        name = f"out[{part}]"
+def check_gradient_lists(pair, weights, biases, name):
+    """(all_dl_dweights, all_dl_dbiases): a pair of lists of arrays with the parameters' shapes."""
+    if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
+        raise TypeError(f"{name} is a {type(pair).__name__}; expected a pair of lists (all_dl_dweights, all_dl_dbiases)")
+    for part, (arrays, parameters) in enumerate(zip(pair, (weights, biases), strict=True)):
         if not isinstance(arrays, (list, tuple)) or len(arrays) != len(parameters):
-            raise ValueError(f"{name} is not a list of {len(parameters)} arrays; expected one for each layer")
+            raise ValueError(f"{name}[{part}] is not a list of {len(parameters)} arrays; expected one for each layer")
         for k, (array, parameter) in enumerate(zip(arrays, parameters, strict=True)):
             if not isinstance(array, np.ndarray):
-                raise TypeError(f"{name}[{k}] is a {type(array).__name__}; expected an array to write to")
+                raise TypeError(f"{name}[{part}][{k}] is a {type(array).__name__}; expected an array")
             if array.shape != parameter.shape:
-                raise ValueError(f"{name}[{k}] has shape {array.shape}; expected {parameter.shape}, its parameter's")
+                raise ValueError(
+                    f"{name}[{part}][{k}] has shape {array.shape}; expected {parameter.shape}, its parameter's"
+                )
+
+
+def check_out(out, weights, biases, dtype):
+    """out=(all_dl_dweights, all_dl_dbiases): arrays that the gradient can be written to; None is none."""
+    if out is None:
+        return
+    check_gradient_lists(out, weights, biases, "out")
+    for part, arrays in enumerate(out):
+        for k, array in enumerate(arrays):
             if array.dtype.kind != "f" or not np.can_cast(dtype, array.dtype, "safe"):
-                raise TypeError(f"{name}[{k}] has dtype {array.dtype}; expected {dtype}, that of the gradient")
+                raise TypeError(f"out[{part}][{k}] has dtype {array.dtype}; expected {dtype}, that of the gradient")
             if not array.flags.writeable:
-                raise ValueError(f"{name}[{k}] is read-only; expected an array to write to")
-    return out
+                raise ValueError(f"out[{part}][{k}] is read-only; expected an array to write to")

@@ -10,8 +10,8 @@ import numpy as np
 from fastbackprop import losses
 from fastbackprop.kernels import PREDICT, SEED, SQUARED_ERROR
 from fastbackprop.parameters import layout_table, parameter_count
-from fastbackprop.threads import Job, check_num_threads
-from fastbackprop.validation import FLOAT32, FLOAT64, NO_WEIGHT, Batch, check_dtype, check_out, check_weighting
+from fastbackprop.threads import check_num_threads, run
+from fastbackprop.validation import FLOAT32, FLOAT64, NO_WEIGHT, Batch, check_dtype, check_layer_sizes, check_out, check_weighting
 
 # All of these are constants: how a batch is cut must depend on shapes alone, or the bits of the result would depend on
 # the machine.
@@ -71,12 +71,7 @@ class Workspace:
     """
 
     def __init__(self, layer_sizes, dtype=np.float64, *, num_threads=None):
-        try:
-            self.layer_sizes = tuple(int(units.__index__()) for units in layer_sizes)
-        except (TypeError, AttributeError):
-            raise TypeError(f"layer_sizes is {layer_sizes!r}; expected at least two whole numbers from 1 up") from None
-        if len(self.layer_sizes) < 2 or min(self.layer_sizes) < 1:
-            raise ValueError(f"layer_sizes is {self.layer_sizes}; expected at least two whole numbers from 1 up")
+        self.layer_sizes = check_layer_sizes(layer_sizes)
         self.dtype = check_dtype(dtype)
         self.num_threads = check_num_threads(num_threads)
         self.layout = layout_table(self.layer_sizes)
@@ -85,13 +80,16 @@ class Workspace:
         fitting = TILE_BYTES // (self.tile_rows * self.dtype.itemsize) // PANEL * PANEL
         self.tile_samples = min(max(fitting, PANEL), MOST_TILE_SAMPLES)
         self.flops = 6 * int(np.sum(self.layout[:, 0] * self.layout[:, 1]))  # for each sample
+        self.least_chunk = round_up(-(-CHUNK_FLOPS // self.flops), self.tile_samples)
         # What the notebooks' passes hand to a kernel at once, layer by layer: it should still be in L2 for the next.
         fitting = PASS_BYTES // (max(self.layer_sizes) * self.dtype.itemsize)
         self.pass_samples = max(fitting // self.tile_samples, 1) * self.tile_samples
+        self.weights_offsets = self.layout[:, 2].tolist()
         self._parameters = np.empty(parameter_count(self.layer_sizes), self.dtype)
         self._accumulator_size = self._parameters.size + self.tile_samples
         self._accumulators = np.empty((0, self._accumulator_size))
         self._tiles = {}
+        self.nbytes = self._parameters.nbytes  # held by the buffers at present
         self._lock = threading.Lock()
         _all_workspaces.add(self)
 
@@ -133,11 +131,6 @@ class Workspace:
         self._check_width(batch)
         with self._lock:
             return self.run_predict(batch, self.num_threads, progress)
-
-    @property
-    def nbytes(self):
-        """The bytes that the buffers hold at present."""
-        return self._parameters.nbytes + self._accumulators.nbytes + sum(tile.nbytes for tile in self._tiles.values())
 
     def _check_width(self, batch):
         if batch.dtype is FLOAT64 and self.dtype is FLOAT32:
@@ -207,42 +200,26 @@ class Workspace:
 
     def _run(self, batch, columns_out, mode, factor, scale, weight, num_threads, progress):
         """Sweep over all samples; returns the number of chunks."""
-        np.concatenate(
-            [array.reshape(-1) for pair in zip(batch.weights, batch.biases, strict=True) for array in pair],
-            out=self._parameters,
-            casting="unsafe",
-        )
-        sweep, parameters, layout, tile_samples, dtype = (
-            self._sweep,
-            self._parameters,
-            self.layout,
-            self.tile_samples,
-            self.dtype,
-        )
-        net_input, target = batch.net_input, batch.target
-        chunks = self.chunks(batch.samples)
+        parameters = [array.ravel() for pair in zip(batch.weights, batch.biases, strict=True) for array in pair]
+        np.concatenate(parameters, out=self._parameters, casting="unsafe")
+        sweep, dtype, samples = self._sweep, self.dtype, batch.samples
+        arrays = [columns_out, batch.net_input, batch.target]
+        chunks = self.chunks(samples)
         accumulators = self.accumulators(len(chunks))
 
         def work(lane, chunk, first, last):
+            sums = accumulators[chunk]
             if first == chunks[chunk][0]:
-                accumulators[chunk] = 0.0
-            sweep(
-                accumulators[chunk],
-                columns_out[:, first:last],
-                columns(net_input, first, last, dtype),
-                columns(target, first, last, dtype),
-                weight[first:last].astype(dtype, copy=False),
-                parameters,
-                layout,
-                self.tile(lane),
-                tile_samples,
-                mode,
-                factor,
-                scale,
-            )
+                sums.fill(0.0)
+            sliced, weights = arrays, weight
+            if last - first < samples:
+                sliced, weights = [array[:, first:last] for array in arrays], weight[first:last]
+            *columns, weights = native([*sliced, weights], dtype)
+            tile = self.tile(lane)
+            sweep(sums, *columns, weights, self._parameters, self.layout, tile, self.tile_samples, mode, factor, scale)
 
-        staged = net_input.dtype != dtype or target.dtype != dtype
-        Job(work, chunks, self.slice_samples(staged), progress).run(num_threads)
+        staged = any(array.dtype != dtype for array in arrays)
+        run(work, chunks, self.slice_samples(staged), num_threads, progress)
         return len(chunks)
 
     @functools.cached_property
@@ -261,27 +238,31 @@ class Workspace:
             buffer = np.empty(size + CACHE_LINE // itemsize, self.dtype)
             start = -buffer.ctypes.data % CACHE_LINE // itemsize
             self._tiles[lane] = buffer[start : start + size]
+            self.nbytes += buffer.nbytes
         return self._tiles[lane]
 
     def chunks(self, samples):
         """The ranges (first, last) of samples whose sums are taken apart: cut by shape alone."""
+        if 0 < samples <= self.least_chunk:
+            return [(0, samples)]
         most = max(1, min(MOST_CHUNKS, ACCUMULATOR_BYTES // (8 * self._accumulator_size)))
-        length = max(-(-samples // most), -(-CHUNK_FLOPS // self.flops))
-        length = -(-length // self.tile_samples) * self.tile_samples
+        length = max(self.least_chunk, round_up(-(-samples // most), self.tile_samples))
         return [(first, min(first + length, samples)) for first in range(0, samples, length)]
 
     def accumulators(self, chunks):
         """One row of float64 for each chunk: a gradient in pack order, then tile_samples partial sums of the loss."""
         if chunks > len(self._accumulators):
+            self.nbytes -= self._accumulators.nbytes
             self._accumulators = np.empty((chunks, self._accumulator_size))
+            self.nbytes += self._accumulators.nbytes
         return self._accumulators
 
     def collect(self, chunks):
         """The loss and the gradient, in pack order, summed over that many chunks: always in the same order."""
         size = self._parameters.size
         used = self._accumulators[:chunks]
-        gradient = used[0, :size] if chunks == 1 else np.sum(used[:, :size], axis=0)
-        return float(np.sum(used[:, size:])), gradient.astype(self.dtype)
+        gradient = used[0, :size] if chunks == 1 else np.add.reduce(used[:, :size], axis=0)
+        return float(np.add.reduce(used[:, size:], axis=None)), gradient.astype(self.dtype)
 
     def slice_samples(self, staged):
         """How many samples are handed to a kernel at once; fewer where they are converted first."""
@@ -292,18 +273,25 @@ class Workspace:
         return max(most // self.tile_samples, 1) * self.tile_samples
 
 
-def columns(array, first, last, dtype):
-    """The columns [first, last) of an array, converted where they are of another dtype or byte order."""
-    return array[:, first:last].astype(dtype, copy=False)
+def round_up(number, multiple):
+    """The least multiple that is not below a number."""
+    return -(-number // multiple) * multiple
+
+
+def native(arrays, dtype):
+    """The arrays themselves where they have the dtype, else converted."""
+    return [array if array.dtype is dtype else array.astype(dtype, copy=False) for array in arrays]
 
 
 def split(vector, weights, biases):
     """Views of a vector in pack order, with the shapes of the parameters: two lists."""
-    parts, offset = ([], []), 0
+    dtype, itemsize, offset = vector.dtype, vector.itemsize, 0
+    parts = [], []
     for pair in zip(weights, biases, strict=True):
         for part, array in zip(parts, pair, strict=True):
-            part.append(vector[offset : offset + array.size].reshape(array.shape))
-            offset += array.size
+            # Half the time of slicing and reshaping, of which a small network's call consists to a good part.
+            part.append(np.ndarray(array.shape, dtype, vector, offset))
+            offset += array.size * itemsize
     return parts
 
 
@@ -314,7 +302,8 @@ def borrow(layer_sizes, dtype):
 
 def give_back(workspace):
     """Keep a workspace for later calls, unless too much is kept already."""
-    if len(_free) >= KEPT or workspace.nbytes + sum(kept.nbytes for kept in list(_free.values())) > KEPT_BYTES:
+    held = sum([kept.nbytes for kept in list(_free.values())], workspace.nbytes)
+    if len(_free) >= KEPT or held > KEPT_BYTES:
         _free.clear()
     _free[workspace.layer_sizes, workspace.dtype] = workspace
 

@@ -5,6 +5,7 @@ import hashlib
 from pathlib import Path
 
 import numba
+from numba.core.caching import FunctionCache
 
 inner = numba.njit(nogil=True, error_model="numpy")
 """For kernels that other kernels call. Never cached on their own: numba would not see an edit of theirs."""
@@ -54,3 +55,11 @@ def compile_entry(function, signature):
         if "cannot cache function" not in str(error):
             raise
         return numba.njit(signature, nogil=True, error_model="numpy")(function)
+
+
+def cache_folder():
+    """Where numba keeps compiled kernels, or None where it finds no place for them."""
+    try:
+        return FunctionCache(compile_entry).cache_path
+    except RuntimeError:
+        return None

@@ -68,12 +68,10 @@ def forward_columns(f, h_next, weights, biases, h, tile, tile_samples):
 
 
 @body
-def backward_columns(
-    dl_dweights, dl_dbiases, dl_dh, dl_df_before, weights, dl_df, h, f_before, tile, tile_samples
-):
+def backward_columns(sums, dl_dh, dl_df_before, weights, dl_df, h, f_before, tile, tile_samples, offset):
     """dl_dweights += dl_df h^T, dl_dbiases += sum dl_df, dl_dh = weights^T dl_df, dl_df_before = dl_dh * [f_before > 0].
 
-    dl_dweights (D_out, D_in), dl_dbiases (D_out,): float64, contiguous, added to
+    sums: float64, added to; dl_dweights (D_out, D_in) starts at `offset`, dl_dbiases (D_out,) follows it
     dl_dh, dl_df_before (D_in, N): written, contiguous along a row; those with no columns are not wanted
     weights (D_out, D_in), dl_df (D_out, N), h and f_before (D_in, N): read, any strides
     tile: workspace of D_out + D_in + 1 rows
@@ -95,10 +93,10 @@ def backward_columns(
         copy_rows(h_tile, stride, source, h.strides[0], h.strides[1], units_in, count)
         clear_tail(df_tile, stride, itemsize, units_out + units_in, count, samples)
         weight_gradient(
-            pointer(dl_dweights),
-            dl_dweights.strides[0],
+            advance(pointer(sums), 8 * offset),
+            8 * units_in,
             8,
-            pointer(dl_dbiases),
+            advance(pointer(sums), 8 * (offset + units_out * units_in)),
             8,
             df_tile,
             stride,
@@ -154,15 +152,10 @@ def backward_pass(dtype):
     """backward_columns, compiled for float32 or float64."""
     digest = source_digest()
 
-    def entry(dl_dweights, dl_dbiases, dl_dh, dl_df_before, weights, dl_df, h, f_before, tile, tile_samples):
+    def entry(sums, dl_dh, dl_df_before, weights, dl_df, h, f_before, tile, tile_samples, offset):
         digest  # noqa: B018 - a closure cell, see source_digest
-        backward_columns(dl_dweights, dl_dbiases, dl_dh, dl_df_before, weights, dl_df, h, f_before, tile, tile_samples)
+        backward_columns(sums, dl_dh, dl_df_before, weights, dl_df, h, f_before, tile, tile_samples, offset)
 
     written, read = array_types(dtype)
-    sums = [types.Array(types.float64, ndim, "C") for ndim in (2, 1)]
-    return compile_entry(
-        entry,
-        types.void(
-            *sums, written(2), written(2), read(2), read(2), read(2), read(2), written(1, "C"), types.int64
-        ),
-    )
+    arrays = [types.Array(types.float64, 1, "C"), written(2), written(2), read(2), read(2), read(2), read(2), written(1, "C")]
+    return compile_entry(entry, types.void(*arrays, types.int64, types.int64))

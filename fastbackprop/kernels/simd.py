@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 INT = ir.IntType(64)
@@ -42,6 +43,12 @@ def read_target(triple, features):
     if "+avx" in enabled:
         return Target(vector_bytes=32, registers=16, has_fma="+fma" in enabled)
     return Target(vector_bytes=16, registers=16, has_fma="+fma" in enabled)
+
+
+def host_target():
+    """The target that kernels are compiled for here, its triple and the processor's name."""
+    triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
+    return read_target(triple, features), triple, cpu
 
 
 class Simd:

@@ -1,0 +1,177 @@
+"""The command line: the notebooks' network checked and timed, and what the package runs on."""
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+
+import numpy as np
+
+import fastbackprop
+from fastbackprop import reference, threads
+
+HIDDEN_LAYERS, WIDTH = 5, 6
+LOSSES = {"least_squares": 327.371, "half_least_squares": 163.685}
+AGREEMENT = {"float64": 1e-10, "float32": 1e-5}
+"""Relative norm of the difference to the oracle in float64, up to which two gradients agree."""
+
+
+def main(arguments=None):
+    """Run the command line; returns the exit status."""
+    parser = _Parser(prog="fastbackprop", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"fastbackprop {fastbackprop.__version__}")
+    parser.add_argument("--samples", type=_whole, default=1_000_000, help="samples of the batch (%(default)s)")
+    parser.add_argument("--threads", type=_whole, default=None, help="threads to use (all processors)")
+    parser.add_argument("command", nargs="?", choices=["info"], help="versions, processor, threads, cache folder")
+    options = parser.parse_args(arguments)
+    if options.command == "info":
+        return info()
+    try:
+        return demonstrate(options.samples, options.threads or threads.available_threads())
+    except (ValueError, MemoryError) as error:
+        parser.error(str(error) or "not enough memory for that many samples")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """One line and exit status 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _whole(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return int(text)
+
+
+def notebook_network():
+    """The network of the notebooks, drawn in their order: first and last layer, then those in between."""
+    rng = np.random.RandomState(0)
+    all_weights, all_biases = [None] * (HIDDEN_LAYERS + 1), [None] * (HIDDEN_LAYERS + 1)
+    all_weights[0], all_weights[-1] = rng.normal(size=(WIDTH, 1)), rng.normal(size=(1, WIDTH))
+    all_biases[0], all_biases[-1] = rng.normal(size=(WIDTH, 1)), rng.normal(size=(1, 1))
+    for k in range(1, HIDDEN_LAYERS):
+        all_weights[k], all_biases[k] = rng.normal(size=(WIDTH, WIDTH)), rng.normal(size=(WIDTH, 1))
+    return all_weights, all_biases
+
+
+def demonstrate(samples, num_threads):
+    """The main job: the notebooks' numbers, every derivative, then a large batch."""
+    all_weights, all_biases = notebook_network()
+    agree = show_notebook_numbers(all_weights, all_biases)
+    agree &= show_batch(all_weights, all_biases, samples, num_threads)
+    print("\nAll agree." if agree else "\nNOT ALL AGREE.")
+    return 0 if agree else 1
+
+
+def show_notebook_numbers(all_weights, all_biases):
+    net_input, y = np.full((1, 1), 1.2), np.full((1, 1), 20.0)
+    net_output, all_f, all_h = fastbackprop.compute_network_output(net_input, all_weights, all_biases)
+    agree = round(net_output.item(), 3) == 1.907
+    print(f"Network of the notebooks: {HIDDEN_LAYERS} hidden layers of {WIDTH}, input 1.2, target 20")
+    print(f"Output {net_output.item():.3f}, expected 1.907")
+    for loss, expected in LOSSES.items():
+        found, *_ = fastbackprop.loss_and_gradients(net_input, all_weights, all_biases, y, loss=loss)
+        gradients = fastbackprop.backward_pass(all_weights, all_biases, all_f, all_h, y, loss=loss)
+        report = fastbackprop.check_gradients(net_input, all_weights, all_biases, y, loss=loss, gradients=gradients)
+        print(f"\nLoss {found:.3f} ({loss}), expected {expected}\n{report}")
+        agree &= round(found, 3) == expected and report.passed
+    return agree
+
+
+def show_batch(all_weights, all_biases, samples, num_threads):
+    rng = np.random.default_rng(0)
+    batches = {}
+    for dtype in np.float64, np.float32:
+        parameters = [[array.astype(dtype) for array in arrays] for arrays in (all_weights, all_biases)]
+        net_input = rng.standard_normal((1, samples), np.float32).astype(dtype)
+        batches[np.dtype(dtype).name] = net_input, *parameters, np.sin(3 * net_input)
+    print(f"\nGradient of a batch of {samples:,} samples on {num_threads} threads (median of 5 calls)")
+    for batch in batches.values():
+        gradient(batch, slice(0, 1000), num_threads)  # compiles the kernels, or loads them
+    found = {}
+    for name, batch in batches.items():
+        # The oracle keeps all activations: it runs only after the peak of both fused calls has been read.
+        before = peak_memory()
+        times, result = timed(lambda batch=batch: gradient(batch, slice(None), num_threads), 5)
+        found[name] = times, result, peak_memory() - before
+    agree = True
+    print("dtype     fastbackprop      NumPy   ratio   difference   growth of peak memory")
+    for name, batch in batches.items():
+        times, result, growth = found[name]
+        oracle_times, expected = timed(lambda batch=batch: reference.loss_and_gradients(*batch), 1 if samples > 10**6 else 3)
+        if name != "float64":
+            net_input, weights, biases, y = batch
+            wide = [array.astype(np.float64) for array in weights], [array.astype(np.float64) for array in biases]
+            expected = reference.loss_and_gradients(net_input.astype(np.float64), *wide, y.astype(np.float64))
+        difference = relative_difference(result, expected)
+        agree &= difference <= AGREEMENT[name]
+        print(
+            f"{name}  {1e3 * times:9.2f} ms  {1e3 * oracle_times:7.1f} ms  {oracle_times / times:5.1f}x   "
+            f"{difference:9.1e}    {growth:6.1f} MB"
+        )
+    return agree
+
+
+def gradient(batch, part, num_threads):
+    net_input, weights, biases, y = batch
+    return fastbackprop.loss_and_gradients(net_input[:, part], weights, biases, y[:, part], num_threads=num_threads)
+
+
+def timed(call, repeats):
+    """The median time of a call in seconds, and its last result."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times), result
+
+
+def relative_difference(got, expected):
+    """The largest relative norm of a difference, over the loss and all arrays."""
+    pairs = [(got[0], expected[0])]
+    pairs += [pair for k in (1, 2) for pair in zip(got[k], expected[k], strict=True)]
+    return max(
+        float(np.linalg.norm(np.subtract(a, b, dtype=np.float64)) / (np.linalg.norm(b) or 1.0)) for a, b in pairs
+    )
+
+
+def peak_memory():
+    """The largest resident size of this process so far, in MB; NaN where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def info():
+    """Print what the package runs on."""
+    import llvmlite
+    import numba
+
+    from fastbackprop.kernels import jit, simd
+
+    target, triple, cpu = simd.host_target()
+    rows = {
+        "fastbackprop": fastbackprop.__version__,
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "numba": f"{numba.__version__} (llvmlite {llvmlite.__version__})",
+        "target": f"{cpu}, {triple}",
+        "vectors": f"{8 * target.vector_bytes} bits, {target.registers} registers, "
+        + ("fused multiply-add" if target.has_fma else "no fused multiply-add"),
+        "threads": f"{threads.available_threads()} of {os.cpu_count()} processors",
+        "cache folder": jit.cache_folder() or "none that can be written: kernels are compiled in every process",
+    }
+    for name, value in rows.items():
+        print(f"{name:13} {value}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
