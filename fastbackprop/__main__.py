@@ -1,16 +1,22 @@
 """The command line: the notebooks' network checked and timed, and what the package runs on."""
 
 import argparse
+import contextlib
+import functools
 import os
 import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 
 import fastbackprop
 from fastbackprop import reference, threads
+from fastbackprop.validation import Array
 
 HIDDEN_LAYERS, WIDTH = 5, 6
 LOSSES = {"least_squares": 327.371, "half_least_squares": 163.685}
@@ -18,7 +24,7 @@ AGREEMENT = {"float64": 1e-10, "float32": 1e-5}
 """Relative norm of the difference to the oracle in float64, up to which two gradients agree."""
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = _Parser(prog="fastbackprop", description=__doc__)
     parser.add_argument("--version", action="version", version=f"fastbackprop {fastbackprop.__version__}")
@@ -35,21 +41,21 @@ def main(arguments=None):
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         """One line and exit status 2."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def _whole(text):
+def _whole(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
     return int(text)
 
 
-def notebook_network():
+def notebook_network() -> tuple[list[Array], list[Array]]:
     """The network of the notebooks, drawn in their order: first and last layer, then those in between."""
     rng = np.random.RandomState(0)
-    all_weights, all_biases = [None] * (HIDDEN_LAYERS + 1), [None] * (HIDDEN_LAYERS + 1)
+    all_weights, all_biases = [np.empty(0)] * (HIDDEN_LAYERS + 1), [np.empty(0)] * (HIDDEN_LAYERS + 1)
     all_weights[0], all_weights[-1] = rng.normal(size=(WIDTH, 1)), rng.normal(size=(1, WIDTH))
     all_biases[0], all_biases[-1] = rng.normal(size=(WIDTH, 1)), rng.normal(size=(1, 1))
     for k in range(1, HIDDEN_LAYERS):
@@ -57,7 +63,7 @@ def notebook_network():
     return all_weights, all_biases
 
 
-def demonstrate(samples, num_threads):
+def demonstrate(samples: int, num_threads: int) -> int:
     """The main job: the notebooks' numbers, every derivative, then a large batch."""
     all_weights, all_biases = notebook_network()
     agree = show_notebook_numbers(all_weights, all_biases)
@@ -66,10 +72,11 @@ def demonstrate(samples, num_threads):
     return 0 if agree else 1
 
 
-def show_notebook_numbers(all_weights, all_biases):
+def show_notebook_numbers(all_weights: list[Array], all_biases: list[Array]) -> bool:
+    """Output, losses and every derivative at one sample."""
     net_input, y = np.full((1, 1), 1.2), np.full((1, 1), 20.0)
     net_output, all_f, all_h = fastbackprop.compute_network_output(net_input, all_weights, all_biases)
-    agree = round(net_output.item(), 3) == 1.907
+    agree = bool(round(net_output.item(), 3) == 1.907)
     print(f"Network of the notebooks: {HIDDEN_LAYERS} hidden layers of {WIDTH}, input 1.2, target 20")
     print(f"Output {net_output.item():.3f}, expected 1.907")
     for loss, expected in LOSSES.items():
@@ -81,7 +88,8 @@ def show_notebook_numbers(all_weights, all_biases):
     return agree
 
 
-def show_batch(all_weights, all_biases, samples, num_threads):
+def show_batch(all_weights: list[Array], all_biases: list[Array], samples: int, num_threads: int) -> bool:
+    """Time, difference to the oracle and growth of memory at many samples."""
     rng = np.random.default_rng(0)
     batches = {}
     for dtype in np.float64, np.float32:
@@ -94,14 +102,17 @@ def show_batch(all_weights, all_biases, samples, num_threads):
     found = {}
     for name, batch in batches.items():
         # The oracle keeps all activations: it runs only after the peak of both fused calls has been read.
+        reset_peak_memory()
         before = peak_memory()
-        times, result = timed(lambda batch=batch: gradient(batch, slice(None), num_threads), 5)
+        times, result = timed(functools.partial(gradient, batch, slice(None), num_threads), 5)
         found[name] = times, result, peak_memory() - before
     agree = True
     print("dtype     fastbackprop      NumPy   ratio   difference   growth of peak memory")
     for name, batch in batches.items():
         times, result, growth = found[name]
-        oracle_times, expected = timed(lambda batch=batch: reference.loss_and_gradients(*batch), 1 if samples > 10**6 else 3)
+        oracle_times, expected = timed(
+            functools.partial(reference.loss_and_gradients, *batch), 1 if samples > 10**6 else 3
+        )
         if name != "float64":
             net_input, weights, biases, y = batch
             wide = [array.astype(np.float64) for array in weights], [array.astype(np.float64) for array in biases]
@@ -115,12 +126,13 @@ def show_batch(all_weights, all_biases, samples, num_threads):
     return agree
 
 
-def gradient(batch, part, num_threads):
+def gradient(batch: tuple[Any, ...], part: slice, num_threads: int) -> tuple[Any, ...]:
+    """The fused gradient of a part of a batch."""
     net_input, weights, biases, y = batch
     return fastbackprop.loss_and_gradients(net_input[:, part], weights, biases, y[:, part], num_threads=num_threads)
 
 
-def timed(call, repeats):
+def timed(call: Callable[[], Any], repeats: int) -> tuple[float, Any]:
     """The median time of a call in seconds, and its last result."""
     times = []
     for _ in range(repeats):
@@ -130,7 +142,7 @@ def timed(call, repeats):
     return statistics.median(times), result
 
 
-def relative_difference(got, expected):
+def relative_difference(got: tuple[Any, ...], expected: tuple[Any, ...]) -> float:
     """The largest relative norm of a difference, over the loss and all arrays."""
     pairs = [(got[0], expected[0])]
     pairs += [pair for k in (1, 2) for pair in zip(got[k], expected[k], strict=True)]
@@ -139,7 +151,7 @@ def relative_difference(got, expected):
     )
 
 
-def peak_memory():
+def peak_memory() -> float:
     """The largest resident size of this process so far, in MB; NaN where the system does not tell."""
     try:
         import resource
@@ -149,7 +161,13 @@ def peak_memory():
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def info():
+def reset_peak_memory() -> None:
+    """Let the peak start from now, where the system can: what the compiler used before would hide a call's own."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def info() -> int:
     """Print what the package runs on."""
     import llvmlite
     import numba

@@ -1,13 +1,16 @@
 """Gradients against central differences of a forward pass in plain NumPy and float64."""
 
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastbackprop import reference
 from fastbackprop.gradients import loss_and_gradients
-from fastbackprop.validation import Batch, check_gradient_lists, check_weighting
+from fastbackprop.validation import Array, Batch, Gradients, Loss, check_gradient_lists, check_weighting
 
 EVERY_ENTRY = 2**28  # multiply-adds; about a second
 TOLERANCE = {"float32": 2e-4, "float64": 1e-6}
@@ -21,7 +24,7 @@ class Entry:
 
     layer: int
     parameter: str
-    index: tuple | None
+    index: tuple[int, ...] | None
     """The entry of the array; None for a direction through all of it."""
     got: float
     expected: float
@@ -30,10 +33,11 @@ class Entry:
     """A preactivation changes its sign between the two points: the difference is no derivative."""
 
     @property
-    def agrees(self):
+    def agrees(self) -> bool:
+        """Whether the two values are equal within the tolerance."""
         return abs(self.got - self.expected) <= self.tolerance
 
-    def __str__(self):
+    def __str__(self) -> str:
         where = "a random direction" if self.index is None else f"[{', '.join(map(str, self.index))}]"
         state = "agrees" if self.agrees else "at a ReLU kink" if self.kink else "WRONG"
         return (
@@ -46,29 +50,29 @@ class Entry:
 class Report:
     """What check_gradients found."""
 
-    entries: list = field(repr=False)
+    entries: list[Entry] = field(repr=False)
 
     @property
-    def failures(self):
+    def failures(self) -> list[Entry]:
         """The entries that differ although no kink explains it."""
         return [entry for entry in self.entries if not (entry.agrees or entry.kink)]
 
     @property
-    def kinks(self):
+    def kinks(self) -> list[Entry]:
         """The entries that differ, with a ReLU kink between the two evaluation points: no error of the gradient."""
         return [entry for entry in self.entries if entry.kink and not entry.agrees]
 
     @property
-    def passed(self):
+    def passed(self) -> bool:
         """Whether nothing failed, and at least something could be compared."""
         return not self.failures and len(self.kinks) < len(self.entries)
 
-    def raise_if_failed(self):
+    def raise_if_failed(self) -> None:
         """Raise AssertionError with this report unless it passed."""
         if not self.passed:
             raise AssertionError(str(self))
 
-    def __str__(self):
+    def __str__(self) -> str:
         text = []
         for (parameter, layer), group in itertools.groupby(self.entries, lambda entry: (entry.parameter, entry.layer)):
             entries = list(group)
@@ -89,20 +93,20 @@ class Report:
 
 
 def check_gradients(
-    net_input,
-    all_weights,
-    all_biases,
-    y,
+    net_input: ArrayLike,
+    all_weights: Sequence[ArrayLike],
+    all_biases: Sequence[ArrayLike],
+    y: Any,
     *,
-    loss="least_squares",
-    reduction="sum",
-    sample_weight=None,
-    gradients=None,
-    tolerance=None,
-    every_entry=None,
-    seed=0,
-    raise_on_failure=False,
-):
+    loss: Loss = "least_squares",
+    reduction: str = "sum",
+    sample_weight: ArrayLike | None = None,
+    gradients: Gradients | None = None,
+    tolerance: float | None = None,
+    every_entry: bool | None = None,
+    seed: int = 0,
+    raise_on_failure: bool = False,
+) -> Report:
     """Compare gradients with central differences.
 
     Parameters
@@ -155,9 +159,10 @@ def check_gradients(
     batch.set_target(y, loss)
     check_weighting(reduction, sample_weight, batch.samples)
     if gradients is None:
-        _, *gradients = loss_and_gradients(
+        _, *computed = loss_and_gradients(
             net_input, all_weights, all_biases, y, loss=loss, reduction=reduction, sample_weight=sample_weight
         )
+        gradients = computed[0], computed[1]
     check_gradient_lists(gradients, batch.weights, batch.biases, "gradients")
     problem = _Problem(batch, loss, reduction, sample_weight)
     sizes = [array.size for array in [*batch.weights, *batch.biases]]
@@ -184,7 +189,9 @@ def check_gradients(
     return report
 
 
-def _directions(shape, every_entry, rng):
+def _directions(
+    shape: tuple[int, ...], every_entry: bool, rng: np.random.Generator
+) -> Iterator[tuple[tuple[int, ...] | None, Array]]:
     if every_entry:
         for index in np.ndindex(shape):
             direction = np.zeros(shape)
@@ -197,13 +204,15 @@ def _directions(shape, every_entry, rng):
 class _Problem:
     """The loss as a function of the parameters, in float64."""
 
-    def __init__(self, batch, loss, reduction, sample_weight):
-        self.parameters = [[np.asarray(array, np.float64) for array in arrays] for arrays in (batch.weights, batch.biases)]
+    def __init__(self, batch: Batch, loss: Loss, reduction: str, sample_weight: ArrayLike | None) -> None:
+        self.parameters = [
+            [np.asarray(array, np.float64) for array in arrays] for arrays in (batch.weights, batch.biases)
+        ]
         self.net_input = np.asarray(batch.net_input, np.float64)
         self.y = np.asarray(batch.target, np.float64) if isinstance(loss, str) else batch.target
         self.loss, self.reduction, self.sample_weight = loss, reduction, sample_weight
 
-    def evaluate(self, part, layer, change):
+    def evaluate(self, part: int, layer: int, change: Array) -> tuple[float, list[Array]]:
         """The loss with one array of parameters changed, and which units are on."""
         lists = [list(arrays) for arrays in self.parameters]
         lists[part][layer] = lists[part][layer] + change
@@ -211,7 +220,7 @@ class _Problem:
         value = reference.loss_value(net_output, self.y, self.loss, self.reduction, self.sample_weight)
         return value, [f > 0 for f in all_f[:-1]]
 
-    def difference(self, part, layer, direction):
+    def difference(self, part: int, layer: int, direction: Array) -> tuple[float, float, bool]:
         """The central difference along a direction, its rounding error, and whether a ReLU switches in between."""
         size = max(1.0, float(np.max(np.abs(self.parameters[part][layer])))) / float(np.max(np.abs(direction)))
         for step in (STEP * size, STEP * size / 16, STEP * size / 256):

@@ -1,24 +1,29 @@
 """The fused path: forward, loss and backward in one call that keeps nothing of the batch's size."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from numpy.typing import ArrayLike
+
 from fastbackprop.threads import check_num_threads
-from fastbackprop.validation import Batch
+from fastbackprop.validation import Array, Batch, Gradients, Loss
 from fastbackprop.workspace import borrow, give_back
 
 
 def loss_and_gradients(
-    net_input,
-    all_weights,
-    all_biases,
-    y,
+    net_input: ArrayLike,
+    all_weights: Sequence[ArrayLike],
+    all_biases: Sequence[ArrayLike],
+    y: Any,
     *,
-    loss="least_squares",
-    reduction="sum",
-    sample_weight=None,
-    input_gradient=False,
-    out=None,
-    num_threads=None,
-    progress=None,
-):
+    loss: Loss = "least_squares",
+    reduction: str = "sum",
+    sample_weight: ArrayLike | None = None,
+    input_gradient: bool = False,
+    out: Gradients | None = None,
+    num_threads: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> tuple[Any, ...]:
     """The loss of a batch and its gradient by every weight and bias.
 
     Parameters
@@ -94,16 +99,16 @@ def loss_and_gradients(
 
 
 def vjp(
-    net_input,
-    all_weights,
-    all_biases,
-    dl_doutput,
+    net_input: ArrayLike,
+    all_weights: Sequence[ArrayLike],
+    all_biases: Sequence[ArrayLike],
+    dl_doutput: ArrayLike,
     *,
-    input_gradient=False,
-    out=None,
-    num_threads=None,
-    progress=None,
-):
+    input_gradient: bool = False,
+    out: Gradients | None = None,
+    num_threads: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> tuple[Any, ...]:
     """The vector-Jacobian product: the gradient of sum(dl_doutput * output), for any derivative by the output.
 
     Parameters
@@ -153,7 +158,14 @@ def vjp(
         give_back(workspace)
 
 
-def predict(net_input, all_weights, all_biases, *, num_threads=None, progress=None):
+def predict(
+    net_input: ArrayLike,
+    all_weights: Sequence[ArrayLike],
+    all_biases: Sequence[ArrayLike],
+    *,
+    num_threads: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Array:
     """The network's output, keeping no activations.
 
     Parameters

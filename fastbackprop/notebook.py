@@ -1,14 +1,18 @@
 """The notebooks' six functions: the same names, arguments and results, on batches of columns."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastbackprop import losses
 from fastbackprop.threads import run
-from fastbackprop.validation import FLOAT32, FLOAT64, Batch, ForwardPass
+from fastbackprop.validation import FLOAT32, FLOAT64, Array, Batch, ForwardPass
 from fastbackprop.workspace import borrow, give_back, native, split
 
 
-def ReLU(preactivation):
+def ReLU(preactivation: ArrayLike) -> Any:
     """max(0, f) entry by entry, NaN where f is NaN.
 
     Parameters
@@ -29,7 +33,7 @@ def ReLU(preactivation):
     return np.maximum(preactivation, 0)
 
 
-def indicator_function(x):
+def indicator_function(x: ArrayLike) -> Array:
     """1 where x > 0 and 0 where x <= 0: the derivative of ReLU, with 0 at 0. NaN where x is NaN.
 
     Parameters
@@ -53,7 +57,7 @@ def indicator_function(x):
     return indicator
 
 
-def least_squares_loss(net_output, y):
+def least_squares_loss(net_output: Any, y: Any) -> Any:
     """sum (o - y)^2 over all entries.
 
     Parameters
@@ -76,7 +80,7 @@ def least_squares_loss(net_output, y):
     return np.sum(error * error)
 
 
-def d_loss_d_output(net_output, y):
+def d_loss_d_output(net_output: Any, y: Any) -> Any:
     """2 (o - y): the derivative of :func:`least_squares_loss` by the network's output.
 
     Parameters
@@ -98,7 +102,9 @@ def d_loss_d_output(net_output, y):
     return losses.derivative("least_squares", net_output, y)
 
 
-def compute_network_output(net_input, all_weights, all_biases, *, append_output=False):
+def compute_network_output(
+    net_input: Array, all_weights: Sequence[ArrayLike], all_biases: Sequence[ArrayLike], *, append_output: bool = False
+) -> tuple[Array, list[Array], list[Array]]:
     """The forward pass, with all preactivations and activations.
 
     Parameters
@@ -148,11 +154,13 @@ def compute_network_output(net_input, all_weights, all_biases, *, append_output=
     all_f = [np.empty((units, samples), dtype) for units in batch.layer_sizes[1:]]
     all_h = [net_input, *[np.empty((units, samples), dtype) for units in batch.layer_sizes[1:-1]]]
     weights, biases = native(batch.weights, dtype), [array.ravel() for array in native(batch.biases, dtype)]
-    layers = list(zip(all_f, [*all_h[1:], NO_COLUMNS[dtype]], weights, biases, [batch.net_input, *all_h[1:]], strict=True))
+    layers = list(
+        zip(all_f, [*all_h[1:], NO_COLUMNS[dtype]], weights, biases, [batch.net_input, *all_h[1:]], strict=True)
+    )
     layer = forward_pass(dtype)
     workspace = borrow(batch.layer_sizes, dtype)
 
-    def work(lane, chunk, first, last):
+    def work(lane: int, _chunk: int, first: int, last: int) -> None:
         tile, tile_samples = workspace.tile(lane), workspace.tile_samples
         for f, h_next, layer_weights, layer_biases, h in layers:
             if last - first < samples:
@@ -168,7 +176,16 @@ def compute_network_output(net_input, all_weights, all_biases, *, append_output=
     return all_f[-1], all_f, all_h + [all_f[-1]] * append_output
 
 
-def backward_pass(all_weights, all_biases, all_f, all_h, y, *, loss="least_squares", intermediates=False):
+def backward_pass(
+    all_weights: Sequence[ArrayLike],
+    all_biases: Sequence[ArrayLike],
+    all_f: Sequence[ArrayLike],
+    all_h: Sequence[ArrayLike],
+    y: Any,
+    *,
+    loss: str | Callable[[Array, Any], Array] = "least_squares",
+    intermediates: bool = False,
+) -> tuple[Any, ...]:
     """The backward pass: the gradient by every weight and bias, from what the forward pass returned.
 
     Parameters
@@ -225,7 +242,7 @@ def backward_pass(all_weights, all_biases, all_f, all_h, y, *, loss="least_squar
     layer = compiled(dtype)
     workspace = borrow(batch.layer_sizes, dtype)
 
-    def work(lane, chunk, first, last):
+    def work(lane: int, chunk: int, first: int, last: int) -> None:
         sums = accumulators[chunk]
         if first == chunks[chunk][0]:
             sums.fill(0.0)

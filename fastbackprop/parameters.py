@@ -1,18 +1,22 @@
 """Parameters as one flat vector: weights 0 (row-major), biases 0, weights 1, ..., and the table that says where."""
 
+import itertools
+from collections.abc import Iterable, Sequence
+
 import numpy as np
+from numpy.typing import ArrayLike
 
-from fastbackprop.validation import Network, as_array, check_layer_sizes
+from fastbackprop.validation import Array, Network, as_array, check_layer_sizes
 
 
-def layout_table(layer_sizes):
+def layout_table(layer_sizes: Sequence[int]) -> Array:
     """One row for each layer k, int64: D_k, D_{k+1}, offset of weights k, offset of biases k, first row of h_k.
 
     Offsets are in elements of the flat vector; rows are those of a tile, in which the activations h_0, h_1, ...
     stand below each other.
     """
     rows, offset, activation_row = [], 0, 0
-    for units_in, units_out in zip(layer_sizes, layer_sizes[1:], strict=False):
+    for units_in, units_out in itertools.pairwise(layer_sizes):
         biases_offset = offset + units_out * units_in
         rows.append((units_in, units_out, offset, biases_offset, activation_row))
         offset = biases_offset + units_out
@@ -20,12 +24,12 @@ def layout_table(layer_sizes):
     return np.array(rows, np.int64)
 
 
-def parameter_count(layer_sizes):
+def parameter_count(layer_sizes: Sequence[int]) -> int:
     """The length of the flat vector."""
-    return sum((units_in + 1) * units_out for units_in, units_out in zip(layer_sizes, layer_sizes[1:], strict=False))
+    return sum((units_in + 1) * units_out for units_in, units_out in itertools.pairwise(layer_sizes))
 
 
-def pack(all_weights, all_biases):
+def pack(all_weights: Sequence[ArrayLike], all_biases: Sequence[ArrayLike]) -> Array:
     """Parameters, or gradients, as one new vector: weights 0 (row-major), biases 0, weights 1, ...
 
     Parameters
@@ -57,7 +61,7 @@ def pack(all_weights, all_biases):
     return np.concatenate([array.ravel() for pair in pairs for array in pair], dtype=network.dtype, casting="unsafe")
 
 
-def unpack(vector, layer_sizes):
+def unpack(vector: ArrayLike, layer_sizes: Iterable[int]) -> tuple[list[Array], list[Array]]:
     """The weights and biases in a vector, as views: what is written to one is seen in the other.
 
     Parameters
@@ -89,13 +93,12 @@ def unpack(vector, layer_sizes):
     """
     sizes = check_layer_sizes(layer_sizes)
     vector = as_array(vector, "vector")
-    if vector.shape != (parameter_count(sizes),):
-        raise ValueError(
-            f"vector has shape {vector.shape}; expected ({parameter_count(sizes)},): the parameters of layer sizes {sizes}"
-        )
+    count = parameter_count(sizes)
+    if vector.shape != (count,):
+        raise ValueError(f"vector has shape {vector.shape}; expected ({count},): the parameters of layer sizes {sizes}")
     if not vector.flags.c_contiguous:
         raise ValueError("vector is not contiguous; expected one that can be viewed: pass np.ascontiguousarray(vector)")
-    parts = [], []
+    parts: tuple[list[Array], list[Array]] = [], []
     for units_in, units_out, weights_offset, biases_offset, _ in layout_table(sizes).tolist():
         parts[0].append(vector[weights_offset:biases_offset].reshape(units_out, units_in))
         parts[1].append(vector[biases_offset : biases_offset + units_out].reshape(units_out, 1))

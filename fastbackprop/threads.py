@@ -8,9 +8,14 @@ sooner than an executor's queue does, and end before a fork.
 import os
 import threading
 from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Work = Callable[[int, int, int, int], None]
+Progress = Callable[[int, int], object]
 
 
-def check_num_threads(num_threads):
+def check_num_threads(num_threads: Any) -> int | None:
     """num_threads as a whole number from 1 up, or None for as many as are available."""
     if num_threads is None:
         return None
@@ -21,7 +26,7 @@ def check_num_threads(num_threads):
     return int(num_threads)
 
 
-def available_threads():
+def available_threads() -> int:
     """FASTBACKPROP_NUM_THREADS, or the number of processors this process may run on."""
     setting = os.environ.get("FASTBACKPROP_NUM_THREADS", "").strip()
     if not setting:
@@ -31,7 +36,13 @@ def available_threads():
     return int(setting)
 
 
-def run(work, chunks, slice_columns, num_threads=None, progress=None):
+def run(
+    work: Work,
+    chunks: Sequence[tuple[int, int]],
+    slice_columns: int,
+    num_threads: int | None = None,
+    progress: Progress | None = None,
+) -> None:
     """Call work(lane, chunk, first, last) for all columns of all chunks, on up to num_threads threads.
 
     Each chunk (first, last) is worked on by one lane, in slices from left to right. Lanes are numbered from 0, the
@@ -49,19 +60,22 @@ def run(work, chunks, slice_columns, num_threads=None, progress=None):
 class Job:
     """The chunks that are still to be worked on, and what has been done; see run."""
 
-    def __init__(self, work, chunks, slice_columns, progress):
+    def __init__(
+        self, work: Work, chunks: Sequence[tuple[int, int]], slice_columns: int, progress: Progress | None
+    ) -> None:
         self.work = work
         self.queue = deque(enumerate(chunks))
         self.total = chunks[-1][1] if chunks else 0
         self.slice_columns = slice_columns
         self.progress = progress
-        self.done = {}
+        self.done: dict[int, int] = {}
         self.reported = 0
-        self.error = None
+        self.error: BaseException | None = None
         self.stopped = False
 
-    def run(self, lanes):
-        workers = []
+    def run(self, lanes: int) -> None:
+        """Work on that many lanes until nothing is left."""
+        workers: list[Worker] = []
         try:
             _engage(self, lanes - 1, workers)
             self.run_lane(0)
@@ -74,7 +88,8 @@ class Job:
             raise self.error
         self.report()
 
-    def run_lane(self, lane):
+    def run_lane(self, lane: int) -> None:
+        """Take chunks until there are no more, or the job is stopped."""
         done = 0
         while not self.stopped:
             try:
@@ -91,7 +106,7 @@ class Job:
                 if lane == 0:
                     self.report()
 
-    def report(self):
+    def report(self) -> None:
         """Tell how many columns are done, where that has changed."""
         if self.progress is not None:
             done = sum(self.done.copy().values())
@@ -99,7 +114,8 @@ class Job:
                 self.reported = done
                 self.progress(done, self.total)
 
-    def fail(self, error):
+    def fail(self, error: BaseException) -> None:
+        """Stop all lanes and keep what is to be raised."""
         self.error = error
         self.stopped = True
 
@@ -107,23 +123,26 @@ class Job:
 class Worker:
     """A parked thread that runs one lane of a job at a time."""
 
-    def __init__(self):
-        self.job, self.lane = None, 0
+    def __init__(self) -> None:
+        self.job: Job | None = None
+        self.lane = 0
         self.wake, self.finished = threading.Lock(), threading.Lock()
         self.wake.acquire()
         self.finished.acquire()
         self.thread = threading.Thread(target=self._loop, name="fastbackprop", daemon=True)
         self.thread.start()
 
-    def start(self, job, lane):
+    def start(self, job: Job | None, lane: int) -> None:
+        """Wake the thread; no job ends it."""
         self.job, self.lane = job, lane
         self.wake.release()
 
-    def stop(self):
+    def stop(self) -> None:
+        """End the thread."""
         self.start(None, 0)
         self.thread.join()
 
-    def _loop(self):
+    def _loop(self) -> None:
         while True:
             self.wake.acquire()
             if self.job is None:
@@ -136,23 +155,26 @@ class Worker:
             self.finished.release()
 
 
-_idle = []
+_idle: list[Worker] = []
 
 
-def _engage(job, count, workers):
+def _engage(job: Job, count: int, workers: list[Worker]) -> None:
     """Set `count` workers to work on lanes 1, 2, ...; they leave the list of idle ones for `workers`."""
     for lane in range(1, count + 1):
         try:
             worker = _idle.pop() if _idle else Worker()
-        except (IndexError, RuntimeError):  # another call took the last one, or no thread can be started: go on with fewer
+        except (
+            IndexError,
+            RuntimeError,
+        ):  # another call took the last one, or no thread can be started: go on with fewer
             return
         workers.append(worker)
         worker.start(job, lane)
 
 
-def _dismiss(job, workers):
+def _dismiss(job: Job, workers: list[Worker]) -> None:
     """Wait for the workers and park them. An interrupt stops the job and is raised once all of them have stopped."""
-    interrupt = None
+    interrupt: BaseException | None = None
     for worker in workers:
         while True:
             try:
@@ -170,7 +192,7 @@ def _dismiss(job, workers):
         raise interrupt
 
 
-def _stop_idle():
+def _stop_idle() -> None:
     while _idle:
         _idle.pop().stop()
 

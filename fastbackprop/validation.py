@@ -3,9 +3,18 @@
 Functions return the argument as an array, never copied and never changed.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastbackprop import losses
+
+Array = NDArray[Any]
+DType = np.dtype[Any]
+Loss = str | tuple[Callable[[Array, Any], Any], Callable[[Array, Any], Any]]
+Gradients = tuple[Sequence[Array], Sequence[Array]]
 
 FLOATS = FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 OUTPUT_SHAPE = "the shape of the network's output"
@@ -14,19 +23,24 @@ OUTPUT_SHAPE = "the shape of the network's output"
 class Network:
     """Checked parameters, and the dtype that the result of a call with them has so far."""
 
-    def __init__(self, all_weights, all_biases, layer_sizes=None):
+    def __init__(
+        self,
+        all_weights: Sequence[ArrayLike],
+        all_biases: Sequence[ArrayLike],
+        layer_sizes: tuple[int, ...] | None = None,
+    ) -> None:
         self.weights, self.biases, self.layer_sizes = check_parameters(all_weights, all_biases, layer_sizes)
-        self.dtype = FLOAT32
+        self.dtype: DType = FLOAT32
         self.widen(*self.weights, *self.biases)
 
-    def widen(self, *arrays):
+    def widen(self, *arrays: Array | np.generic) -> None:
         """Let the dtypes of more arrays count: never narrower than what NumPy would compute in."""
         for array in arrays:
             if array.dtype is not FLOAT32 and array.dtype.newbyteorder("=") != FLOAT32:
                 self.dtype = FLOAT64
                 return
 
-    def widen_by_target(self, y):
+    def widen_by_target(self, y: Any) -> None:
         """Floating arrays and np.float64 numbers count; integers and Python's floats do not, as in NumPy."""
         if isinstance(y, (np.ndarray, np.generic)) and y.dtype.kind == "f":
             self.widen(y)
@@ -35,20 +49,27 @@ class Network:
 class Batch(Network):
     """Checked arguments of a call that takes the network's input."""
 
-    def __init__(self, net_input, all_weights, all_biases, layer_sizes=None):
+    def __init__(
+        self,
+        net_input: ArrayLike,
+        all_weights: Sequence[ArrayLike],
+        all_biases: Sequence[ArrayLike],
+        layer_sizes: tuple[int, ...] | None = None,
+    ) -> None:
         super().__init__(all_weights, all_biases, layer_sizes)
         reason = "its rows must match the columns of all_weights[0], one column for each sample"
         self.net_input = check_columns(net_input, "net_input", self.layer_sizes[0], None, reason)
         self.samples = self.net_input.shape[1]
+        self.target: Any = None
         self.widen(self.net_input)
 
-    def set_target(self, y, loss):
+    def set_target(self, y: Any, loss: Any) -> None:
         """Take y, broadcast to the shape of the output; callables get it as it is."""
         check_loss(loss)
         self.target = check_target(y, self.layer_sizes[-1], self.samples) if isinstance(loss, str) else y
         self.widen_by_target(y)
 
-    def set_seed(self, dl_doutput, name="dl_doutput"):
+    def set_seed(self, dl_doutput: ArrayLike, name: str = "dl_doutput") -> None:
         """Take the derivative of something by the output."""
         self.target = check_columns(dl_doutput, name, self.layer_sizes[-1], self.samples, OUTPUT_SHAPE)
 
@@ -56,7 +77,13 @@ class Batch(Network):
 class ForwardPass(Network):
     """Checked arguments of a call that takes what the forward pass returned."""
 
-    def __init__(self, all_weights, all_biases, all_f, all_h):
+    def __init__(
+        self,
+        all_weights: Sequence[ArrayLike],
+        all_biases: Sequence[ArrayLike],
+        all_f: Sequence[ArrayLike],
+        all_h: Sequence[ArrayLike],
+    ) -> None:
         super().__init__(all_weights, all_biases)
         layers = len(self.weights)
         for arrays, name, lengths in (all_f, "all_f", (layers,)), (all_h, "all_h", (layers, layers + 1)):
@@ -64,7 +91,9 @@ class ForwardPass(Network):
                 raise TypeError(f"{name} is a {type(arrays).__name__}; expected a list of arrays, one for each layer")
             if len(arrays) not in lengths:
                 wanted = " or ".join(map(str, lengths))
-                raise ValueError(f"{name} has {len(arrays)} entries; expected {wanted}: one for each entry of all_weights")
+                raise ValueError(
+                    f"{name} has {len(arrays)} entries; expected {wanted}: one for each entry of all_weights"
+                )
         reason = "it must match all_weights[{0}] and the samples of all_h[0]"
         first = check_columns(all_h[0], "all_h", self.layer_sizes[0], None, reason, 0)
         self.samples = samples = first.shape[1]
@@ -78,13 +107,13 @@ class ForwardPass(Network):
         ]
         self.widen(*self.all_f, *self.all_h)
 
-    def dl_doutput(self, y, loss):
+    def dl_doutput(self, y: Any, loss: str | Callable[[Array, Any], Any]) -> Array:
         """The derivative of a loss, a name or a callable, by the output."""
         net_output = self.all_f[-1]
         if callable(loss):
-            derivative = loss(net_output, y)
+            returned = loss(net_output, y)
             name = "what loss returned"
-            derivative = check_columns(derivative, name, self.layer_sizes[-1], self.samples, OUTPUT_SHAPE)
+            derivative = check_columns(returned, name, self.layer_sizes[-1], self.samples, OUTPUT_SHAPE)
             self.widen_by_target(derivative)
             return derivative
         check_loss(loss)
@@ -92,10 +121,13 @@ class ForwardPass(Network):
             raise TypeError(f"loss is {loss!r}; expected a name or a callable (net_output, y) -> dl_doutput")
         target = check_target(y, self.layer_sizes[-1], self.samples)
         self.widen_by_target(y)
-        return losses.derivative(loss, net_output.astype(self.dtype, copy=False), target.astype(self.dtype, copy=False))
+        derivative: Array = losses.derivative(
+            loss, net_output.astype(self.dtype, copy=False), target.astype(self.dtype, copy=False)
+        )
+        return derivative
 
 
-def as_array(value, name, index=None):
+def as_array(value: ArrayLike, name: str, index: int | None = None) -> Array:
     """`value` as an array of real numbers; integers count as float64, other types are refused."""
     array = value if type(value) is np.ndarray else _converted(value, _label(name, index))
     dtype = array.dtype
@@ -108,20 +140,23 @@ def as_array(value, name, index=None):
     return array
 
 
-def _label(name, index):
+def _label(name: str, index: int | None) -> str:
     return name if index is None else f"{name}[{index}]"
 
 
-def _converted(value, label):
+def _converted(value: ArrayLike, label: str) -> Array:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{label} is a masked array; expected a plain one: pass {label}.filled(...)")
     try:
-        return np.asarray(value)
+        array: Array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{label} cannot be made an array: {error}") from None
+    return array
 
 
-def check_parameters(all_weights, all_biases, layer_sizes=None):
+def check_parameters(
+    all_weights: Sequence[ArrayLike], all_biases: Sequence[ArrayLike], layer_sizes: tuple[int, ...] | None = None
+) -> tuple[list[Array], list[Array], tuple[int, ...]]:
     """The two lists as lists of arrays, and the layer sizes (D_0, ..., D_{K+1}) they make."""
     weights = check_list(all_weights, "all_weights")
     biases = check_list(all_biases, "all_biases")
@@ -131,7 +166,7 @@ def check_parameters(all_weights, all_biases, layer_sizes=None):
         raise ValueError(
             f"all_biases has {len(biases)} entries; expected {len(weights)}: one for each entry of all_weights"
         )
-    sizes = []
+    sizes: list[int] = []
     for k, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         shape = weight.shape
         if len(shape) != 2 or 0 in shape:
@@ -144,7 +179,7 @@ def check_parameters(all_weights, all_biases, layer_sizes=None):
                 f"its columns must match the rows of all_weights[{k - 1}]"
             )
         units = shape[0]
-        if bias.shape != (units, 1) and bias.shape != (units,):
+        if bias.shape not in ((units, 1), (units,)):
             raise ValueError(
                 f"all_biases[{k}] has shape {bias.shape}; expected ({units}, 1) or ({units},): "
                 f"one for each row of all_weights[{k}]"
@@ -156,7 +191,8 @@ def check_parameters(all_weights, all_biases, layer_sizes=None):
     return weights, biases, found
 
 
-def check_list(arrays, name):
+def check_list(arrays: Sequence[ArrayLike], name: str) -> list[Array]:
+    """The arrays of a list or tuple."""
     if not isinstance(arrays, (list, tuple)):
         raise TypeError(f"{name} is a {type(arrays).__name__}; expected a list of arrays, one for each layer")
     return [
@@ -165,7 +201,9 @@ def check_list(arrays, name):
     ]
 
 
-def check_columns(value, name, rows, columns, reason, index=None):
+def check_columns(
+    value: ArrayLike, name: str, rows: int, columns: int | None, reason: str, index: int | None = None
+) -> Array:
     """An array (rows, columns), or with any number of columns where that is None."""
     if type(value) is np.ndarray and value.dtype in FLOATS and value.shape == (rows, columns):
         return value
@@ -176,10 +214,12 @@ def check_columns(value, name, rows, columns, reason, index=None):
     wanted = "N" if columns is None else columns
     transposed = len(shape) == 2 and shape[1] == rows and columns in (None, shape[0])
     hint = f" (samples are columns: pass {_label(name, index)}.T)" if transposed else ""
-    raise ValueError(f"{_label(name, index)} has shape {shape}; expected ({rows}, {wanted}): {reason.format(index)}{hint}")
+    raise ValueError(
+        f"{_label(name, index)} has shape {shape}; expected ({rows}, {wanted}): {reason.format(index)}{hint}"
+    )
 
 
-def check_target(y, units, columns):
+def check_target(y: ArrayLike, units: int, columns: int) -> Array:
     """y as an array (D_o, N), broadcast without a copy."""
     array = as_array(y, "y")
     shape = (units, columns)
@@ -193,7 +233,7 @@ def check_target(y, units, columns):
     return np.broadcast_to(array, shape)
 
 
-def check_layer_sizes(layer_sizes):
+def check_layer_sizes(layer_sizes: Any) -> tuple[int, ...]:
     """(D_0, ..., D_{K+1}) as a tuple of whole numbers."""
     try:
         sizes = tuple(units.__index__() for units in layer_sizes)
@@ -204,7 +244,7 @@ def check_layer_sizes(layer_sizes):
     return sizes
 
 
-def check_dtype(dtype):
+def check_dtype(dtype: DTypeLike) -> DType:
     """float32 or float64 as a dtype."""
     try:
         found = np.dtype(dtype)
@@ -216,22 +256,21 @@ def check_dtype(dtype):
     raise TypeError(f"dtype is {found or dtype}; expected float32 or float64")
 
 
-def check_loss(loss):
-    """A name of LOSSES, or a pair of callables (value, derivative)."""
+def check_loss(loss: Any) -> None:
+    """Refuse what is neither a name of LOSSES nor a pair of callables (value, derivative)."""
     if isinstance(loss, str):
         if loss not in losses.LOSSES:
             raise ValueError(f"loss is {loss!r}; expected one of {', '.join(map(repr, losses.LOSSES))}, or callables")
     elif not (isinstance(loss, (tuple, list)) and len(loss) == 2 and all(map(callable, loss))):
         raise TypeError(f"loss is {loss!r}; expected a name or a pair of callables (value, derivative)")
-    return loss
 
 
-def check_weighting(reduction, sample_weight, columns):
+def check_weighting(reduction: str, sample_weight: ArrayLike | None, columns: int) -> tuple[float, Array]:
     """The factor that the reduction puts before the sum over samples, and sample_weight as an array (N,) or (0,)."""
     if reduction not in ("sum", "mean"):
         raise ValueError(f"reduction is {reduction!r}; expected 'sum' or 'mean'")
     if sample_weight is None:
-        weight, total = NO_WEIGHT, columns
+        weight, total = NO_WEIGHT, float(columns)
     else:
         weight = as_array(sample_weight, "sample_weight")
         if weight.shape != (columns,):
@@ -248,10 +287,12 @@ def check_weighting(reduction, sample_weight, columns):
 NO_WEIGHT = np.empty(0, FLOAT32)
 
 
-def check_gradient_lists(pair, weights, biases, name):
+def check_gradient_lists(pair: Any, weights: list[Array], biases: list[Array], name: str) -> None:
     """(all_dl_dweights, all_dl_dbiases): a pair of lists of arrays with the parameters' shapes."""
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
-        raise TypeError(f"{name} is a {type(pair).__name__}; expected a pair of lists (all_dl_dweights, all_dl_dbiases)")
+        raise TypeError(
+            f"{name} is a {type(pair).__name__}; expected a pair of lists (all_dl_dweights, all_dl_dbiases)"
+        )
     for part, (arrays, parameters) in enumerate(zip(pair, (weights, biases), strict=True)):
         if not isinstance(arrays, (list, tuple)) or len(arrays) != len(parameters):
             raise ValueError(f"{name}[{part}] is not a list of {len(parameters)} arrays; expected one for each layer")
@@ -264,7 +305,7 @@ def check_gradient_lists(pair, weights, biases, name):
                 )
 
 
-def check_out(out, weights, biases, dtype):
+def check_out(out: Any, weights: list[Array], biases: list[Array], dtype: DType) -> None:
     """out=(all_dl_dweights, all_dl_dbiases): arrays that the gradient can be written to; None is none."""
     if out is None:
         return

@@ -4,14 +4,30 @@ import functools
 import os
 import threading
 import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from fastbackprop import losses
 from fastbackprop.kernels import PREDICT, SEED, SQUARED_ERROR
 from fastbackprop.parameters import layout_table, parameter_count
-from fastbackprop.threads import check_num_threads, run
-from fastbackprop.validation import FLOAT32, FLOAT64, NO_WEIGHT, Batch, check_dtype, check_layer_sizes, check_out, check_weighting
+from fastbackprop.threads import Progress, check_num_threads, run
+from fastbackprop.validation import (
+    FLOAT32,
+    FLOAT64,
+    NO_WEIGHT,
+    Array,
+    Batch,
+    DType,
+    Gradients,
+    Loss,
+    check_dtype,
+    check_layer_sizes,
+    check_out,
+    check_weighting,
+)
 
 # All of these are constants: how a batch is cut must depend on shapes alone, or the bits of the result would depend on
 # the machine.
@@ -70,7 +86,9 @@ class Workspace:
     (3.0, array([[12.,  6.]]))
     """
 
-    def __init__(self, layer_sizes, dtype=np.float64, *, num_threads=None):
+    def __init__(
+        self, layer_sizes: Iterable[int], dtype: DTypeLike = np.float64, *, num_threads: int | None = None
+    ) -> None:
         self.layer_sizes = check_layer_sizes(layer_sizes)
         self.dtype = check_dtype(dtype)
         self.num_threads = check_num_threads(num_threads)
@@ -88,25 +106,25 @@ class Workspace:
         self._parameters = np.empty(parameter_count(self.layer_sizes), self.dtype)
         self._accumulator_size = self._parameters.size + self.tile_samples
         self._accumulators = np.empty((0, self._accumulator_size))
-        self._tiles = {}
+        self._tiles: dict[int, Array] = {}
         self.nbytes = self._parameters.nbytes  # held by the buffers at present
         self._lock = threading.Lock()
         _all_workspaces.add(self)
 
     def loss_and_gradients(
         self,
-        net_input,
-        all_weights,
-        all_biases,
-        y,
+        net_input: ArrayLike,
+        all_weights: Sequence[ArrayLike],
+        all_biases: Sequence[ArrayLike],
+        y: Any,
         *,
-        loss="least_squares",
-        reduction="sum",
-        sample_weight=None,
-        input_gradient=False,
-        out=None,
-        progress=None,
-    ):
+        loss: Loss = "least_squares",
+        reduction: str = "sum",
+        sample_weight: ArrayLike | None = None,
+        input_gradient: bool = False,
+        out: Gradients | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Any, ...]:
         """As :func:`fastbackprop.loss_and_gradients`, on these buffers and in this dtype."""
         batch = Batch(net_input, all_weights, all_biases, self.layer_sizes)
         batch.set_target(y, loss)
@@ -116,7 +134,17 @@ class Workspace:
                 batch, loss, reduction, sample_weight, input_gradient, out, self.num_threads, progress
             )
 
-    def vjp(self, net_input, all_weights, all_biases, dl_doutput, *, input_gradient=False, out=None, progress=None):
+    def vjp(
+        self,
+        net_input: ArrayLike,
+        all_weights: Sequence[ArrayLike],
+        all_biases: Sequence[ArrayLike],
+        dl_doutput: ArrayLike,
+        *,
+        input_gradient: bool = False,
+        out: Gradients | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Any, ...]:
         """As :func:`fastbackprop.vjp`, on these buffers and in this dtype."""
         batch = Batch(net_input, all_weights, all_biases, self.layer_sizes)
         batch.set_seed(dl_doutput)
@@ -125,14 +153,21 @@ class Workspace:
         with self._lock:
             return self.run_vjp(batch, input_gradient, out, self.num_threads, progress)
 
-    def predict(self, net_input, all_weights, all_biases, *, progress=None):
+    def predict(
+        self,
+        net_input: ArrayLike,
+        all_weights: Sequence[ArrayLike],
+        all_biases: Sequence[ArrayLike],
+        *,
+        progress: Progress | None = None,
+    ) -> Array:
         """As :func:`fastbackprop.predict`, on these buffers and in this dtype."""
         batch = Batch(net_input, all_weights, all_biases, self.layer_sizes)
         self._check_width(batch)
         with self._lock:
             return self.run_predict(batch, self.num_threads, progress)
 
-    def _check_width(self, batch):
+    def _check_width(self, batch: Batch) -> None:
         if batch.dtype is FLOAT64 and self.dtype is FLOAT32:
             lists = {"all_weights": batch.weights, "all_biases": batch.biases}
             found = {"net_input": batch.net_input, "the target": getattr(batch, "target", None)}
@@ -148,8 +183,17 @@ class Workspace:
     # The calls themselves: arguments are checked, and the workspace is the caller's alone.
 
     def run_loss_and_gradients(
-        self, batch, loss, reduction, sample_weight, input_gradient, out, num_threads, progress
-    ):
+        self,
+        batch: Batch,
+        loss: Loss,
+        reduction: str,
+        sample_weight: ArrayLike | None,
+        input_gradient: bool,
+        out: Gradients | None,
+        num_threads: int | None,
+        progress: Progress | None,
+    ) -> tuple[Any, ...]:
+        """As loss_and_gradients."""
         scale, weight = check_weighting(reduction, sample_weight, batch.samples)
         check_out(out, batch.weights, batch.biases, self.dtype)
         if isinstance(loss, str):
@@ -170,22 +214,40 @@ class Workspace:
         batch.set_seed(derivative(net_output, y), "what the derivative of loss returned")
         return total, *self.run_vjp(batch, input_gradient, out, num_threads, progress)
 
-    def run_vjp(self, batch, input_gradient, out, num_threads, progress):
+    def run_vjp(
+        self,
+        batch: Batch,
+        input_gradient: bool,
+        out: Gradients | None,
+        num_threads: int | None,
+        progress: Progress | None,
+    ) -> tuple[Any, ...]:
+        """As vjp."""
         check_out(out, batch.weights, batch.biases, self.dtype)
         _, *gradients = self._differentiate(
             batch, SEED, 1.0, 1.0, NO_WEIGHT, input_gradient, out, num_threads, progress
         )
         return tuple(gradients)
 
-    def run_predict(self, batch, num_threads, progress):
+    def run_predict(self, batch: Batch, num_threads: int | None, progress: Progress | None) -> Array:
+        """As predict."""
         net_output = np.empty((self.layer_sizes[-1], batch.samples), self.dtype)
         batch.target = net_output  # a prediction has none, and reads none
         self._run(batch, net_output, PREDICT, 1.0, 1.0, NO_WEIGHT, num_threads, progress)
         return net_output
 
     def _differentiate(
-        self, batch, mode, factor, scale, weight, input_gradient, out, num_threads, progress
-    ):
+        self,
+        batch: Batch,
+        mode: int,
+        factor: float,
+        scale: float,
+        weight: Array,
+        input_gradient: bool,
+        out: Gradients | None,
+        num_threads: int | None,
+        progress: Progress | None,
+    ) -> tuple[Any, ...]:
         """The sum of the loss, the gradients as lists, and dl/dinput where asked."""
         dl_dinput = np.empty((self.layer_sizes[0], batch.samples if input_gradient else 0), self.dtype)
         chunks = self._run(batch, dl_dinput, mode, factor, scale, weight, num_threads, progress)
@@ -195,10 +257,20 @@ class Workspace:
             for targets, arrays in zip(out, gradients, strict=True):
                 for target, array in zip(targets, arrays, strict=True):
                     np.copyto(target, array)
-            gradients = tuple(out)
-        return (loss, *gradients, dl_dinput) if input_gradient else (loss, *gradients)
+        result = (loss, *(gradients if out is None else out))
+        return (*result, dl_dinput) if input_gradient else result
 
-    def _run(self, batch, columns_out, mode, factor, scale, weight, num_threads, progress):
+    def _run(
+        self,
+        batch: Batch,
+        columns_out: Array,
+        mode: int,
+        factor: float,
+        scale: float,
+        weight: Array,
+        num_threads: int | None,
+        progress: Progress | None,
+    ) -> int:
         """Sweep over all samples; returns the number of chunks."""
         parameters = [array.ravel() for pair in zip(batch.weights, batch.biases, strict=True) for array in pair]
         np.concatenate(parameters, out=self._parameters, casting="unsafe")
@@ -207,7 +279,7 @@ class Workspace:
         chunks = self.chunks(samples)
         accumulators = self.accumulators(len(chunks))
 
-        def work(lane, chunk, first, last):
+        def work(lane: int, chunk: int, first: int, last: int) -> None:
             sums = accumulators[chunk]
             if first == chunks[chunk][0]:
                 sums.fill(0.0)
@@ -223,14 +295,14 @@ class Workspace:
         return len(chunks)
 
     @functools.cached_property
-    def _sweep(self):
+    def _sweep(self) -> Any:
         from fastbackprop.kernels.sweep import sweep  # imports numba
 
         return sweep(self.dtype)
 
     # Buffers and the cutting of batches; also used by the notebooks' passes.
 
-    def tile(self, lane):
+    def tile(self, lane: int) -> Array:
         """The tile of one lane, at a cache line."""
         if lane not in self._tiles:
             itemsize = self.dtype.itemsize
@@ -241,7 +313,7 @@ class Workspace:
             self.nbytes += buffer.nbytes
         return self._tiles[lane]
 
-    def chunks(self, samples):
+    def chunks(self, samples: int) -> list[tuple[int, int]]:
         """The ranges (first, last) of samples whose sums are taken apart: cut by shape alone."""
         if 0 < samples <= self.least_chunk:
             return [(0, samples)]
@@ -249,7 +321,7 @@ class Workspace:
         length = max(self.least_chunk, round_up(-(-samples // most), self.tile_samples))
         return [(first, min(first + length, samples)) for first in range(0, samples, length)]
 
-    def accumulators(self, chunks):
+    def accumulators(self, chunks: int) -> Array:
         """One row of float64 for each chunk: a gradient in pack order, then tile_samples partial sums of the loss."""
         if chunks > len(self._accumulators):
             self.nbytes -= self._accumulators.nbytes
@@ -257,14 +329,14 @@ class Workspace:
             self.nbytes += self._accumulators.nbytes
         return self._accumulators
 
-    def collect(self, chunks):
+    def collect(self, chunks: int) -> tuple[float, Array]:
         """The loss and the gradient, in pack order, summed over that many chunks: always in the same order."""
         size = self._parameters.size
         used = self._accumulators[:chunks]
         gradient = used[0, :size] if chunks == 1 else np.add.reduce(used[:, :size], axis=0)
         return float(np.add.reduce(used[:, size:], axis=None)), gradient.astype(self.dtype)
 
-    def slice_samples(self, staged):
+    def slice_samples(self, staged: bool) -> int:
         """How many samples are handed to a kernel at once; fewer where they are converted first."""
         most = min(SLICE_SAMPLES, SLICE_FLOPS // self.flops)
         if staged:
@@ -273,20 +345,20 @@ class Workspace:
         return max(most // self.tile_samples, 1) * self.tile_samples
 
 
-def round_up(number, multiple):
+def round_up(number: int, multiple: int) -> int:
     """The least multiple that is not below a number."""
     return -(-number // multiple) * multiple
 
 
-def native(arrays, dtype):
+def native(arrays: Iterable[Array], dtype: DType) -> list[Array]:
     """The arrays themselves where they have the dtype, else converted."""
     return [array if array.dtype is dtype else array.astype(dtype, copy=False) for array in arrays]
 
 
-def split(vector, weights, biases):
+def split(vector: Array, weights: list[Array], biases: list[Array]) -> tuple[list[Array], list[Array]]:
     """Views of a vector in pack order, with the shapes of the parameters: two lists."""
     dtype, itemsize, offset = vector.dtype, vector.itemsize, 0
-    parts = [], []
+    parts: tuple[list[Array], list[Array]] = [], []
     for pair in zip(weights, biases, strict=True):
         for part, array in zip(parts, pair, strict=True):
             # Half the time of slicing and reshaping, of which a small network's call consists to a good part.
@@ -295,12 +367,12 @@ def split(vector, weights, biases):
     return parts
 
 
-def borrow(layer_sizes, dtype):
+def borrow(layer_sizes: tuple[int, ...], dtype: DType) -> Workspace:
     """A workspace that no other call is using; give it back."""
     return _free.pop((layer_sizes, dtype), None) or Workspace(layer_sizes, dtype)
 
 
-def give_back(workspace):
+def give_back(workspace: Workspace) -> None:
     """Keep a workspace for later calls, unless too much is kept already."""
     held = sum([kept.nbytes for kept in list(_free.values())], workspace.nbytes)
     if len(_free) >= KEPT or held > KEPT_BYTES:
@@ -308,11 +380,11 @@ def give_back(workspace):
     _free[workspace.layer_sizes, workspace.dtype] = workspace
 
 
-_free = {}
-_all_workspaces = weakref.WeakSet()
+_free: dict[tuple[tuple[int, ...], DType], Workspace] = {}
+_all_workspaces: weakref.WeakSet[Workspace] = weakref.WeakSet()
 
 
-def _unlock_all():
+def _unlock_all() -> None:
     # In a forked child, the threads that held these locks do not exist.
     for workspace in _all_workspaces:
         workspace._lock = threading.Lock()

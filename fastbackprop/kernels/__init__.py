@@ -1,12 +1,14 @@
 """Compiled code: see sweep (the fused path) and passes (the notebooks' two passes). Importing this compiles nothing."""
 
+from numpy.typing import DTypeLike
+
 from fastbackprop.validation import FLOATS, check_dtype
 
 PREDICT, SEED, SQUARED_ERROR = range(3)
 """What a sweep does at the output: copy it out; take the target for dl/df_K; take dl/df_K from the loss."""
 
 
-def warmup(dtype=None):
+def warmup(dtype: DTypeLike | None = None) -> None:
     """Compile all kernels now, or load them from numba's cache, instead of at their first use.
 
     Parameters

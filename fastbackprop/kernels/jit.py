@@ -57,9 +57,9 @@ def compile_entry(function, signature):
         return numba.njit(signature, nogil=True, error_model="numpy")(function)
 
 
-def cache_folder():
+def cache_folder() -> str | None:
     """Where numba keeps compiled kernels, or None where it finds no place for them."""
     try:
-        return FunctionCache(compile_entry).cache_path
+        return str(FunctionCache(compile_entry).cache_path)
     except RuntimeError:
         return None

@@ -6,7 +6,15 @@ in every operand of a weight gradient, so they add nothing, not even NaN.
 """
 
 from fastbackprop.kernels.jit import inner
-from fastbackprop.kernels.microkernels import HEIGHT, backward_rows, clear_row, copy_row, dot_block, dot_width, forward_rows
+from fastbackprop.kernels.microkernels import (
+    HEIGHT,
+    backward_rows,
+    clear_row,
+    copy_row,
+    dot_block,
+    dot_width,
+    forward_rows,
+)
 from fastbackprop.kernels.simd import advance
 
 
@@ -23,7 +31,9 @@ def block_start(block, count, total):
 
 
 @inner
-def forward_layer(f, f_stride, weights, row, column, biases, bias_stride, h, h_stride, units_out, units_in, samples, floor):
+def forward_layer(
+    f, f_stride, weights, row, column, biases, bias_stride, h, h_stride, units_out, units_in, samples, floor
+):
     """f = max(floor, weights h + biases) over one tile. f is written and must not alias h."""
     count = blocks(units_out, HEIGHT)
     for block in range(count):
@@ -48,7 +58,10 @@ def forward_layer(f, f_stride, weights, row, column, biases, bias_stride, h, h_s
 
 @inner
 def backward_layer(dl_dh, stride, weights, row, column, dl_df, df_stride, units_out, units_in, samples, masked):
-    """dl_dh = m(dl_dh) * (weights^T dl_df) over one tile; see backward_rows for the mask m. dl_dh must not alias dl_df."""
+    """dl_dh = m(dl_dh) * (weights^T dl_df) over one tile, with the mask m of backward_rows.
+
+    dl_dh is read where masked, and written; it must not alias dl_df.
+    """
     count = blocks(units_in, HEIGHT)
     for block in range(count):
         first = block_start(block, count, units_in)

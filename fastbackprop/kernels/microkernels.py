@@ -80,9 +80,7 @@ def forward_rows(
 
     strides = [types.intp] * 2
     sizes = [types.intp] * 3
-    return types.void(
-        f, types.intp, weights, *strides, biases, types.intp, h, types.intp, *sizes, element
-    ), generate
+    return types.void(f, types.intp, weights, *strides, biases, types.intp, h, types.intp, *sizes, element), generate
 
 
 @intrinsic
@@ -110,7 +108,19 @@ def backward_rows(
             return builder.fmul(value, simd.select(wanted, mask, ones))
 
         _product(
-            simd, dl_dh, stride, weights, row, column, dl_df, df_stride, height, depth, samples, lambda row: zeros, finish
+            simd,
+            dl_dh,
+            stride,
+            weights,
+            row,
+            column,
+            dl_df,
+            df_stride,
+            height,
+            depth,
+            samples,
+            lambda _: zeros,
+            finish,
         )
         return context.get_dummy_value()
 

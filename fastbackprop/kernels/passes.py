@@ -21,7 +21,7 @@ def relu_row(row):
     zero = row.dtype.type(0.0)
     for s in range(row.size):
         value = row[s]
-        row[s] = zero if value < zero else value
+        row[s] = max(value, zero)
 
 
 @body
@@ -69,7 +69,7 @@ def forward_columns(f, h_next, weights, biases, h, tile, tile_samples):
 
 @body
 def backward_columns(sums, dl_dh, dl_df_before, weights, dl_df, h, f_before, tile, tile_samples, offset):
-    """dl_dweights += dl_df h^T, dl_dbiases += sum dl_df, dl_dh = weights^T dl_df, dl_df_before = dl_dh * [f_before > 0].
+    """Add dl_df h^T and sum dl_df to the sums; dl_dh = weights^T dl_df; dl_df_before = dl_dh * [f_before > 0].
 
     sums: float64, added to; dl_dweights (D_out, D_in) starts at `offset`, dl_dbiases (D_out,) follows it
     dl_dh, dl_df_before (D_in, N): written, contiguous along a row; those with no columns are not wanted
@@ -157,5 +157,14 @@ def backward_pass(dtype):
         backward_columns(sums, dl_dh, dl_df_before, weights, dl_df, h, f_before, tile, tile_samples, offset)
 
     written, read = array_types(dtype)
-    arrays = [types.Array(types.float64, 1, "C"), written(2), written(2), read(2), read(2), read(2), read(2), written(1, "C")]
+    arrays = [
+        types.Array(types.float64, 1, "C"),
+        written(2),
+        written(2),
+        read(2),
+        read(2),
+        read(2),
+        read(2),
+        written(1, "C"),
+    ]
     return compile_entry(entry, types.void(*arrays, types.int64, types.int64))

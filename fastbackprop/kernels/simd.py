@@ -30,7 +30,7 @@ class Target:
     has_fma: bool
 
 
-def read_target(triple, features):
+def read_target(triple: str, features: str) -> Target:
     """The widest vectors of an LLVM target, from its triple and feature string.
 
     NEON is told by the triple: aarch64 always has it and lists no feature that says so.
@@ -45,7 +45,7 @@ def read_target(triple, features):
     return Target(vector_bytes=16, registers=16, has_fma="+fma" in enabled)
 
 
-def host_target():
+def host_target() -> tuple[Target, str, str]:
     """The target that kernels are compiled for here, its triple and the processor's name."""
     triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
     return read_target(triple, features), triple, cpu

@@ -19,6 +19,7 @@ from fastbackprop.kernels.layers import backward_layer, clear_tail, copy_rows, f
 from fastbackprop.kernels.microkernels import dot_width
 from fastbackprop.kernels.simd import CACHE_LINE, advance, pointer, vector_lanes
 
+
 @inner
 def whole_panels(count, tile):
     """`count` samples rounded up to whole panels of the target's register tile."""
@@ -67,7 +68,18 @@ def weighted_squared_error(loss_lanes, output, target, sample_weight, factor, sc
 
 @body
 def sweep_columns(
-    accumulators, columns_out, net_input, target, sample_weight, parameters, layout, tile, tile_samples, mode, factor, scale
+    accumulators,
+    columns_out,
+    net_input,
+    target,
+    sample_weight,
+    parameters,
+    layout,
+    tile,
+    tile_samples,
+    mode,
+    factor,
+    scale,
 ):
     """Add the gradient and the loss of all columns of net_input to the accumulators.
 
@@ -123,7 +135,9 @@ def sweep_columns(
             copy_rows(columns, columns_out.strides[0], output, stride, itemsize, units_out, count)
             continue
         # Tails of hidden layers hold ReLU(biases ...), which may be infinite: 0 times that would be NaN.
-        clear_tail(advance(start, units_in * stride), stride, itemsize, output_row + units_out - units_in, count, samples)
+        clear_tail(
+            advance(start, units_in * stride), stride, itemsize, output_row + units_out - units_in, count, samples
+        )
 
         columns = advance(pointer(target), first * target.strides[1])
         if mode == SEED:
@@ -184,11 +198,33 @@ def sweep(dtype):
     digest = source_digest()
 
     def entry(
-        accumulators, columns_out, net_input, target, sample_weight, parameters, layout, tile, tile_samples, mode, factor, scale
+        accumulators,
+        columns_out,
+        net_input,
+        target,
+        sample_weight,
+        parameters,
+        layout,
+        tile,
+        tile_samples,
+        mode,
+        factor,
+        scale,
     ):
         digest  # noqa: B018 - a closure cell, see source_digest
         sweep_columns(
-            accumulators, columns_out, net_input, target, sample_weight, parameters, layout, tile, tile_samples, mode, factor, scale
+            accumulators,
+            columns_out,
+            net_input,
+            target,
+            sample_weight,
+            parameters,
+            layout,
+            tile,
+            tile_samples,
+            mode,
+            factor,
+            scale,
         )
 
     written, read = array_types(dtype)

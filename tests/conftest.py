@@ -1,0 +1,42 @@
+"""What all tests share: seeded hypothesis, and comparisons that say which array differs and by how much."""
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
+settings.load_profile("repeatable")
+
+TOLERANCE = {"float64": 1e-12, "float32": 2e-5}
+
+
+def assert_close(got, expected, tolerance=None, label="result"):
+    """Compare arrays, or lists of them, in dtype, shape and relative norm."""
+    if isinstance(expected, (list, tuple)):
+        assert len(got) == len(expected), label
+        for k, (g, e) in enumerate(zip(got, expected, strict=True)):
+            assert_close(g, e, tolerance, f"{label}[{k}]")
+        return
+    got, expected = np.asarray(got), np.asarray(expected)
+    assert got.shape == expected.shape, label
+    assert got.dtype == expected.dtype, label
+    if tolerance is None:
+        tolerance = TOLERANCE[expected.dtype.name]
+    size = np.linalg.norm(expected.astype(np.float64))
+    difference = np.linalg.norm(got.astype(np.float64) - expected)
+    assert difference <= tolerance * size + np.finfo(got.dtype).tiny, f"{label}: {difference:.2e} of {size:.2e}"
+
+
+def assert_same_bits(got, expected):
+    """Compare arrays, or lists of them, bit by bit."""
+    if isinstance(expected, (list, tuple)):
+        assert len(got) == len(expected)
+        for g, e in zip(got, expected, strict=True):
+            assert_same_bits(g, e)
+    else:
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(expected), strict=True)
+
+
+@pytest.fixture(params=["float64", "float32"])
+def dtype(request):
+    return np.dtype(request.param)

@@ -1,0 +1,217 @@
+"""Each kernel against one NumPy expression, over all heights and widths of its register tile."""
+
+import numpy as np
+import pytest
+
+from fastbackprop.kernels import jit, layers, microkernels, simd, sweep
+
+CACHE_LINE = 64
+SAMPLES = 128
+
+
+@jit.inner
+def run_forward_rows(f, weights, biases, h, height, depth, samples, floor):
+    microkernels.forward_rows(
+        simd.pointer(f),
+        f.strides[0],
+        simd.pointer(weights),
+        weights.strides[0],
+        weights.strides[1],
+        simd.pointer(biases),
+        biases.strides[0],
+        simd.pointer(h),
+        h.strides[0],
+        height,
+        depth,
+        samples,
+        floor,
+    )
+
+
+@jit.inner
+def run_forward_layer(f, weights, biases, h, samples, floor):
+    layers.forward_layer(
+        simd.pointer(f),
+        f.strides[0],
+        simd.pointer(weights),
+        weights.strides[0],
+        weights.strides[1],
+        simd.pointer(biases),
+        biases.strides[0],
+        simd.pointer(h),
+        h.strides[0],
+        weights.shape[0],
+        weights.shape[1],
+        samples,
+        floor,
+    )
+
+
+@jit.inner
+def run_backward_layer(dl_dh, weights, dl_df, samples, masked):
+    layers.backward_layer(
+        simd.pointer(dl_dh),
+        dl_dh.strides[0],
+        simd.pointer(weights),
+        weights.strides[0],
+        weights.strides[1],
+        simd.pointer(dl_df),
+        dl_df.strides[0],
+        weights.shape[0],
+        weights.shape[1],
+        samples,
+        masked,
+    )
+
+
+@jit.inner
+def run_weight_gradient(dl_dweights, dl_dbiases, dl_df, h, ones, samples):
+    layers.weight_gradient(
+        simd.pointer(dl_dweights),
+        dl_dweights.strides[0],
+        dl_dweights.strides[1],
+        simd.pointer(dl_dbiases),
+        dl_dbiases.strides[0],
+        simd.pointer(dl_df),
+        dl_df.strides[0],
+        simd.pointer(h),
+        h.strides[0],
+        simd.pointer(ones),
+        dl_dweights.shape[0],
+        dl_dweights.shape[1],
+        samples,
+    )
+
+
+@jit.inner
+def run_copy_rows(target, source, count):
+    layers.copy_rows(
+        simd.pointer(target),
+        target.strides[0],
+        simd.pointer(source),
+        source.strides[0],
+        source.strides[1],
+        target.shape[0],
+        count,
+    )
+
+
+@jit.inner
+def run_clear_tail(tile, count, samples):
+    layers.clear_tail(simd.pointer(tile), tile.strides[0], tile.itemsize, tile.shape[0], count, samples)
+
+
+def tile(rows, dtype, seed=0, samples=SAMPLES):
+    """Rows of a tile: the leading dimension is one cache line more than the samples."""
+    values = np.random.default_rng(seed).standard_normal((rows, samples + CACHE_LINE // dtype.itemsize))
+    return values.astype(dtype)
+
+
+def tolerance(dtype):
+    return {"rtol": 1e-12, "atol": 1e-12} if dtype == np.float64 else {"rtol": 2e-5, "atol": 2e-5}
+
+
+@pytest.mark.parametrize("height", range(1, microkernels.HEIGHT + 1))
+def test_forward_rows(height, dtype):
+    weights, biases = tile(height, dtype, 1)[:, :5], tile(height, dtype, 2)[:, 0]
+    h, f = tile(5, dtype, 3), np.full((height + 1, SAMPLES + 3), 7, dtype)
+    run_forward_rows(f, weights, biases, h, height, 5, SAMPLES, dtype.type(0))
+    expected = np.maximum(weights @ h[:, :SAMPLES] + biases[:, None], 0)
+    np.testing.assert_allclose(f[:height, :SAMPLES], expected, **tolerance(dtype))
+    assert (f[height] == 7).all()
+    assert (f[:, SAMPLES:] == 7).all()
+
+
+@pytest.mark.parametrize("units", [*range(1, 15), 64, 65])
+def test_forward_layer(units, dtype):
+    weights, biases, h = tile(units, dtype, 1)[:, :9], tile(units, dtype, 2)[:, 0], tile(9, dtype, 3)
+    for floor in 0.0, -np.inf:
+        f = tile(units, dtype, 4)
+        run_forward_layer(f, weights, biases, h, SAMPLES, dtype.type(floor))
+        expected = np.maximum(weights @ h[:, :SAMPLES] + biases[:, None], dtype.type(floor))
+        np.testing.assert_allclose(f[:, :SAMPLES], expected, **tolerance(dtype))
+
+
+def test_forward_layer_takes_weights_of_any_strides(dtype):
+    storage = tile(24, dtype, 1)
+    h, biases = tile(4, dtype, 3), tile(10, dtype, 2)[::-1, 0]
+    for weights in storage[:4, :10].T, storage[20:10:-1, 8:4:-1], storage[:20:2, :8:2]:
+        f = tile(10, dtype, 4)
+        run_forward_layer(f, weights, biases, h, SAMPLES, dtype.type(-np.inf))
+        np.testing.assert_allclose(f[:, :SAMPLES], weights @ h[:, :SAMPLES] + biases[:, None], **tolerance(dtype))
+
+
+@pytest.mark.parametrize("units", [*range(1, 15), 64, 65])
+def test_backward_layer(units, dtype):
+    weights, dl_df = tile(9, dtype, 1)[:, :units], tile(9, dtype, 2)
+    for masked in 0, 1:
+        dl_dh = tile(units, dtype, 3)
+        mask = dl_dh[:, :SAMPLES] > 0 if masked else 1
+        expected = (weights.T @ dl_df[:, :SAMPLES]) * mask
+        run_backward_layer(dl_dh, weights, dl_df, SAMPLES, masked)
+        np.testing.assert_allclose(dl_dh[:, :SAMPLES], expected, **tolerance(dtype))
+
+
+def test_the_mask_multiplies_and_is_zero_at_zero(dtype):
+    values = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 1e-30, -1e-30], dtype)
+    dl_dh = np.zeros((1, SAMPLES + 16), dtype)
+    dl_dh[0, :7] = values
+    dl_df = np.full((1, SAMPLES + 16), 3, dtype)
+    dl_df[0, 7] = np.inf
+    run_backward_layer(dl_dh, np.ones((1, 1), dtype), dl_df, SAMPLES, 1)
+    np.testing.assert_array_equal(dl_dh[0, :8], [0, 0, np.nan, 3, 0, 3, 0, np.nan])
+
+
+@pytest.mark.parametrize("units_out", [1, 2, 3, 4, 5, 6, 7, 12, 13, 70])
+@pytest.mark.parametrize("units_in", [1, 2, 3, 4, 5, 6, 9, 70])
+def test_weight_gradient(units_out, units_in, dtype):
+    dl_df, h = tile(units_out, dtype, 1), tile(units_in, dtype, 2)
+    dl_dweights, dl_dbiases = np.full((units_out, units_in), 0.5), np.full(units_out, 0.25)
+    run_weight_gradient(dl_dweights, dl_dbiases, dl_df, h, np.ones(SAMPLES, dtype), SAMPLES)
+    expected = dl_df[:, :SAMPLES].astype(np.float64) @ h[:, :SAMPLES].T.astype(np.float64)
+    np.testing.assert_allclose(dl_dweights, expected + 0.5, **tolerance(dtype))
+    np.testing.assert_allclose(dl_dbiases, dl_df[:, :SAMPLES].sum(1, np.float64) + 0.25, **tolerance(dtype))
+
+
+def test_copy_rows_of_any_strides(dtype):
+    storage = tile(20, dtype)
+    for source in storage[:3], storage[:, :3].T, storage[::-2, ::-1], np.broadcast_to(storage[:4, :1], (4, 40)):
+        target = np.full((source.shape[0], 50), 7, dtype)
+        count = min(source.shape[1], 33)
+        run_copy_rows(target, source, count)
+        np.testing.assert_array_equal(target[:, :count], source[:, :count])
+        assert (target[:, count:] == 7).all()
+
+
+def test_clear_tail(dtype):
+    got = np.full((3, SAMPLES + 16), np.nan, dtype)
+    run_clear_tail(got, 100, SAMPLES)
+    assert np.isnan(got[:, :100]).all()
+    assert (got[:, 100:SAMPLES] == 0).all()
+    assert np.isnan(got[:, SAMPLES:]).all()
+
+
+def test_squared_error(dtype):
+    output, target = tile(1, dtype, 1)[0, :50], tile(1, dtype, 2)[0, :50]
+    weight = np.linspace(-1, 1, 50).astype(dtype)
+    error = output - target
+    for kernel, w in (sweep.squared_error, dtype.type(1)), (sweep.weighted_squared_error, weight):
+        lanes, got = np.full(50, 0.5), output.copy()
+        kernel(lanes, got, target, weight, 0.5, 0.25)
+        np.testing.assert_allclose(lanes, 0.5 + 0.5 * w * error.astype(np.float64) ** 2, **tolerance(dtype))
+        np.testing.assert_allclose(got, 0.25 * w * error, **tolerance(dtype))
+
+
+@pytest.mark.parametrize(
+    ("triple", "features", "expected"),
+    [
+        ("x86_64-unknown-linux-gnu", "+sse2", simd.Target(16, 16, False)),
+        ("x86_64-unknown-linux-gnu", "+sse2,+avx,+avx2,+fma", simd.Target(32, 16, True)),
+        ("x86_64-unknown-linux-gnu", "+avx,-fma,-avx512f", simd.Target(32, 16, False)),
+        ("x86_64-pc-windows-msvc", "+avx,+fma,+avx512f", simd.Target(64, 32, True)),
+        ("aarch64-unknown-linux-gnu", "", simd.Target(16, 32, True)),
+        ("arm64-apple-darwin", "+neon", simd.Target(16, 32, True)),
+    ],
+)
+def test_targets(triple, features, expected):
+    assert simd.read_target(triple, features) == expected
