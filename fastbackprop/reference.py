@@ -147,7 +147,7 @@ def loss_value(
 
 def _weighting(net_output: Array, reduction: str, sample_weight: ArrayLike | None) -> tuple[Any, Any]:
     weight = 1 if sample_weight is None else np.asarray(sample_weight, net_output.dtype)
-    return weight, 1 if reduction == "sum" else np.sum(np.broadcast_to(weight, net_output.shape[1]))
+    return weight, 1 if reduction == "sum" else float(np.sum(np.broadcast_to(weight, net_output.shape[1])))
 
 
 def _gradients(

@@ -208,8 +208,7 @@ class Workspace:
                 "callables see the whole batch and do both themselves"
             )
         value, derivative = loss
-        net_output = self.run_predict(batch, num_threads, None)
-        y = batch.target
+        y, net_output = batch.target, self.run_predict(batch, num_threads, None)
         total = float(value(net_output, y))
         batch.set_seed(derivative(net_output, y), "what the derivative of loss returned")
         return total, *self.run_vjp(batch, input_gradient, out, num_threads, progress)
@@ -232,8 +231,7 @@ class Workspace:
     def run_predict(self, batch: Batch, num_threads: int | None, progress: Progress | None) -> Array:
         """As predict."""
         net_output = np.empty((self.layer_sizes[-1], batch.samples), self.dtype)
-        batch.target = net_output  # a prediction has none, and reads none
-        self._run(batch, net_output, PREDICT, 1.0, 1.0, NO_WEIGHT, num_threads, progress)
+        self._run(batch, net_output, net_output, PREDICT, 1.0, 1.0, NO_WEIGHT, num_threads, progress)
         return net_output
 
     def _differentiate(
@@ -250,7 +248,7 @@ class Workspace:
     ) -> tuple[Any, ...]:
         """The sum of the loss, the gradients as lists, and dl/dinput where asked."""
         dl_dinput = np.empty((self.layer_sizes[0], batch.samples if input_gradient else 0), self.dtype)
-        chunks = self._run(batch, dl_dinput, mode, factor, scale, weight, num_threads, progress)
+        chunks = self._run(batch, dl_dinput, batch.target, mode, factor, scale, weight, num_threads, progress)
         loss, gradient = self.collect(chunks)
         gradients = split(gradient, batch.weights, batch.biases)
         if out is not None:
@@ -264,6 +262,7 @@ class Workspace:
         self,
         batch: Batch,
         columns_out: Array,
+        target: Array,
         mode: int,
         factor: float,
         scale: float,
@@ -275,7 +274,7 @@ class Workspace:
         parameters = [array.ravel() for pair in zip(batch.weights, batch.biases, strict=True) for array in pair]
         np.concatenate(parameters, out=self._parameters, casting="unsafe")
         sweep, dtype, samples = self._sweep, self.dtype, batch.samples
-        arrays = [columns_out, batch.net_input, batch.target]
+        arrays = [columns_out, batch.net_input, target]
         chunks = self.chunks(samples)
         accumulators = self.accumulators(len(chunks))
 

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from benchmarks.cases import batch
+from fastbackprop import reference
+
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("repeatable")
 
@@ -35,6 +38,19 @@ def assert_same_bits(got, expected):
             assert_same_bits(g, e)
     else:
         np.testing.assert_array_equal(np.asarray(got), np.asarray(expected), strict=True)
+
+
+def smooth_batch(layer_sizes, samples, all_weights, all_biases, dtype, seed=1):
+    """A batch without samples at a ReLU's kink, where rounding decides between two right gradients."""
+    net_input, y = batch(layer_sizes, 2 * samples + 10, dtype, seed)
+    wide = [[array.astype(np.float64) for array in arrays] for arrays in (all_weights, all_biases)]
+    _, all_f, _ = reference.compute_network_output(net_input.astype(np.float64), *wide)
+    distance = np.full(net_input.shape[1], np.inf)
+    for f in all_f[:-1]:
+        distance = np.minimum(distance, np.min(np.abs(f), axis=0) / np.sqrt(np.mean(f * f)))
+    columns = np.flatnonzero(distance > (1e-5 if dtype == np.float32 else 1e-13))[:samples]
+    assert columns.size == samples
+    return net_input[:, columns], y[:, columns]
 
 
 @pytest.fixture(params=["float64", "float32"])

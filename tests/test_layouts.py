@@ -1,0 +1,165 @@
+"""Arrays as scripts have them: any memory order, strides, alignment, byte order; results do not depend on it."""
+
+import numpy as np
+import pytest
+
+import fastbackprop as fb
+from benchmarks.cases import batch, network
+from fastbackprop import reference
+from tests.conftest import assert_close, assert_same_bits
+
+LAYER_SIZES = (3, 6, 5, 2)
+
+
+def fortran(array, _path):
+    return np.asfortranarray(array)
+
+
+def transposed_rows(array, _path):
+    return np.ascontiguousarray(array.T).T
+
+
+def every_second(array, _path):
+    storage = np.full(tuple(2 * size for size in array.shape), np.nan, array.dtype)
+    view = storage[tuple(slice(0, None, 2) for _ in array.shape)]
+    view[...] = array
+    return view
+
+
+def negative_strides(array, _path):
+    flip = tuple(slice(None, None, -1) for _ in array.shape)
+    return array[flip].copy()[flip]
+
+
+def unaligned(array, _path):
+    storage = np.zeros(array.nbytes + 1, np.uint8)
+    view = storage[1:].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    assert not view.flags.aligned or array.size == 0
+    return view
+
+
+def field_of_a_record(array, _path):
+    storage = np.zeros(array.shape, [("tag", "u1"), ("value", array.dtype)])
+    storage["value"] = array
+    return storage["value"]
+
+
+def read_only(array, _path):
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def byte_swapped(array, _path):
+    return array.astype(array.dtype.newbyteorder())
+
+
+def memory_mapped(array, path):
+    file = path / f"{np.random.default_rng().integers(2**62)}.npy"
+    np.save(file, array)
+    return np.load(file, mmap_mode="r")
+
+
+ZOO = [
+    fortran,
+    transposed_rows,
+    every_second,
+    negative_strides,
+    unaligned,
+    field_of_a_record,
+    read_only,
+    byte_swapped,
+    memory_mapped,
+]
+
+
+@pytest.mark.parametrize("samples", [1, 7, 257, 70_000])
+@pytest.mark.parametrize("animal", ZOO, ids=lambda animal: animal.__name__)
+def test_every_layout_gives_the_same_bits(animal, samples, dtype, tmp_path):
+    all_weights, all_biases = network(LAYER_SIZES, dtype)
+    net_input, y = batch(LAYER_SIZES, samples, dtype)
+    weight = np.linspace(1, 2, samples).astype(dtype)
+    plain = [net_input, all_weights, all_biases, y, weight]
+    caged = [
+        [animal(array, tmp_path) for array in part] if isinstance(part, list) else animal(part, tmp_path)
+        for part in plain
+    ]
+    copies = [[np.array(array) for array in part] if isinstance(part, list) else np.array(part) for part in caged]
+
+    def everything(net_input, all_weights, all_biases, y, weight):
+        fused = fb.loss_and_gradients(
+            net_input, all_weights, all_biases, y, sample_weight=weight, input_gradient=True
+        )
+        seeded = fb.vjp(net_input, all_weights, all_biases, y, input_gradient=True)
+        output, all_f, all_h = fb.compute_network_output(net_input, all_weights, all_biases)
+        caged_f = [animal(f, tmp_path) for f in all_f] if net_input is caged[0] else all_f
+        caged_h = [animal(h, tmp_path) for h in all_h] if net_input is caged[0] else all_h
+        back = fb.backward_pass(all_weights, all_biases, caged_f, caged_h, y, intermediates=True)
+        predicted = fb.predict(net_input, all_weights, all_biases)
+        return [*fused[1:], *seeded, output, all_f, all_h[1:], *back, predicted, fused[0]]
+
+    assert_same_bits(everything(*caged), everything(*plain))
+    assert_same_bits(caged, copies)
+
+
+def test_zero_strides(dtype):
+    """The same sample many times, and parameters that are one number."""
+    net_input = np.broadcast_to(np.array([[0.5], [1.0], [-2.0]], dtype), (3, 100))
+    all_weights = [np.broadcast_to(dtype.type(0.25), (4, 3)), np.broadcast_to(dtype.type(-1.5), (2, 4))]
+    all_biases = [np.broadcast_to(dtype.type(1), (4, 1)), np.broadcast_to(dtype.type(0), (2,))]
+    got = fb.loss_and_gradients(net_input, all_weights, all_biases, 1.0)
+    expected = reference.loss_and_gradients(net_input, all_weights, all_biases, np.ones((2, 100), dtype))
+    assert_close(got[1:], expected[1:])
+    _, all_f, all_h = fb.compute_network_output(net_input, all_weights, all_biases)
+    assert_close(all_f, reference.compute_network_output(net_input, all_weights, all_biases)[1])
+    assert_close(fb.backward_pass(all_weights, all_biases, all_f, all_h, 1.0), expected[1:])
+
+
+def test_batches_cut_as_scripts_cut_them(dtype):
+    rows = np.random.default_rng(0).standard_normal((50, 3)).astype(dtype)
+    order = np.random.default_rng(1).permutation(50)
+    all_weights, all_biases = network(LAYER_SIZES, dtype)
+    for net_input in rows.T, rows.T[:, order], rows[order[:20]].T, rows.T[:, 10:30], np.asfortranarray(rows.T)[:, ::3]:
+        got = fb.loss_and_gradients(net_input, all_weights, all_biases, 1.0)
+        target = np.ones((2, net_input.shape[1]), dtype)
+        assert_close(got[1:], reference.loss_and_gradients(net_input, all_weights, all_biases, target)[1:])
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.int16, np.bool_])
+def test_integer_inputs_count_as_float64(kind):
+    all_weights, all_biases = network(LAYER_SIZES, np.float32)
+    net_input = np.random.default_rng(0).integers(0, 2, (3, 90_000)).astype(kind)
+    got = fb.loss_and_gradients(net_input, all_weights, all_biases, 1)
+    wide = [[array.astype(np.float64) for array in arrays] for arrays in (all_weights, all_biases)]
+    expected = reference.loss_and_gradients(net_input.astype(np.float64), *wide, np.ones((2, 90_000)))
+    assert_close(got[1:], expected[1:], 1e-11)
+
+
+def test_what_makes_a_result_float64():
+    all_weights, all_biases = network((2, 3, 1), np.float32)
+    net_input, y = batch((2, 3, 1), 4, np.float32)
+
+    def kind(x=net_input, w=all_weights, b=all_biases, t=y, **options):
+        return fb.loss_and_gradients(x, w, b, t, **options)[1][0].dtype
+
+    assert kind() == np.float32
+    for target in 1, 1.5, y.astype(np.int64), np.int32(3), True:
+        assert kind(t=target) == np.float32
+    assert kind(sample_weight=np.ones(4)) == np.float32
+    for wide in (
+        {"x": net_input.astype(np.float64)},
+        {"w": [all_weights[0], all_weights[1].astype(np.float64)]},
+        {"b": [all_biases[0].astype(np.float64), all_biases[1]]},
+        {"t": y.astype(np.float64)},
+        {"t": np.float64(1)},
+    ):
+        assert kind(**wide) == np.float64
+    assert fb.vjp(net_input, all_weights, all_biases, y.astype(np.float64))[0][0].dtype == np.float64
+    assert fb.predict(net_input, all_weights, all_biases).dtype == np.float32
+
+
+def test_nested_lists_are_arrays():
+    loss, all_dl_dweights, _ = fb.loss_and_gradients([[1.0, -3.0]], [[[2.0], [1.0]], [[1.0, -1.0]]], [[0, 0], [0]], [[3, 3]])
+    assert loss == 13
+    np.testing.assert_array_equal(all_dl_dweights[0], [[-4], [4]])

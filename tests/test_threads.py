@@ -1,0 +1,216 @@
+"""Threads: the same bits for any number, shared workspaces, forks, interrupts, progress."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import fastbackprop as fb
+from benchmarks.cases import batch, network
+from fastbackprop import threads
+from tests.conftest import assert_same_bits
+
+LAYER_SIZES = (2, 6, 6, 1)
+
+
+@pytest.fixture
+def problem(dtype):
+    all_weights, all_biases = network(LAYER_SIZES, dtype)
+    net_input, y = batch(LAYER_SIZES, 200_003, dtype)
+    return net_input, all_weights, all_biases, y
+
+
+@pytest.mark.parametrize("samples", [1, 6000, 20_000, 200_003])
+def test_same_bits_for_any_number_of_threads(problem, samples):
+    net_input, all_weights, all_biases, y = problem
+    x, t = net_input[:, :samples], y[:, :samples]
+    expected = list(fb.loss_and_gradients(x, all_weights, all_biases, t, input_gradient=True, num_threads=1))
+    for count in 2, 3, 8:
+        got = fb.loss_and_gradients(x, all_weights, all_biases, t, input_gradient=True, num_threads=count)
+        assert_same_bits(list(got), expected)
+        workspace = fb.Workspace(LAYER_SIZES, net_input.dtype, num_threads=count)
+        got = workspace.loss_and_gradients(x, all_weights, all_biases, t, input_gradient=True)
+        assert_same_bits(list(got), expected)
+        got = fb.predict(x, all_weights, all_biases, num_threads=count)
+        assert_same_bits(got, fb.predict(x, all_weights, all_biases, num_threads=1))
+
+
+def test_the_notebooks_passes_give_the_same_bits(problem, monkeypatch):
+    net_input, all_weights, all_biases, y = problem
+    results = []
+    for count in "1", "2", "3", "8":
+        monkeypatch.setenv("FASTBACKPROP_NUM_THREADS", count)
+        _, all_f, all_h = fb.compute_network_output(net_input, all_weights, all_biases)
+        results.append([all_f, all_h, *fb.backward_pass(all_weights, all_biases, all_f, all_h, y)])
+    for result in results[1:]:
+        assert_same_bits(result, results[0])
+
+
+def test_work_is_spread_over_threads(problem):
+    net_input, all_weights, all_biases, y = problem
+    seen = set()
+    chunks = [(first, first + 10) for first in range(0, 200, 10)]
+
+    def work(lane, chunk, first, last):
+        assert chunks[chunk][0] <= first < last <= chunks[chunk][1]
+        seen.add((lane, threading.get_ident()))
+        time.sleep(0.002)
+
+    threads.run(work, chunks, 5, num_threads=3)
+    assert sorted(lane for lane, _ in seen) == [0, 1, 2]
+    assert len({ident for _, ident in seen}) == 3
+    assert (0, threading.get_ident()) in seen
+
+
+def test_every_column_is_worked_on_once():
+    done = []
+    chunks = [(0, 70), (70, 140), (140, 150)]
+    threads.run(lambda _lane, _chunk, first, last: done.append((first, last)), chunks, 32, num_threads=2)
+    assert sorted(done) == [(0, 32), (32, 64), (64, 70), (70, 102), (102, 134), (134, 140), (140, 150)]
+    threads.run(lambda *_: pytest.fail("there is no work"), [], 32, num_threads=2)
+
+
+def test_an_error_in_a_worker_is_raised_and_the_workers_go_on():
+    for _ in range(3):
+        raised = threading.Event()
+
+        def work(lane, _chunk, _first, _last):
+            if lane:
+                raised.set()
+                raise ValueError("from a worker")
+            raised.wait(5)
+
+        with pytest.raises(ValueError, match="from a worker"):
+            threads.run(work, [(k, k + 1) for k in range(10)], 1, num_threads=2)
+
+
+def test_concurrent_calls(problem):
+    net_input, all_weights, all_biases, y = problem
+    expected = [fb.loss_and_gradients(net_input[:, :n], all_weights, all_biases, y[:, :n]) for n in (10, 20_000, 200_003)]
+    workspace = fb.Workspace(LAYER_SIZES, net_input.dtype)
+
+    def call(k):
+        n = (10, 20_000, 200_003)[k % 3]
+        run = workspace.loss_and_gradients if k % 2 else fb.loss_and_gradients
+        return run(net_input[:, :n], all_weights, all_biases, y[:, :n])
+
+    with ThreadPoolExecutor(6) as pool:
+        for k, got in enumerate(pool.map(call, range(60))):
+            assert_same_bits(list(got), list(expected[k % 3]))
+
+
+def test_progress_is_told_in_samples_on_the_calling_thread(problem):
+    net_input, all_weights, all_biases, y = problem
+    for count in 1, 2:
+        calls = []
+
+        def progress(done, total, calls=calls):
+            calls.append((done, total, threading.get_ident()))
+
+        got = fb.loss_and_gradients(net_input, all_weights, all_biases, y, num_threads=count, progress=progress)
+        assert_same_bits(list(got), list(fb.loss_and_gradients(net_input, all_weights, all_biases, y)))
+        done = [call[0] for call in calls]
+        assert done == sorted(set(done))
+        assert done[-1] == 200_003
+        assert len(done) > 3
+        assert {call[1:] for call in calls} == {(200_003, threading.get_ident())}
+    fb.predict(net_input, all_weights, all_biases, progress=lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (200_003, 200_003)
+
+
+def test_an_error_in_progress_stops_the_call(problem):
+    net_input, all_weights, all_biases, y = problem
+
+    def progress(_done, _total):
+        raise RuntimeError("enough")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="enough"):
+            fb.loss_and_gradients(net_input, all_weights, all_biases, y, progress=progress)
+    fb.loss_and_gradients(net_input, all_weights, all_biases, y)
+
+
+@pytest.mark.parametrize("setting", ["0", "-1", "two", "1.5"])
+def test_a_wrong_environment_variable_is_named(problem, monkeypatch, setting):
+    monkeypatch.setenv("FASTBACKPROP_NUM_THREADS", setting)
+    with pytest.raises(ValueError, match="FASTBACKPROP_NUM_THREADS is '.*'; expected a whole number from 1 up"):
+        fb.loss_and_gradients(*problem)
+
+
+def test_available_threads(monkeypatch):
+    monkeypatch.setenv("FASTBACKPROP_NUM_THREADS", "5")
+    assert threads.available_threads() == 5
+    monkeypatch.delenv("FASTBACKPROP_NUM_THREADS")
+    assert 1 <= threads.available_threads() <= os.cpu_count()
+
+
+FORK = """
+import os, sys, threading, warnings
+warnings.simplefilter("error")
+import numpy as np
+import fastbackprop as fb
+from benchmarks.cases import batch, network
+sizes = (2, 6, 6, 1)
+weights, biases = network(sizes)
+x, y = batch(sizes, 100_000)
+workspace = fb.Workspace(sizes, num_threads=2)
+def gradient():
+    return [fb.loss_and_gradients(x, weights, biases, y, num_threads=2), workspace.loss_and_gradients(x, weights, biases, y)]
+expected = gradient()
+for generation in range(2):
+    child = os.fork()
+    if child == 0:
+        same = all(np.array_equal(a, b) for got, want in zip(gradient(), expected) for k in (1, 2) for a, b in zip(got[k], want[k]))
+        if not same:
+            os._exit(1)
+        if generation == 1:
+            os._exit(0)
+    else:
+        _, status = os.waitpid(child, 0)
+        gradient()
+        os._exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forks_are_survived_by_parents_and_children():
+    subprocess.run([sys.executable, "-c", FORK], check=True, timeout=120)
+
+
+INTERRUPT = """
+import signal, sys, time
+import numpy as np
+import fastbackprop as fb
+from benchmarks.cases import batch, network
+sizes = (1, 64, 64, 64, 1)
+weights, biases = network(sizes)
+x = np.broadcast_to(np.float64(0.5), (1, 2_000_000_000))
+fb.loss_and_gradients(x[:, :1000], weights, biases, 1.0)
+print("ready", flush=True)
+try:
+    fb.loss_and_gradients(x, weights, biases, 1.0)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+fb.loss_and_gradients(x[:, :100_000], weights, biases, 1.0)
+print("works", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_ctrl_c_is_answered_soon_and_leaves_everything_usable():
+    process = subprocess.Popen([sys.executable, "-c", INTERRUPT], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.5)
+    start = time.perf_counter()
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "interrupted\n"
+    # Half a second is what is promised; the rest is for a busy machine.
+    assert time.perf_counter() - start < 2
+    assert process.communicate(timeout=60)[0] == "works\n"
+    assert process.returncode == 0
