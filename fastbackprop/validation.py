@@ -121,10 +121,8 @@ class ForwardPass(Network):
             raise TypeError(f"loss is {loss!r}; expected a name or a callable (net_output, y) -> dl_doutput")
         target = check_target(y, self.layer_sizes[-1], self.samples)
         self.widen_by_target(y)
-        derivative: Array = losses.derivative(
-            loss, net_output.astype(self.dtype, copy=False), target.astype(self.dtype, copy=False)
-        )
-        return derivative
+        net_output, target = (array.astype(self.dtype, copy=False) for array in (net_output, target))
+        return losses.derivative(loss, net_output, target)
 
 
 def as_array(value: ArrayLike, name: str, index: int | None = None) -> Array:
@@ -249,11 +247,11 @@ def check_dtype(dtype: DTypeLike) -> DType:
     try:
         found = np.dtype(dtype)
     except TypeError:
-        found = None
-    for known in (FLOAT32, FLOAT64):
+        raise TypeError(f"dtype is {dtype!r}; expected float32 or float64") from None
+    for known in FLOATS:
         if found == known:
             return known
-    raise TypeError(f"dtype is {found or dtype}; expected float32 or float64")
+    raise TypeError(f"dtype is {found}; expected float32 or float64")
 
 
 def check_loss(loss: Any) -> None:

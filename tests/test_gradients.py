@@ -94,9 +94,7 @@ def test_many_chunks_and_a_last_tile_that_is_not_full(dtype):
     for part in 1, 2:
         assert_close([array.astype(np.float64) for array in got[part]], expected[part], limit)
     last = slice(300_006, None)
-    *_, single = fb.loss_and_gradients(
-        net_input[:, last], all_weights, all_biases, y[:, last], input_gradient=True
-    )
+    *_, single = fb.loss_and_gradients(net_input[:, last], all_weights, all_biases, y[:, last], input_gradient=True)
     *_, whole = fb.loss_and_gradients(net_input, all_weights, all_biases, y, input_gradient=True)
     assert_close(whole[:, last], single)
 
@@ -180,7 +178,10 @@ def test_out_is_written_and_returned(dtype):
     all_weights, all_biases = network(layer_sizes, dtype)
     net_input, y = batch(layer_sizes, 9, dtype)
     expected = reference.loss_and_gradients(net_input, all_weights, all_biases, y)
-    out = [np.empty((2, 6), dtype).T, np.empty((1, 6), dtype)], [np.empty((6, 2), dtype)[:, 1:], np.empty((1, 1), dtype)]
+    out = (
+        [np.empty((2, 6), dtype).T, np.empty((1, 6), dtype)],
+        [np.empty((6, 2), dtype)[:, 1:], np.empty((1, 1), dtype)],
+    )
     for call in fb.loss_and_gradients, fb.Workspace(layer_sizes, dtype).loss_and_gradients:
         for array in out[0] + out[1]:
             array[...] = np.nan

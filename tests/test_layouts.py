@@ -88,9 +88,7 @@ def test_every_layout_gives_the_same_bits(animal, samples, dtype, tmp_path):
     copies = [[np.array(array) for array in part] if isinstance(part, list) else np.array(part) for part in caged]
 
     def everything(net_input, all_weights, all_biases, y, weight):
-        fused = fb.loss_and_gradients(
-            net_input, all_weights, all_biases, y, sample_weight=weight, input_gradient=True
-        )
+        fused = fb.loss_and_gradients(net_input, all_weights, all_biases, y, sample_weight=weight, input_gradient=True)
         seeded = fb.vjp(net_input, all_weights, all_biases, y, input_gradient=True)
         output, all_f, all_h = fb.compute_network_output(net_input, all_weights, all_biases)
         caged_f = [animal(f, tmp_path) for f in all_f] if net_input is caged[0] else all_f
@@ -160,6 +158,8 @@ def test_what_makes_a_result_float64():
 
 
 def test_nested_lists_are_arrays():
-    loss, all_dl_dweights, _ = fb.loss_and_gradients([[1.0, -3.0]], [[[2.0], [1.0]], [[1.0, -1.0]]], [[0, 0], [0]], [[3, 3]])
+    loss, all_dl_dweights, _ = fb.loss_and_gradients(
+        [[1.0, -3.0]], [[[2.0], [1.0]], [[1.0, -1.0]]], [[0, 0], [0]], [[3, 3]]
+    )
     assert loss == 13
     np.testing.assert_array_equal(all_dl_dweights[0], [[-4], [4]])

@@ -60,7 +60,9 @@ def test_the_derivative_at_zero_is_zero(zero, dtype):
     net_input = np.ones((2, 5), dtype)
     for gradients in (
         fb.loss_and_gradients(net_input, all_weights, all_biases, 0.0)[1:],
-        fb.backward_pass(all_weights, all_biases, *fb.compute_network_output(net_input, all_weights, all_biases)[1:], 0.0),
+        fb.backward_pass(
+            all_weights, all_biases, *fb.compute_network_output(net_input, all_weights, all_biases)[1:], 0.0
+        ),
     ):
         assert (gradients[0][0] == 0).all()
         assert (gradients[1][0] == 0).all()
@@ -116,7 +118,9 @@ def test_the_error_is_not_larger_than_numpys(layer_sizes, samples):
 
     def error(result):
         return np.sqrt(
-            sum(np.sum((g - e) ** 2) / np.sum(e**2) for k in (1, 2) for g, e in zip(result[k], expected[k], strict=True))
+            sum(
+                np.sum((g - e) ** 2) / np.sum(e**2) for k in (1, 2) for g, e in zip(result[k], expected[k], strict=True)
+            )
         )
 
     assert error(got) <= 1.5 * error(numpy)
@@ -128,5 +132,9 @@ def test_same_bits_again_and_from_any_workspace(dtype):
     first = list(fb.loss_and_gradients(net_input, all_weights, all_biases, y, input_gradient=True))
     workspace = fb.Workspace(LAYER_SIZES, dtype)
     workspace.loss_and_gradients(2 * net_input, all_weights, all_biases, y)
-    for call in fb.loss_and_gradients, workspace.loss_and_gradients, fb.Workspace(LAYER_SIZES, dtype).loss_and_gradients:
+    for call in (
+        fb.loss_and_gradients,
+        workspace.loss_and_gradients,
+        fb.Workspace(LAYER_SIZES, dtype).loss_and_gradients,
+    ):
         assert_same_bits(list(call(net_input.copy(), all_weights, all_biases, y, input_gradient=True)), first)

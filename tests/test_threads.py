@@ -8,7 +8,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 
 import fastbackprop as fb
@@ -52,8 +51,7 @@ def test_the_notebooks_passes_give_the_same_bits(problem, monkeypatch):
         assert_same_bits(result, results[0])
 
 
-def test_work_is_spread_over_threads(problem):
-    net_input, all_weights, all_biases, y = problem
+def test_work_is_spread_over_threads():
     seen = set()
     chunks = [(first, first + 10) for first in range(0, 200, 10)]
 
@@ -80,7 +78,7 @@ def test_an_error_in_a_worker_is_raised_and_the_workers_go_on():
     for _ in range(3):
         raised = threading.Event()
 
-        def work(lane, _chunk, _first, _last):
+        def work(lane, _chunk, _first, _last, raised=raised):
             if lane:
                 raised.set()
                 raise ValueError("from a worker")
@@ -92,7 +90,9 @@ def test_an_error_in_a_worker_is_raised_and_the_workers_go_on():
 
 def test_concurrent_calls(problem):
     net_input, all_weights, all_biases, y = problem
-    expected = [fb.loss_and_gradients(net_input[:, :n], all_weights, all_biases, y[:, :n]) for n in (10, 20_000, 200_003)]
+    expected = [
+        fb.loss_and_gradients(net_input[:, :n], all_weights, all_biases, y[:, :n]) for n in (10, 20_000, 200_003)
+    ]
     workspace = fb.Workspace(LAYER_SIZES, net_input.dtype)
 
     def call(k):
@@ -139,7 +139,7 @@ def test_an_error_in_progress_stops_the_call(problem):
 @pytest.mark.parametrize("setting", ["0", "-1", "two", "1.5"])
 def test_a_wrong_environment_variable_is_named(problem, monkeypatch, setting):
     monkeypatch.setenv("FASTBACKPROP_NUM_THREADS", setting)
-    with pytest.raises(ValueError, match="FASTBACKPROP_NUM_THREADS is '.*'; expected a whole number from 1 up"):
+    with pytest.raises(ValueError, match=r"FASTBACKPROP_NUM_THREADS is '.*'; expected a whole number from 1 up"):
         fb.loss_and_gradients(*problem)
 
 
@@ -161,13 +161,13 @@ weights, biases = network(sizes)
 x, y = batch(sizes, 100_000)
 workspace = fb.Workspace(sizes, num_threads=2)
 def gradient():
-    return [fb.loss_and_gradients(x, weights, biases, y, num_threads=2), workspace.loss_and_gradients(x, weights, biases, y)]
+    results = [run(x, weights, biases, y) for run in (fb.loss_and_gradients, workspace.loss_and_gradients)]
+    return [array for result in results for arrays in result[1:] for array in arrays]
 expected = gradient()
 for generation in range(2):
     child = os.fork()
     if child == 0:
-        same = all(np.array_equal(a, b) for got, want in zip(gradient(), expected) for k in (1, 2) for a, b in zip(got[k], want[k]))
-        if not same:
+        if not all(np.array_equal(got, want) for got, want in zip(gradient(), expected)):
             os._exit(1)
         if generation == 1:
             os._exit(0)

@@ -214,7 +214,9 @@ def test_what_the_backward_pass_refuses(arguments):
 
 
 def test_what_a_workspace_refuses(arguments):
-    with pytest.raises(ValueError, match=re.escape("layer_sizes is (3,); expected at least two whole numbers from 1 up")):
+    with pytest.raises(
+        ValueError, match=re.escape("layer_sizes is (3,); expected at least two whole numbers from 1 up")
+    ):
         fb.Workspace((3,))
     with pytest.raises(ValueError, match=re.escape("layer_sizes is (3, 0); expected at least two")):
         fb.Workspace((3, 0))
@@ -222,7 +224,7 @@ def test_what_a_workspace_refuses(arguments):
         fb.Workspace((3, 1.5))
     with pytest.raises(TypeError, match=re.escape("layer_sizes is 3; expected at least two")):
         fb.Workspace(3)
-    for dtype, name in (np.float16, "float16"), (int, "int64"), ("what", "what"):
+    for dtype, name in (np.float16, "float16"), (int, "int64"), ("what", "'what'"):
         with pytest.raises(TypeError, match=f"dtype is {name}; expected float32 or float64"):
             fb.Workspace((3, 2), dtype)
     with pytest.raises(ValueError, match="num_threads is 0"):
@@ -244,7 +246,9 @@ def test_what_a_workspace_refuses(arguments):
 
 
 def test_what_pack_and_unpack_refuse():
-    with pytest.raises(ValueError, match=re.escape("vector has shape (4,); expected (3,): the parameters of layer sizes")):
+    with pytest.raises(
+        ValueError, match=re.escape("vector has shape (4,); expected (3,): the parameters of layer sizes")
+    ):
         fb.unpack(np.ones(4), (2, 1))
     with pytest.raises(ValueError, match="vector is not contiguous; expected one that can be viewed"):
         fb.unpack(np.ones(6)[::2], (2, 1))
@@ -253,7 +257,10 @@ def test_what_pack_and_unpack_refuse():
 
 
 def test_a_refused_call_leaves_nothing_behind(arguments):
-    copies = {name: np.copy(value) if name in ("net_input", "y") else [np.copy(v) for v in value] for name, value in arguments.items()}
+    copies = {
+        name: np.copy(value) if name in ("net_input", "y") else [np.copy(v) for v in value]
+        for name, value in arguments.items()
+    }
     with pytest.raises(ValueError, match="out"):
         fb.loss_and_gradients(**arguments, out=([], []))
     with pytest.raises(ZeroDivisionError):

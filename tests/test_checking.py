@@ -1,0 +1,149 @@
+"""The gradient checker finds planted faults, and takes no kink for one."""
+
+import re
+
+import numpy as np
+import pytest
+
+import fastbackprop as fb
+from benchmarks.cases import batch, network
+from fastbackprop import reference
+
+LAYER_SIZES = (3, 6, 6, 6, 2)
+
+
+def gradients_of(all_weights, all_biases, net_input, y):
+    _, *gradients = reference.loss_and_gradients(net_input, all_weights, all_biases, y)
+    return gradients
+
+
+def right(*problem):
+    return gradients_of(*problem)
+
+
+def missing_mask(all_weights, all_biases, net_input, y):
+    _, all_f, all_h = reference.compute_network_output(net_input, all_weights, all_biases)
+    all_f[1] = np.abs(all_f[1])
+    return reference.backward_pass(all_weights, all_biases, all_f, all_h, y)
+
+
+def swapped_layers(*problem):
+    all_dl_dweights, all_dl_dbiases = gradients_of(*problem)
+    all_dl_dweights[1], all_dl_dweights[2] = all_dl_dweights[2], all_dl_dweights[1]
+    return all_dl_dweights, all_dl_dbiases
+
+
+def error_of_a_two_thousandth(*problem):
+    all_dl_dweights, all_dl_dbiases = gradients_of(*problem)
+    all_dl_dbiases[1] *= 1.0005
+    return all_dl_dweights, all_dl_dbiases
+
+
+def dropped_sample(all_weights, all_biases, net_input, y):
+    return gradients_of(all_weights, all_biases, net_input[:, :-1], y[:, :-1])
+
+
+def one_wrong_sign(*problem):
+    all_dl_dweights, all_dl_dbiases = gradients_of(*problem)
+    index = np.unravel_index(np.argmax(np.abs(all_dl_dweights[3])), all_dl_dweights[3].shape)
+    all_dl_dweights[3][index] *= -1
+    return all_dl_dweights, all_dl_dbiases
+
+
+FAULTS = [missing_mask, swapped_layers, error_of_a_two_thousandth, dropped_sample, one_wrong_sign]
+
+
+@pytest.mark.parametrize("every_entry", [True, False])
+@pytest.mark.parametrize("fault", [right, *FAULTS], ids=lambda fault: fault.__name__)
+def test_planted_faults_are_found(fault, every_entry, dtype):
+    all_weights, all_biases = network(LAYER_SIZES, dtype)
+    net_input, y = batch(LAYER_SIZES, 20, dtype)
+    gradients = fault(all_weights, all_biases, net_input, y)
+    report = fb.check_gradients(net_input, all_weights, all_biases, y, gradients=gradients, every_entry=every_entry)
+    assert report.passed == (fault is right), str(report)
+    assert bool(report.failures) == (fault is not right)
+    assert len(report.entries) == (sum(a.size for a in all_weights + all_biases) if every_entry else 8)
+
+
+@pytest.mark.parametrize(
+    "loss", [*reference.LOSSES, (lambda o, y: np.sum((o - y) ** 4), lambda o, y: 4 * (o - y) ** 3)]
+)
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_the_packages_own_gradients_pass(loss, reduction, dtype):
+    if not isinstance(loss, str) and reduction == "mean":
+        pytest.skip("callables reduce by themselves")
+    all_weights, all_biases = network(LAYER_SIZES, dtype)
+    net_input, y = batch(LAYER_SIZES, 20, dtype)
+    weight = np.linspace(1, 2, 20) if isinstance(loss, str) else None
+    fb.check_gradients(
+        net_input,
+        all_weights,
+        all_biases,
+        y,
+        loss=loss,
+        reduction=reduction,
+        sample_weight=weight,
+        raise_on_failure=True,
+    )
+
+
+def test_large_networks_are_checked_along_directions():
+    layer_sizes = (50, 200, 200, 10)
+    all_weights, all_biases = network(layer_sizes)
+    net_input, y = batch(layer_sizes, 30)
+    report = fb.check_gradients(net_input, all_weights, all_biases, y, raise_on_failure=True)
+    assert [entry.index for entry in report.entries] == [None] * 6
+    again = fb.check_gradients(net_input, all_weights, all_biases, y)
+    assert again.entries == report.entries
+
+
+def test_a_failure_names_layer_parameter_index_values_and_tolerance():
+    all_weights, all_biases = network(LAYER_SIZES)
+    net_input, y = batch(LAYER_SIZES, 5)
+    gradients = gradients_of(all_weights, all_biases, net_input, y)
+    expected = gradients[0][2][3, 4]
+    gradients[0][2][3, 4] += 1
+    report = fb.check_gradients(net_input, all_weights, all_biases, y, gradients=gradients)
+    (failure,) = report.failures
+    assert (failure.layer, failure.parameter, failure.index) == (2, "all_weights", (3, 4))
+    assert failure.got == pytest.approx(expected + 1)
+    assert failure.expected == pytest.approx(expected, abs=1e-6)
+    assert 0 < failure.tolerance < 1e-3
+    message = re.escape("all_weights[2] [3, 4]: got ")
+    with pytest.raises(AssertionError, match=message):
+        report.raise_if_failed()
+    with pytest.raises(AssertionError, match="1 derivatives are WRONG"):
+        fb.check_gradients(net_input, all_weights, all_biases, y, gradients=gradients, raise_on_failure=True)
+
+
+def test_a_kink_between_the_points_is_no_failure():
+    all_weights = [np.array([[1.0]]), np.array([[2.0]])]
+    all_biases = [np.array([[-1.0]]), np.array([[0.0]])]
+    report = fb.check_gradients(np.array([[1.0]]), all_weights, all_biases, 5.0)
+    assert not report.failures
+    assert [(entry.parameter, entry.layer) for entry in report.kinks] == [("all_weights", 0), ("all_biases", 0)]
+    assert "2 lie at a ReLU kink" in str(report)
+    assert report.passed
+
+
+def test_nothing_that_could_be_compared_is_no_pass():
+    report = fb.check_gradients(np.ones((1, 0)), [np.ones((1, 1))], [np.ones((1, 1))], 0.0)
+    assert report.passed
+    assert fb.checking.Report([]).passed is False
+
+
+def test_nan_is_a_failure():
+    all_weights, all_biases = network((2, 1))
+    net_input, y = batch((2, 1), 5)
+    gradients = gradients_of(all_weights, all_biases, net_input, y)
+    gradients[0][0][0, 1] = np.nan
+    assert not fb.check_gradients(net_input, all_weights, all_biases, y, gradients=gradients).passed
+
+
+def test_gradients_of_another_shape_are_refused():
+    all_weights, all_biases = network((2, 3, 1))
+    net_input, y = batch((2, 3, 1), 5)
+    gradients = gradients_of(all_weights, all_biases, net_input, y)
+    gradients[1][0] = gradients[1][0].ravel()
+    with pytest.raises(ValueError, match=re.escape("gradients[1][0] has shape (3,); expected (3, 1), its parameter's")):
+        fb.check_gradients(net_input, all_weights, all_biases, y, gradients=gradients)

@@ -1,0 +1,94 @@
+"""The command line, as people run it."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+import fastbackprop
+from fastbackprop import __main__, notebook
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "fastbackprop", *arguments], capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_the_main_job():
+    done = run("--samples", "20000")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not done.stderr
+    for expected in "Output 1.907", "Loss 327.371", "Loss 163.685", "float64", "float32", "All agree.":
+        assert expected in done.stdout
+    assert len(re.findall(r"^all_\w+\[\d\]: (\d+) of \1 derivatives agree", done.stdout, re.MULTILINE)) == 24
+
+
+def test_a_wrong_gradient_is_told_by_the_exit_status(monkeypatch, capsys):
+    def wrong(*arguments, **options):
+        all_dl_dweights, all_dl_dbiases = notebook.backward_pass(*arguments, **options)
+        all_dl_dweights[2][2, 1] *= 1.001
+        return all_dl_dweights, all_dl_dbiases
+
+    monkeypatch.setattr(fastbackprop, "backward_pass", wrong)
+    assert __main__.main(["--samples", "100"]) == 1
+    printed = capsys.readouterr().out
+    assert "WRONG" in printed
+    assert "NOT ALL AGREE" in printed
+
+
+def test_a_wrong_batch_is_told_by_the_exit_status(monkeypatch, capsys):
+    right = fastbackprop.loss_and_gradients
+
+    def wrong(net_input, *arguments, **options):
+        return right(net_input[:, :-1] if net_input.shape[1] == 5000 else net_input, *arguments, **options)
+
+    def cut(net_input, weights, biases, y, **options):
+        return wrong(net_input, weights, biases, y[:, : net_input.shape[1] - (net_input.shape[1] == 5000)], **options)
+
+    monkeypatch.setattr(fastbackprop, "loss_and_gradients", cut)
+    assert __main__.main(["--samples", "5000"]) == 1
+    assert "NOT ALL AGREE" in capsys.readouterr().out
+
+
+def test_info():
+    done = run("info")
+    assert done.returncode == 0
+    for name in "fastbackprop", "Python", "NumPy", "numba", "target", "vectors", "threads", "cache folder":
+        assert re.search(rf"^{name} +\S", done.stdout, re.MULTILINE), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--samples", "0"], "'0' is not a whole number from 1 up"),
+        (["--samples", "many"], "'many' is not a whole number from 1 up"),
+        (["--threads", "-2"], "'-2' is not a whole number from 1 up"),
+        (["--what"], "unrecognized arguments: --what"),
+        (["gradient"], "invalid choice: 'gradient'"),
+    ],
+)
+def test_wrong_options_are_one_line_and_status_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        __main__.main(arguments)
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert not printed.out
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_a_wrong_environment_variable_is_one_line_and_status_2(monkeypatch, capsys):
+    monkeypatch.setenv("FASTBACKPROP_NUM_THREADS", "none")
+    with pytest.raises(SystemExit) as stopped:
+        __main__.main(["--samples", "10"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        __main__.main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"fastbackprop {fastbackprop.__version__}\n"

@@ -1,0 +1,145 @@
+"""The package as a whole: what importing costs, where kernels are cached, what the documents say."""
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastbackprop
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(code, cwd=ROOT, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=cwd,
+        env=os.environ | {key: str(value) for key, value in environment.items()},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_does_not_import_numba():
+    assert run("import sys, fastbackprop; print('numba' in sys.modules, 'llvmlite' in sys.modules)") == "False False"
+
+
+def test_public_names_are_documented():
+    assert set(fastbackprop.__all__) >= {"loss_and_gradients", "vjp", "predict", "Workspace", "check_gradients"}
+    for name in fastbackprop.__all__:
+        assert getattr(fastbackprop, name).__doc__
+
+
+def test_version_of_the_distribution():
+    assert importlib.metadata.version("fastbackprop") == fastbackprop.__version__
+
+
+def test_run_time_dependencies():
+    required = [text for text in importlib.metadata.requires("fastbackprop") if "extra ==" not in text]
+    assert sorted(re.match(r"\w+", text)[0] for text in required) == ["numba", "numpy"]
+
+
+GRADIENT = """
+import numpy as np, fastbackprop as fb
+loss, _, _ = fb.loss_and_gradients(np.ones((1, 3)), [np.ones((1, 1))], [np.zeros((1, 1))], 0.0)
+"""
+SWEEP = (
+    GRADIENT
+    + """
+from fastbackprop.kernels.sweep import sweep
+stats = sweep(np.dtype("f8")).stats
+print(loss, sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+"""
+)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the package whose sources can be edited."""
+    shutil.copytree(ROOT / "fastbackprop", tmp_path / "fastbackprop", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_kernels_are_cached_and_compiled_again_when_any_source_changes(copy):
+    cache = copy / "cache"
+    environment = {"cwd": copy, "NUMBA_CACHE_DIR": cache}
+    assert run(SWEEP, **environment) == "3.0 0 1"
+    assert run(SWEEP, **environment) == "3.0 1 0"
+    # A file that the cached function calls into but does not live in: numba does not look at it.
+    file = copy / "fastbackprop" / "kernels" / "layers.py"
+    text = file.read_text()
+    file.write_text(text.replace("def forward_layer(", "def forward_layer(  # edited\n", 1))
+    assert file.read_text() != text
+    assert run(SWEEP, **environment) == "3.0 0 1"
+
+
+def test_without_a_cache_folder_kernels_are_compiled_in_memory(copy):
+    # A file where each of numba's candidates for a folder would have to be made.
+    blocked = copy / "file"
+    blocked.touch()
+    for folder in copy / "fastbackprop", copy / "fastbackprop" / "kernels":
+        (folder / "__pycache__").touch()
+    environment = {
+        "cwd": copy,
+        "HOME": blocked,
+        "XDG_CACHE_HOME": blocked,
+        "IPYTHONDIR": blocked,
+        "PYTHONDONTWRITEBYTECODE": 1,
+    }
+    assert run(SWEEP, **environment) == "3.0 0 1"
+    assert run(SWEEP, **environment) == "3.0 0 1"
+    assert run("from fastbackprop.kernels import jit; print(jit.cache_folder())", **environment) == "None"
+
+
+@pytest.mark.parametrize(
+    ("name", "features"), [("generic", ""), ("haswell", "+avx,+avx2,+fma"), ("generic", "+avx,+sse4.2")]
+)
+def test_other_targets_give_the_same_numbers(name, features, tmp_path):
+    """Vectors of 16 and 32 bytes, with and without fused multiply-add."""
+    code = """
+import numpy as np, fastbackprop as fb
+from benchmarks.cases import batch, network
+from fastbackprop import reference
+from fastbackprop.kernels import simd
+for dtype, limit in (np.float64, 1e-12), (np.float32, 1e-4):
+    for sizes in (1, 6, 6, 1), (5, 17, 9, 3):
+        weights, biases = network(sizes, dtype)
+        x, y = batch(sizes, 333, dtype)
+        got = fb.loss_and_gradients(x, weights, biases, y)
+        expected = reference.loss_and_gradients(x, weights, biases, y)
+        for g, e in zip(got[1] + got[2], expected[1] + expected[2]):
+            assert np.linalg.norm(g - e) <= limit * np.linalg.norm(e)
+print(simd.host_target()[0].vector_bytes, simd.host_target()[0].has_fma)
+"""
+    import platform
+
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        pytest.skip("these are targets of x86-64")
+    printed = run(code, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=features, NUMBA_CACHE_DIR=tmp_path)
+    assert printed == f"{16 if 'avx' not in features else 32} {'fma' in features}"
+
+
+def python_blocks(file):
+    return re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_examples_of_the_readme_check_themselves():
+    blocks = python_blocks("README.md")
+    assert blocks
+    for block in blocks:
+        assert "assert" in block
+        exec(compile(block, "README.md", "exec"), {"np": np})
+
+
+def test_the_changelog_knows_this_version():
+    assert f"## {fastbackprop.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
