@@ -10,18 +10,26 @@ from fastbackprop.validation import Array, Network, as_array, check_layer_sizes
 
 
 def layout_table(layer_sizes: Sequence[int]) -> Array:
-    """One row for each layer k, int64: D_k, D_{k+1}, offset of weights k, offset of biases k, first row of h_k.
+    """One row for each layer k, int64: D_k, D_{k+1}, offset of weights k, offset of biases k, first row of h_k,
+    offset of the padded gradient of weights k.
 
-    Offsets are in elements of the flat vector; rows are those of a tile, in which the activations h_0, h_1, ...
-    stand below each other.
+    Offsets of weights and biases are in elements of the flat vector; rows are those of a tile, in which the
+    activations h_0, h_1, ... stand below each other. Padded gradients follow each other, their rows are whole cache
+    lines.
     """
-    rows, offset, activation_row = [], 0, 0
+    rows, offset, activation_row, padded_offset = [], 0, 0, 0
     for units_in, units_out in itertools.pairwise(layer_sizes):
         biases_offset = offset + units_out * units_in
-        rows.append((units_in, units_out, offset, biases_offset, activation_row))
+        rows.append((units_in, units_out, offset, biases_offset, activation_row, padded_offset))
         offset = biases_offset + units_out
         activation_row += units_in
+        padded_offset += units_out * padded(units_in)
     return np.array(rows, np.int64)
+
+
+def padded(units_in):
+    """The elements of one row of a padded gradient."""
+    return -(-units_in // 16) * 16
 
 
 def parameter_count(layer_sizes: Sequence[int]) -> int:
@@ -99,7 +107,7 @@ def unpack(vector: ArrayLike, layer_sizes: Iterable[int]) -> tuple[list[Array], 
     if not vector.flags.c_contiguous:
         raise ValueError("vector is not contiguous; expected one that can be viewed: pass np.ascontiguousarray(vector)")
     parts: tuple[list[Array], list[Array]] = [], []
-    for units_in, units_out, weights_offset, biases_offset, _ in layout_table(sizes).tolist():
+    for units_in, units_out, weights_offset, biases_offset, *_ in layout_table(sizes).tolist():
         parts[0].append(vector[weights_offset:biases_offset].reshape(units_out, units_in))
         parts[1].append(vector[biases_offset : biases_offset + units_out].reshape(units_out, 1))
     return parts

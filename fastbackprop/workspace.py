@@ -1,6 +1,7 @@
 """Workspace: the buffers of one network, and the calls that run on them."""
 
 import functools
+import itertools
 import os
 import threading
 import weakref
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fastbackprop import losses
 from fastbackprop.kernels import PREDICT, SEED, SQUARED_ERROR
-from fastbackprop.parameters import layout_table, parameter_count
+from fastbackprop.parameters import layout_table, padded, parameter_count
 from fastbackprop.threads import Progress, check_num_threads, run
 from fastbackprop.validation import (
     FLOAT32,
@@ -306,6 +307,8 @@ class Workspace:
         if lane not in self._tiles:
             itemsize = self.dtype.itemsize
             size = self.tile_rows * (self.tile_samples + CACHE_LINE // itemsize)
+            size += self.tile_samples * (round_up(max(self.layer_sizes[:-1]), 32) + 16)
+            size += sum(units_out * padded(units_in) for units_in, units_out in itertools.pairwise(self.layer_sizes))
             buffer = np.empty(size + CACHE_LINE // itemsize, self.dtype)
             start = -buffer.ctypes.data % CACHE_LINE // itemsize
             self._tiles[lane] = buffer[start : start + size]

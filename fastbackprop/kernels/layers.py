@@ -14,8 +14,13 @@ from fastbackprop.kernels.microkernels import (
     dot_block,
     dot_width,
     forward_rows,
+    gradient_rows,
+    transpose_block,
 )
-from fastbackprop.kernels.simd import advance
+from fastbackprop.kernels.simd import advance, vector_lanes
+
+DEPTH = 128
+"""The samples of a transposed tile that one pass over the weight gradient takes: 4 vectors of each are 32 KB."""
 
 
 @inner
@@ -82,38 +87,94 @@ def backward_layer(dl_dh, stride, weights, row, column, dl_df, df_stride, units_
 
 
 @inner
-def weight_gradient(
-    dl_dweights, row, column, dl_dbiases, bias_stride, dl_df, df_stride, h, h_stride, ones, units_out, units_in, samples
+def dot_gradient(
+    dl_dweights,
+    row,
+    column,
+    dl_dbiases,
+    bias_stride,
+    dl_df,
+    df_stride,
+    h,
+    h_stride,
+    ones,
+    units_out,
+    units_in,
+    first,
+    samples,
 ):
-    """dl_dweights += dl_df h^T and dl_dbiases += dl_df ones^T over one tile.
+    """dl_dweights += dl_df h^T and dl_dbiases += dl_df ones^T over one tile, along the samples.
 
     dl_dweights and dl_dbiases are float64 and added to. dl_df and h are read, their tails are zero; so is `ones`, a
-    row of ones: the bias gradient is one more column of the product, in a panel of its own.
+    row of ones: the bias gradient is one more column of the product. Columns in front of `first` are left out.
     """
     count = blocks(units_out, HEIGHT)
-    panels = blocks(units_in, dot_width(h))
-    for panel in range(panels + 1):
-        if panel < panels:
-            p = block_start(panel, panels, units_in)
-            columns = block_start(panel + 1, panels, units_in) - p
-            target, target_row, operand = advance(dl_dweights, p * column), row, advance(h, p * h_stride)
-        else:
-            columns = 1
-            target, target_row, operand = dl_dbiases, bias_stride, ones
+    total = units_in + 1 - first
+    panels = blocks(total, dot_width(h))
+    for panel in range(panels):
+        p = first + block_start(panel, panels, total)
+        columns = first + block_start(panel + 1, panels, total) - p
         for block in range(count):
             i = block_start(block, count, units_out)
             height = block_start(block + 1, count, units_out) - i
+            last, last_row, operand = advance(dl_dweights, i * row + (p + columns - 1) * column), row, h
+            if panel == panels - 1:
+                last, last_row, operand = advance(dl_dbiases, i * bias_stride), bias_stride, ones
+            else:
+                operand = advance(h, (p + columns - 1) * h_stride)
             dot_block(
-                advance(target, i * target_row),
-                target_row,
+                advance(dl_dweights, i * row + p * column),
+                row,
                 column,
+                last,
+                last_row,
                 advance(dl_df, i * df_stride),
                 df_stride,
-                operand,
+                advance(h, p * h_stride),
                 h_stride,
+                operand,
                 height,
                 columns,
                 samples,
+            )
+
+
+@inner
+def transpose(target, target_stride, source, source_stride, itemsize, rows, samples):
+    """target[s, p] = source[p, s]; whole vectors are written, samples are a multiple of their lanes."""
+    lanes = vector_lanes(source)
+    for p in range(0, rows, lanes):
+        for s in range(0, samples, lanes):
+            transpose_block(
+                advance(target, s * target_stride + p * itemsize),
+                target_stride,
+                advance(source, p * source_stride + s * itemsize),
+                source_stride,
+                rows - p,
+            )
+
+
+@inner
+def weight_gradient(dl_dweights, row, dl_df, df_stride, transposed, stride, itemsize, units_out, units_in, samples):
+    """dl_dweights += dl_df h^T over one tile, along the units, from h already transposed.
+
+    dl_dweights is of the element type and added to, in rows of whole vectors. Samples need not be a multiple of
+    anything: tails are not read.
+    """
+    count = blocks(units_out, HEIGHT)
+    for first in range(0, samples, DEPTH):
+        for block in range(count):
+            i = block_start(block, count, units_out)
+            gradient_rows(
+                advance(dl_dweights, i * row),
+                row,
+                advance(dl_df, i * df_stride + first * itemsize),
+                df_stride,
+                advance(transposed, first * stride),
+                stride,
+                block_start(block + 1, count, units_out) - i,
+                units_in,
+                min(DEPTH, samples - first),
             )
 
 

@@ -25,32 +25,24 @@ PANEL = 64
 """Rows of a tile hold a multiple of this many samples: a multiple of every target's panel, 4 vectors of 16 lanes."""
 
 
-def _product(simd, c, c_stride, a, a_row, a_column, b, b_stride, height, depth, samples, start, finish):
-    """Emit C[i, s] = finish(i, start(i) + sum_p A[i, p] B[p, s]) for `height` rows and all panels of a tile.
+def _product(simd, c, c_stride, a, a_row, a_column, b, b_stride, rows, vectors, depth, offset, start, finish):
+    """Emit C[i, s] = finish(start(i, s) + sum_p A[i, p] B[p, s]) for one register tile at a byte offset of its rows.
 
-    start(row) gives the vector that the sum starts from, finish(value, row, offset) the vector to be stored there.
+    start(row, offset) gives the vector that a sum starts from, finish(value, offset) the one to be stored.
     """
-    builder, vectors = simd.builder, simd.tile_vectors
-    bytes_per_vector = simd.target.vector_bytes
-    panel_bytes = vectors * bytes_per_vector
-    panels = builder.sdiv(samples, simd.int(vectors * simd.lanes))
-    for rows in simd.cases(height, range(1, HEIGHT + 1)):
-        with simd.loop(panels) as panel:
-            offset = simd.mul(panel.index, panel_bytes)
-            sums = [simd.variables(vectors, start(row)) for row in range(rows)]
-            with simd.loop(depth) as p:
-                b_offset = simd.add(simd.mul(p.index, b_stride), offset)
-                operands = [simd.load(b, simd.add(b_offset, v * bytes_per_vector)) for v in range(vectors)]
-                for row in range(rows):
-                    a_offset = simd.add(simd.mul(row, a_row), simd.mul(p.index, a_column))
-                    weight = simd.splat(simd.load_scalar(a, a_offset))
-                    for v in range(vectors):
-                        slot = sums[row][v]
-                        builder.store(simd.fma(weight, operands[v], builder.load(slot)), slot)
-            for row in range(rows):
-                for v in range(vectors):
-                    c_offset = simd.add(simd.mul(row, c_stride), offset, v * bytes_per_vector)
-                    simd.store(finish(builder.load(sums[row][v]), c_offset), c, c_offset)
+    builder, size = simd.builder, simd.target.vector_bytes
+    places = [[simd.add(simd.mul(row, c_stride), offset, v * size) for v in range(vectors)] for row in range(rows)]
+    sums = [[simd.variable(start(row, place)) for place in places[row]] for row in range(rows)]
+    with simd.loop(depth) as p:
+        b_offset = simd.add(simd.mul(p.index, b_stride), offset)
+        operands = [simd.load(b, simd.add(b_offset, v * size)) for v in range(vectors)]
+        for row in range(rows):
+            factor = simd.splat(simd.load_scalar(a, simd.add(simd.mul(row, a_row), simd.mul(p.index, a_column))))
+            for slot, operand in zip(sums[row], operands, strict=True):
+                builder.store(simd.fma(factor, operand, builder.load(slot)), slot)
+    for slots, row_places in zip(sums, places, strict=True):
+        for slot, place in zip(slots, row_places, strict=True):
+            simd.store(finish(builder.load(slot), place), c, place)
 
 
 @intrinsic
@@ -69,13 +61,16 @@ def forward_rows(
         simd = Simd(context, builder, element)
         floors = simd.splat(floor)
 
-        def start(row):
+        def start(row, _offset):
             return simd.splat(simd.load_scalar(biases, simd.mul(row, bias_stride)))
 
         def finish(value, offset):
             return simd.select(simd.greater(floors, value), floors, value)
 
-        _product(simd, f, f_stride, weights, row, column, h, h_stride, height, depth, samples, start, finish)
+        for rows in simd.cases(height, range(1, HEIGHT + 1)):
+            with simd.panels(samples) as offset:
+                operands = (weights, row, column, h, h_stride)
+                _product(simd, f, f_stride, *operands, rows, simd.tile_vectors, depth, offset, start, finish)
         return context.get_dummy_value()
 
     strides = [types.intp] * 2
@@ -101,27 +96,19 @@ def backward_rows(
         zeros, ones = simd.splat(simd.constant(0.0)), simd.splat(simd.constant(1.0))
         wanted = builder.icmp_signed("!=", masked, simd.int(0))
 
+        def start(_row, _offset):
+            return zeros
+
         def finish(value, offset):
             before = simd.load(dl_dh, offset)
             relu = simd.select(simd.greater(zeros, before), zeros, before)
             mask = simd.select(simd.greater(before, zeros), ones, relu)
             return builder.fmul(value, simd.select(wanted, mask, ones))
 
-        _product(
-            simd,
-            dl_dh,
-            stride,
-            weights,
-            row,
-            column,
-            dl_df,
-            df_stride,
-            height,
-            depth,
-            samples,
-            lambda _: zeros,
-            finish,
-        )
+        for rows in simd.cases(height, range(1, HEIGHT + 1)):
+            with simd.panels(samples) as offset:
+                operands = (weights, row, column, dl_df, df_stride)
+                _product(simd, dl_dh, stride, *operands, rows, simd.tile_vectors, depth, offset, start, finish)
         return context.get_dummy_value()
 
     return types.void(
@@ -130,42 +117,49 @@ def backward_rows(
 
 
 @intrinsic
-def dot_block(typing_context, c, c_row, c_column, g, g_stride, h, h_stride, height, width, samples):
-    """c[i, p] += sum_s g[i, s] h[p, s] for up to HEIGHT rows i and up to tile_width(element) rows p.
+def dot_block(
+    typing_context, c, row, column, c_last, last_row, g, g_stride, h, h_stride, h_last, height, width, samples
+):
+    """c[i, p] += sum_s g[i, s] h[p, s] for up to HEIGHT rows i and up to dot_width(g) rows p, the last given apart.
 
-    c is float64 and added to: lanes sum one tile's samples in the element type, tiles are summed in double. g and h
-    are read and may alias each other, c aliases neither.
+    Its operand is h_last and its targets are c_last[i]: the bias gradient is the product with a row of ones, which
+    stands elsewhere. c is float64 and added to: lanes sum one tile's samples in the element type, tiles are summed
+    in double. g and h are read and may alias each other, c aliases neither.
     """
     element = g.dtype
 
     def generate(context, builder, signature, arguments):
-        c, c_row, c_column, g, g_stride, h, h_stride, height, width, samples = arguments
+        c, row, column, c_last, last_row, g, g_stride, h, h_stride, h_last, height, width, samples = arguments
         simd = Simd(context, builder, element)
         double = ir.DoubleType()
         steps = builder.sdiv(samples, simd.int(simd.lanes))
         zeros = simd.splat(simd.constant(0.0))
         for rows in simd.cases(height, range(1, HEIGHT + 1)):
             for columns in simd.cases(width, range(1, simd.tile_vectors + 1)):
+                starts = [simd.at(h, simd.mul(p, h_stride)) for p in range(columns - 1)] + [simd.at(h_last, 0)]
                 sums = [simd.variables(columns, zeros) for _ in range(rows)]
                 with simd.loop(steps) as step:
                     offset = simd.mul(step.index, simd.target.vector_bytes)
-                    operands = [simd.load(h, simd.add(simd.mul(p, h_stride), offset)) for p in range(columns)]
+                    operands = [simd.load(start, offset) for start in starts]
                     for i in range(rows):
                         left = simd.load(g, simd.add(simd.mul(i, g_stride), offset))
                         for slot, right in zip(sums[i], operands, strict=True):
                             builder.store(simd.fma(left, right, builder.load(slot)), slot)
                 for i in range(rows):
-                    for p in range(columns):
-                        total = simd.sum(builder.load(sums[i][p]))
+                    targets = [
+                        simd.at(c, simd.add(simd.mul(i, row), simd.mul(p, column)), double) for p in range(columns - 1)
+                    ]
+                    targets.append(simd.at(c_last, simd.mul(i, last_row), double))
+                    for slot, entry in zip(sums[i], targets, strict=True):
+                        total = simd.sum(builder.load(slot))
                         if element.bitwidth < 64:
                             total = builder.fpext(total, double)
-                        entry = simd.at(c, simd.add(simd.mul(i, c_row), simd.mul(p, c_column)), double)
                         builder.store(builder.fadd(builder.load(entry), total), entry)
         return context.get_dummy_value()
 
-    return types.void(
-        c, types.intp, types.intp, g, types.intp, h, types.intp, types.intp, types.intp, types.intp
-    ), generate
+    strides = [types.intp] * 2
+    arguments = (c, *strides, c_last, types.intp, g, types.intp, h, types.intp, h_last, types.intp, *strides)
+    return types.void(*arguments), generate
 
 
 @intrinsic
@@ -176,6 +170,62 @@ def dot_width(typing_context, g):
         return ir.Constant(INT, Simd(context, builder, g.dtype).tile_vectors)
 
     return types.intp(g), generate
+
+
+@intrinsic
+def gradient_rows(typing_context, c, c_stride, g, g_stride, transposed, stride, height, columns, samples):
+    """c[i, p] += sum_s g[i, s] transposed[s, p] for up to HEIGHT rows i and all p < columns.
+
+    Columns are rounded up to whole vectors: what the rows of c and transposed hold behind them is overwritten and
+    read. c is added to; g and transposed are read and alias neither it nor each other.
+    """
+    element = g.dtype
+
+    def generate(context, builder, signature, arguments):
+        c, c_stride, g, g_stride, transposed, stride, height, columns, samples = arguments
+        simd = Simd(context, builder, element)
+        count = builder.sdiv(builder.add(columns, simd.int(simd.lanes - 1)), simd.int(simd.lanes))
+        panel = simd.int(simd.tile_vectors)
+        behind_panels = simd.mul(builder.mul(builder.sdiv(count, panel), panel), simd.target.vector_bytes)
+
+        def start(_row, place):
+            return simd.load(c, place)
+
+        def finish(value, _place):
+            return value
+
+        for rows in simd.cases(height, range(1, HEIGHT + 1)):
+            operands = (g, g_stride, simd.int(simd.itemsize), transposed, stride)
+            with simd.panels(simd.mul(count, simd.lanes)) as offset:
+                _product(simd, c, c_stride, *operands, rows, simd.tile_vectors, samples, offset, start, finish)
+            for rest in simd.cases(builder.srem(count, panel), range(1, simd.tile_vectors)):
+                _product(simd, c, c_stride, *operands, rows, rest, samples, behind_panels, start, finish)
+        return context.get_dummy_value()
+
+    return types.void(c, types.intp, g, types.intp, transposed, *[types.intp] * 4), generate
+
+
+@intrinsic
+def transpose_block(typing_context, target, target_stride, source, source_stride, rows):
+    """target[s, p] = source[p, s] for a square block of vector_lanes(source) rows and columns.
+
+    Only the first `rows` rows of the source are read; the columns behind them hold copies of the last.
+    """
+    element = source.dtype
+
+    def generate(context, builder, signature, arguments):
+        target, target_stride, source, source_stride, rows = arguments
+        simd = Simd(context, builder, element)
+        last = builder.sub(rows, simd.int(1))
+        block = []
+        for p in range(simd.lanes):
+            row = builder.select(builder.icmp_signed("<", last, simd.int(p)), last, simd.int(p))
+            block.append(simd.load(source, simd.mul(row, source_stride)))
+        for s, vector in enumerate(simd.transpose(block)):
+            simd.store(vector, target, simd.mul(s, target_stride))
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, source, types.intp, types.intp), generate
 
 
 @intrinsic

@@ -10,7 +10,7 @@ import numpy as np
 from numba import types
 
 from fastbackprop.kernels.jit import array_types, body, compile_entry, inner, source_digest
-from fastbackprop.kernels.layers import backward_layer, clear_tail, copy_rows, forward_layer, weight_gradient
+from fastbackprop.kernels.layers import backward_layer, clear_tail, copy_rows, dot_gradient, forward_layer
 from fastbackprop.kernels.simd import advance, pointer
 from fastbackprop.kernels.sweep import fill_row, row_stride, whole_panels
 
@@ -92,7 +92,7 @@ def backward_columns(sums, dl_dh, dl_df_before, weights, dl_df, h, f_before, til
         source = advance(pointer(h), first * h.strides[1])
         copy_rows(h_tile, stride, source, h.strides[0], h.strides[1], units_in, count)
         clear_tail(df_tile, stride, itemsize, units_out + units_in, count, samples)
-        weight_gradient(
+        dot_gradient(
             advance(pointer(sums), 8 * offset),
             8 * units_in,
             8,
@@ -105,6 +105,7 @@ def backward_columns(sums, dl_dh, dl_df_before, weights, dl_df, h, f_before, til
             ones,
             units_out,
             units_in,
+            0,
             samples,
         )
         # h has been used: its rows take f_before for the mask, then the product.

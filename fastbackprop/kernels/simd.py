@@ -10,6 +10,7 @@ Addresses come from getelementptr on the array's data pointer: LLVM 22 miscompil
 cast to pointers.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -106,8 +107,7 @@ class Simd:
     def splat(self, scalar):
         undefined = ir.Constant(self.vector, ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
-        return self.builder.shuffle_vector(first, undefined, everywhere)
+        return self.shuffle(first, undefined, [0] * self.lanes)
 
     def fma(self, a, b, c):
         """a * b + c, fused where the target has it: elsewhere LLVM would call a library function for each lane."""
@@ -130,23 +130,49 @@ class Simd:
         lanes = self.lanes
         while lanes > 1:
             lanes //= 2
-            pick = ir.VectorType(ir.IntType(32), lanes)
-            halves = [
-                self.builder.shuffle_vector(vector, vector, ir.Constant(pick, list(range(start, start + lanes))))
-                for start in (0, lanes)
-            ]
+            halves = [self.shuffle(vector, vector, list(range(start, start + lanes))) for start in (0, lanes)]
             vector = self.builder.fadd(*halves)
         return self.builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
 
+    def transpose(self, block):
+        """The columns of a square block of vectors, by exchanging ever larger halves between pairs of rows."""
+        width = 1
+        while width < self.lanes:
+            low = [k + (self.lanes - width if k & width else 0) for k in range(self.lanes)]
+            high = [k + width for k in low]
+            exchanged = list(block)
+            for k in range(self.lanes):
+                if not k & width:
+                    pair = block[k], block[k + width]
+                    exchanged[k], exchanged[k + width] = (self.shuffle(*pair, pick) for pick in (low, high))
+            block = exchanged
+            width *= 2
+        return block
+
+    def shuffle(self, left, right, pick):
+        """The lanes `pick` of two vectors, those of the right one counted on behind the left one's."""
+        return self.builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(ir.IntType(32), len(pick)), pick))
+
+    def variable(self, value):
+        """A vector that changes; LLVM keeps it in a register."""
+        slot = cgutils.alloca_once(self.builder, self.vector)
+        self.builder.store(value, slot)
+        return slot
+
     def variables(self, count, value):
-        """`count` vectors that start at `value`; LLVM keeps them in registers."""
-        slots = [cgutils.alloca_once(self.builder, self.vector) for _ in range(count)]
-        for slot in slots:
-            self.builder.store(value, slot)
-        return slots
+        """`count` vectors that start at `value`."""
+        return [self.variable(value) for _ in range(count)]
 
     def loop(self, count):
+        """Run the code emitted in this context `count` times; yields the loop, with its index."""
         return cgutils.for_range(self.builder, count)
+
+    @contextmanager
+    def panels(self, samples):
+        """Run the code emitted in this context for each whole panel of a row; yields its offset in bytes."""
+        count = self.builder.sdiv(samples, self.int(self.tile_vectors * self.lanes))
+        with self.loop(count) as panel:
+            yield self.mul(panel.index, self.tile_vectors * self.target.vector_bytes)
 
     def cases(self, selector, values):
         """Run the code emitted for the value that `selector` has; none where it is not among `values`.

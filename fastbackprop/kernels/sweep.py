@@ -15,9 +15,20 @@ from numba import types
 
 from fastbackprop.kernels import PREDICT, SEED
 from fastbackprop.kernels.jit import array_types, body, compile_entry, inner, source_digest
-from fastbackprop.kernels.layers import backward_layer, clear_tail, copy_rows, forward_layer, weight_gradient
+from fastbackprop.kernels.layers import (
+    backward_layer,
+    clear_tail,
+    copy_rows,
+    dot_gradient,
+    forward_layer,
+    transpose,
+    weight_gradient,
+)
 from fastbackprop.kernels.microkernels import dot_width
 from fastbackprop.kernels.simd import CACHE_LINE, advance, pointer, vector_lanes
+
+ALONG_UNITS = 24
+FLUSH = 8
 
 
 @inner
@@ -32,6 +43,39 @@ def row_stride(tile, tile_samples):
     """The bytes from one row of a tile to the next: an odd number of cache lines, so that no two rows of a register
     tile fall into the same set of a cache."""
     return tile_samples * tile.itemsize + CACHE_LINE
+
+
+@inner
+def along_units(units_in, units_out):
+    """Whether the weight gradient of a layer is taken along the units, from transposed activations."""
+    return units_in >= ALONG_UNITS and units_out >= ALONG_UNITS
+
+
+@inner
+def padded(units_in):
+    """The elements of a row of a padded gradient: see parameters.padded."""
+    return (units_in + 15) // 16 * 16
+
+
+@inner
+def transposed_stride(units_in, itemsize):
+    """The bytes from one sample to the next in transposed activations: an odd number of cache lines or so."""
+    return (units_in + 31) // 32 * 32 * itemsize + 16 * itemsize
+
+
+@inner
+def flush(accumulators, partial_sums, layout):
+    """accumulators += partial_sums, from padded rows to the packed order, and partial_sums = 0."""
+    for k in range(layout.shape[0]):
+        units_in, units_out = layout[k, 0], layout[k, 1]
+        if along_units(units_in, units_out):
+            for i in range(units_out):
+                source = layout[k, 5] + i * padded(units_in)
+                target = layout[k, 2] + i * units_in
+                row, sums = partial_sums[source : source + units_in], accumulators[target : target + units_in]
+                for p in range(units_in):
+                    sums[p] += row[p]
+                    row[p] = row.dtype.type(0.0)
 
 
 @inner
@@ -106,6 +150,14 @@ def sweep_columns(
     zero = tile.dtype.type(0.0)
     lowest = tile.dtype.type(-np.inf)
     fill_row(tile, ones_row * (stride // itemsize), tile_samples)
+    widest = 0
+    for k in range(layers):
+        widest = max(widest, layout[k, 0])
+    transposed = advance(start, (ones_row + 1) * stride)
+    partial_at = (ones_row + 1) * (stride // itemsize) + tile_samples * transposed_stride(widest, 1)
+    partial = advance(start, partial_at * itemsize)
+    partial_sums = tile[partial_at:]
+    partial_sums[:] = zero
 
     for first in range(0, net_input.shape[1], tile_samples):
         count = min(tile_samples, net_input.shape[1] - first)
@@ -157,7 +209,25 @@ def sweep_columns(
         for k in range(layers - 1, -1, -1):
             h = advance(start, layout[k, 4] * stride)
             dl_df = advance(start, (layout[k, 4] + layout[k, 0]) * stride)
-            weight_gradient(
+            if along_units(layout[k, 0], layout[k, 1]):
+                t_stride = transposed_stride(layout[k, 0], itemsize)
+                transpose(transposed, t_stride, h, stride, itemsize, layout[k, 0], samples)
+                weight_gradient(
+                    advance(partial, layout[k, 5] * itemsize),
+                    padded(layout[k, 0]) * itemsize,
+                    dl_df,
+                    stride,
+                    transposed,
+                    t_stride,
+                    itemsize,
+                    layout[k, 1],
+                    layout[k, 0],
+                    count,
+                )
+                first_column = layout[k, 0]
+            else:
+                first_column = 0
+            dot_gradient(
                 advance(gradient, layout[k, 2] * 8),
                 layout[k, 0] * 8,
                 8,
@@ -170,6 +240,7 @@ def sweep_columns(
                 ones,
                 layout[k, 1],
                 layout[k, 0],
+                first_column,
                 samples,
             )
             if k > 0 or columns_out.shape[1] > 0:
@@ -190,6 +261,8 @@ def sweep_columns(
         if columns_out.shape[1] > 0:
             columns = advance(pointer(columns_out), first * itemsize)
             copy_rows(columns, columns_out.strides[0], start, stride, itemsize, units_in, count)
+        if (first // tile_samples + 1) % FLUSH == 0 or first + count == net_input.shape[1]:
+            flush(accumulators, partial_sums, layout)
 
 
 @functools.cache
