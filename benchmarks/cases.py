@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Case:
     """A network and a batch: inputs, units of each hidden layer, outputs, number of hidden layers, samples."""
 
@@ -27,7 +27,7 @@ class Case:
         sizes = list(pairwise(self.layer_sizes))
         return 2 * self.samples * (3 * sum(a * b for a, b in sizes) - sizes[0][0] * sizes[0][1])
 
-    def __str__(self):
+    def __repr__(self):
         return f"{self.inputs}-{self.width}x{self.hidden}-{self.outputs} N={self.samples}"
 
 

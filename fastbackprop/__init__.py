@@ -6,8 +6,8 @@ Importing this package compiles nothing; kernels are compiled, or loaded from nu
 
 from fastbackprop import reference
 from fastbackprop.checking import check_gradients
+from fastbackprop.engine import warmup
 from fastbackprop.gradients import loss_and_gradients, predict, vjp
-from fastbackprop.kernels import warmup
 from fastbackprop.notebook import (
     ReLU,
     backward_pass,

@@ -26,18 +26,24 @@ AGREEMENT = {"float64": 1e-10, "float32": 1e-5}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = _Parser(prog="fastbackprop", description=__doc__)
+    parser = _Parser(prog="fastbackprop", description="Check the notebooks' network, then time a large batch.")
     parser.add_argument("--version", action="version", version=f"fastbackprop {fastbackprop.__version__}")
     parser.add_argument("--samples", type=_whole, default=1_000_000, help="samples of the batch (%(default)s)")
     parser.add_argument("--threads", type=_whole, default=None, help="threads to use (all processors)")
-    parser.add_argument("command", nargs="?", choices=["info"], help="versions, processor, threads, cache folder")
+    commands = parser.add_subparsers(dest="command", metavar="info")
+    commands.add_parser("info", help="show versions, processor, threads and cache folder instead")
     options = parser.parse_args(arguments)
-    if options.command == "info":
-        return info()
     try:
-        return demonstrate(options.samples, options.threads or threads.available_threads())
-    except (ValueError, MemoryError) as error:
-        parser.error(str(error) or "not enough memory for that many samples")
+        num_threads = options.threads or threads.available_threads()
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        return info(num_threads) if options.command == "info" else demonstrate(options.samples, num_threads)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # what reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 class _Parser(argparse.ArgumentParser):
@@ -65,6 +71,10 @@ def notebook_network() -> tuple[list[Array], list[Array]]:
 
 def demonstrate(samples: int, num_threads: int) -> int:
     """The main job: the notebooks' numbers, every derivative, then a large batch."""
+    try:
+        np.empty((2 * HIDDEN_LAYERS * WIDTH, samples))  # about what the oracle keeps
+    except (ValueError, MemoryError):
+        _Parser(prog="fastbackprop").error(f"--samples {samples} is more than fits into memory")
     all_weights, all_biases = notebook_network()
     agree = show_notebook_numbers(all_weights, all_biases)
     agree &= show_batch(all_weights, all_biases, samples, num_threads)
@@ -146,9 +156,8 @@ def relative_difference(got: tuple[Any, ...], expected: tuple[Any, ...]) -> floa
     """The largest relative norm of a difference, over the loss and all arrays."""
     pairs = [(got[0], expected[0])]
     pairs += [pair for k in (1, 2) for pair in zip(got[k], expected[k], strict=True)]
-    return max(
-        float(np.linalg.norm(np.subtract(a, b, dtype=np.float64)) / (np.linalg.norm(b) or 1.0)) for a, b in pairs
-    )
+    differences = [np.linalg.norm(np.subtract(a, b, dtype=np.float64)) / (np.linalg.norm(b) or 1.0) for a, b in pairs]
+    return float(np.max(differences))  # NaN where one of them is
 
 
 def peak_memory() -> float:
@@ -167,7 +176,7 @@ def reset_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def info() -> int:
+def info(num_threads: int) -> int:
     """Print what the package runs on."""
     import llvmlite
     import numba
@@ -183,7 +192,7 @@ def info() -> int:
         "target": f"{cpu}, {triple}",
         "vectors": f"{8 * target.vector_bytes} bits, {target.registers} registers, "
         + ("fused multiply-add" if target.has_fma else "no fused multiply-add"),
-        "threads": f"{threads.available_threads()} of {os.cpu_count()} processors",
+        "threads": f"{num_threads} on {os.cpu_count()} processors",
         "cache folder": jit.cache_folder() or "none that can be written: kernels are compiled in every process",
     }
     for name, value in rows.items():

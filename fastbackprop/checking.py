@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,11 @@ from numpy.typing import ArrayLike
 
 from fastbackprop import reference
 from fastbackprop.gradients import loss_and_gradients
-from fastbackprop.validation import Array, Batch, Gradients, Loss, check_gradient_lists, check_weighting
+from fastbackprop.validation import Array, Batch, Gradients, Loss, check_callables, check_gradient_lists
 
 EVERY_ENTRY = 2**28  # multiply-adds; about a second
 TOLERANCE = {"float32": 2e-4, "float64": 1e-6}
+ROUNDINGS = 16  # units in the last place of each term of a gradient: a path through some layers, three sigma
 SHOWN = 10  # of the entries of one array that differ
 STEP = np.finfo(np.float64).eps ** (1 / 3)
 
@@ -30,27 +31,28 @@ class Entry:
     expected: float
     tolerance: float
     kink: bool
-    """A preactivation changes its sign between the two points: the difference is no derivative."""
+    """A preactivation changes its sign between the two points, and by no more than that are the values apart."""
 
     @property
     def agrees(self) -> bool:
         """Whether the two values are equal within the tolerance."""
-        return abs(self.got - self.expected) <= self.tolerance
+        return bool(np.isfinite(self.got)) and abs(self.got - self.expected) <= self.tolerance
 
     def __str__(self) -> str:
         where = "a random direction" if self.index is None else f"[{', '.join(map(str, self.index))}]"
-        state = "agrees" if self.agrees else "at a ReLU kink" if self.kink else "WRONG"
+        finite = np.isfinite(self.got) and np.isfinite(self.expected)
+        state = "agrees" if self.agrees else "at a ReLU kink" if self.kink else "WRONG" if finite else "not finite"
         return (
             f"{self.parameter}[{self.layer}] {where}: got {self.got:.9g}, expected {self.expected:.9g}, "
             f"tolerance {self.tolerance:.2g}: {state}"
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What check_gradients found."""
 
-    entries: list[Entry] = field(repr=False)
+    entries: list[Entry]
 
     @property
     def failures(self) -> list[Entry]:
@@ -72,6 +74,10 @@ class Report:
         if not self.passed:
             raise AssertionError(str(self))
 
+    def __repr__(self) -> str:
+        counts = f"{len(self.entries)} entries, {len(self.failures)} failures, {len(self.kinks)} at kinks"
+        return f"<Report: {'passed' if self.passed else 'FAILED'}, {counts}>"
+
     def __str__(self) -> str:
         text = []
         for (parameter, layer), group in itertools.groupby(self.entries, lambda entry: (entry.parameter, entry.layer)):
@@ -86,9 +92,11 @@ class Report:
             text += [f"    {entry}" for entry in apart[:SHOWN]]
             if len(apart) > SHOWN:
                 text.append(f"    and {len(apart) - SHOWN} more")
-        verdict = "All derivatives agree." if self.passed else f"{len(self.failures)} derivatives are WRONG."
+        verdict = f"{len(self.failures)} derivatives are WRONG."
+        if not self.failures:
+            verdict = f"All {'others' if self.kinks else 'derivatives'} agree."
         if self.kinks:
-            verdict += f" {len(self.kinks)} lie at a ReLU kink and could not be compared."
+            verdict = f"{len(self.kinks)} derivatives lie at a ReLU kink and could not be compared. {verdict}"
         return "\n".join([*text, verdict])
 
 
@@ -116,8 +124,9 @@ def check_gradients(
     gradients : (all_dl_dweights, all_dl_dbiases), optional
         What to check, such as the result of your own backward pass; the default is :func:`loss_and_gradients`.
     tolerance : float, optional
-        Of a difference, relative to the largest derivative of the same array; 1e-6 for float64 and 2e-4 for float32,
-        to which the rounding error of the difference itself is added.
+        Of a difference, relative to the largest derivative of the same array; 1e-6 for float64 and 2e-4 for float32.
+        To it are added the rounding error of the difference itself and that of the gradient, which is all that is
+        left of a gradient near a minimum, where the terms of its sum over the samples cancel.
     every_entry : bool, optional
         Check each parameter, or only one random direction through each array. The default is every entry, unless
         that takes more than about a second.
@@ -156,15 +165,18 @@ def check_gradients(
     (True, 7)
     """
     batch = Batch(net_input, all_weights, all_biases)
-    batch.set_target(y, loss)
-    check_weighting(reduction, sample_weight, batch.samples)
+    if isinstance(loss, str):
+        batch.set_loss(y, loss, reduction, sample_weight)
+    else:
+        check_callables(loss, reduction, sample_weight)
     if gradients is None:
         _, *computed = loss_and_gradients(
             net_input, all_weights, all_biases, y, loss=loss, reduction=reduction, sample_weight=sample_weight
         )
         gradients = computed[0], computed[1]
     check_gradient_lists(gradients, batch.weights, batch.biases, "gradients")
-    problem = _Problem(batch, loss, reduction, sample_weight)
+    problem = _Problem(batch, loss, y, reduction, sample_weight)
+    rounding = problem.rounding(np.finfo(batch.dtype).eps)
     sizes = [array.size for array in [*batch.weights, *batch.biases]]
     if every_entry is None:
         every_entry = 2 * sum(sizes) ** 2 * max(batch.samples, 1) <= EVERY_ENTRY
@@ -175,13 +187,16 @@ def check_gradients(
     for layer in range(len(batch.weights)):
         for parameter, part in ("all_weights", 0), ("all_biases", 1):
             gradient = np.asarray(gradients[part][layer], np.float64)
+            largest = float(np.max(np.abs(gradient)))
             for index, direction in _directions(gradient.shape, every_entry, rng):
-                expected, noise, kink = problem.difference(part, layer, direction)
-                scale = np.max(np.abs(gradient)) * np.linalg.norm(direction)
+                expected, noise, jump = problem.difference(part, layer, direction)
                 if index is None:
-                    scale = np.linalg.norm(gradient) * np.linalg.norm(direction) / np.sqrt(direction.size)
-                got = float(np.sum(gradient * direction))
-                allowed = float(tolerance * max(scale, abs(expected)) + noise)
+                    got, spread = float(np.sum(gradient * direction)), np.linalg.norm(rounding[part][layer] * direction)
+                    scale = float(np.linalg.norm(gradient))
+                else:
+                    got, spread, scale = float(gradient[index]), rounding[part][layer][index], largest
+                allowed = float(tolerance * max(scale if np.isfinite(scale) else 0.0, abs(expected)) + noise + spread)
+                kink = jump > 0.0 and abs(got - expected) <= allowed + jump
                 entries.append(Entry(layer, parameter, index, got, expected, allowed, kink))
     report = Report(entries)
     if raise_on_failure:
@@ -204,12 +219,12 @@ def _directions(
 class _Problem:
     """The loss as a function of the parameters, in float64."""
 
-    def __init__(self, batch: Batch, loss: Loss, reduction: str, sample_weight: ArrayLike | None) -> None:
+    def __init__(self, batch: Batch, loss: Loss, y: Any, reduction: str, sample_weight: ArrayLike | None) -> None:
         self.parameters = [
             [np.asarray(array, np.float64) for array in arrays] for arrays in (batch.weights, batch.biases)
         ]
         self.net_input = np.asarray(batch.net_input, np.float64)
-        self.y = np.asarray(batch.target, np.float64) if isinstance(loss, str) else batch.target
+        self.y = np.asarray(batch.target, np.float64) if isinstance(loss, str) else y
         self.loss, self.reduction, self.sample_weight = loss, reduction, sample_weight
 
     def evaluate(self, part: int, layer: int, change: Array) -> tuple[float, list[Array]]:
@@ -220,15 +235,37 @@ class _Problem:
         value = reference.loss_value(net_output, self.y, self.loss, self.reduction, self.sample_weight)
         return value, [f > 0 for f in all_f[:-1]]
 
-    def difference(self, part: int, layer: int, direction: Array) -> tuple[float, float, bool]:
-        """The central difference along a direction, its rounding error, and whether a ReLU switches in between."""
+    def rounding(self, eps: float) -> tuple[list[Array], list[Array]]:
+        """How much each derivative may be off for rounding: its terms are off at random, by a few units each.
+
+        The variance of dl/df goes back through the layers as dl/df itself does, with squared weights. At the output
+        it is that of the derivative of the loss and of what a rounded output changes in it.
+        """
+        weights, biases = self.parameters
+        net_output, all_f, all_h = reference.compute_network_output(self.net_input, weights, biases)
+        slope = self.derivative(net_output)
+        change = (self.derivative(net_output * (1 + STEP)) - slope) / STEP
+        variance = (ROUNDINGS * eps) ** 2 * (slope**2 + change**2)
+        squares = [w**2 for w in weights], biases, all_f, [h**2 for h in all_h]
+        by_weights, by_biases = reference.backward_pass(*squares, 0.0, loss=lambda *_: variance)
+        return [np.sqrt(v) for v in by_weights], [np.sqrt(v) for v in by_biases]
+
+    def derivative(self, net_output: Array) -> Array:
+        """The derivative of the loss by the output."""
+        return reference.loss_derivative(net_output, self.y, self.loss, self.reduction, self.sample_weight)
+
+    def difference(self, part: int, layer: int, direction: Array) -> tuple[float, float, float]:
+        """The central difference along a direction, its rounding error, and the jump of the slope at a ReLU's kink."""
         size = max(1.0, float(np.max(np.abs(self.parameters[part][layer])))) / float(np.max(np.abs(direction)))
+        middle, _ = self.evaluate(part, layer, 0.0 * direction)
+        jump = 0.0
         for step in (STEP * size, STEP * size / 16, STEP * size / 256):
             right, on_right = self.evaluate(part, layer, step * direction)
             left, on_left = self.evaluate(part, layer, -step * direction)
-            kink = any(not np.array_equal(a, b) for a, b in zip(on_left, on_right, strict=True))
-            if not kink:
+            jump = 0.0
+            if all(np.array_equal(a, b) for a, b in zip(on_left, on_right, strict=True)):
                 break
+            jump = abs(right - 2 * middle + left) / step
         # Each loss is a sum with a relative error of a few units in the last place.
         noise = 64 * np.finfo(np.float64).eps * max(abs(left), abs(right)) / step
-        return float((right - left) / (2 * step)), float(noise), kink
+        return float((right - left) / (2 * step)), float(noise), float(jump)

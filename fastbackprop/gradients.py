@@ -1,13 +1,14 @@
 """The fused path: forward, loss and backward in one call that keeps nothing of the batch's size."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbackprop.threads import check_num_threads
-from fastbackprop.validation import Array, Batch, Gradients, Loss
-from fastbackprop.workspace import borrow, give_back
+from fastbackprop.engine import borrow, give_back
+from fastbackprop.validation import OUTPUT_SHAPE, Array, Batch, Gradients, Loss, check_callables, check_columns
 
 
 def loss_and_gradients(
@@ -86,16 +87,23 @@ def loss_and_gradients(
     >>> loss, all_dl_dweights[0].ravel(), all_dl_dbiases[1].ravel()
     (13.0, array([-4.,  4.]), array([-10.]))
     """
-    num_threads = check_num_threads(num_threads)
+    options: dict[str, Any] = {
+        "input_gradient": input_gradient,
+        "out": out,
+        "num_threads": num_threads,
+        "progress": progress,
+    }
+    if not isinstance(loss, str):
+        passed = (net_input, all_weights, all_biases, y, loss, reduction, sample_weight)
+        return with_callables(functools.partial(predict, num_threads=num_threads), vjp, *passed, options)
     batch = Batch(net_input, all_weights, all_biases)
-    batch.set_target(y, loss)
-    workspace = borrow(batch.layer_sizes, batch.dtype)
+    batch.set_loss(y, loss, reduction, sample_weight)
+    batch.set_options(batch.dtype, **options)
+    engine = borrow(batch.layer_sizes, batch.dtype)
     try:
-        return workspace.run_loss_and_gradients(
-            batch, loss, reduction, sample_weight, input_gradient, out, num_threads, progress
-        )
+        return engine.differentiate(batch)
     finally:
-        give_back(workspace)
+        give_back(engine)
 
 
 def vjp(
@@ -147,15 +155,14 @@ def vjp(
     >>> doutput_dinput
     array([[1., 0.]])
     """
-    num_threads = check_num_threads(num_threads)
     batch = Batch(net_input, all_weights, all_biases)
     batch.set_seed(dl_doutput)
-    batch.widen(batch.target)
-    workspace = borrow(batch.layer_sizes, batch.dtype)
+    batch.set_options(batch.dtype, input_gradient=input_gradient, out=out, num_threads=num_threads, progress=progress)
+    engine = borrow(batch.layer_sizes, batch.dtype)
     try:
-        return workspace.run_vjp(batch, input_gradient, out, num_threads, progress)
+        return engine.differentiate(batch)[1:]
     finally:
-        give_back(workspace)
+        give_back(engine)
 
 
 def predict(
@@ -194,10 +201,35 @@ def predict(
     >>> predict(np.array([[1.0, -3.0]]), weights, biases)
     array([[1., 0.]])
     """
-    num_threads = check_num_threads(num_threads)
     batch = Batch(net_input, all_weights, all_biases)
-    workspace = borrow(batch.layer_sizes, batch.dtype)
+    batch.set_options(batch.dtype, num_threads=num_threads, progress=progress)
+    engine = borrow(batch.layer_sizes, batch.dtype)
     try:
-        return workspace.run_predict(batch, num_threads, progress)
+        return engine.predict(batch)
     finally:
-        give_back(workspace)
+        give_back(engine)
+
+
+def with_callables(
+    predict: Callable[..., Array],
+    vjp: Callable[..., tuple[Any, ...]],
+    net_input: ArrayLike,
+    all_weights: Sequence[ArrayLike],
+    all_biases: Sequence[ArrayLike],
+    y: Any,
+    loss: Any,
+    reduction: str,
+    sample_weight: ArrayLike | None,
+    options: dict[str, Any],
+) -> tuple[Any, ...]:
+    """The loss and its gradients where the loss is a pair of callables: they see the output of the whole batch."""
+    check_callables(loss, reduction, sample_weight)
+    value, derivative = loss
+    net_output = predict(net_input, all_weights, all_biases)
+    total = np.asarray(value(net_output, y))
+    if total.size != 1:
+        raise ValueError(f"what the value of loss returned has shape {total.shape}; expected one number")
+    dl_doutput = derivative(net_output, y)
+    name = "what the derivative of loss returned"
+    check_columns(dl_doutput, name, net_output.shape[0], net_output.shape[1], OUTPUT_SHAPE)
+    return float(total.item()), *vjp(net_input, all_weights, all_biases, dl_doutput, **options)

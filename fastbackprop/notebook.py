@@ -7,9 +7,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbackprop import losses
+from fastbackprop.engine import borrow, give_back, native
+from fastbackprop.parameters import split
 from fastbackprop.threads import run
-from fastbackprop.validation import FLOAT32, FLOAT64, Array, Batch, ForwardPass
-from fastbackprop.workspace import borrow, give_back, native, split
+from fastbackprop.validation import (
+    FLOATS,
+    OUTPUT_SHAPE,
+    Array,
+    Batch,
+    ForwardPass,
+    check_columns,
+    check_loss,
+    check_target,
+)
 
 
 def ReLU(preactivation: ArrayLike) -> Any:
@@ -158,10 +168,10 @@ def compute_network_output(
         zip(all_f, [*all_h[1:], NO_COLUMNS[dtype]], weights, biases, [batch.net_input, *all_h[1:]], strict=True)
     )
     layer = forward_pass(dtype)
-    workspace = borrow(batch.layer_sizes, dtype)
+    engine = borrow(batch.layer_sizes, dtype)
 
     def work(lane: int, _chunk: int, first: int, last: int) -> None:
-        tile, tile_samples = workspace.tile(lane), workspace.tile_samples
+        tile, tile_samples = engine.tile(lane), engine.tile_samples
         for f, h_next, layer_weights, layer_biases, h in layers:
             if last - first < samples:
                 f, h_next, h = f[:, first:last], h_next[:, first:last], h[:, first:last]
@@ -170,9 +180,9 @@ def compute_network_output(
             layer(f, h_next, layer_weights, layer_biases, h, tile, tile_samples)
 
     try:
-        run(work, workspace.chunks(samples), workspace.pass_samples)
+        run(work, engine.chunks(samples), engine.pass_samples)
     finally:
-        give_back(workspace)
+        give_back(engine)
     return all_f[-1], all_f, all_h + [all_f[-1]] * append_output
 
 
@@ -233,20 +243,20 @@ def backward_pass(
     from fastbackprop.kernels.passes import backward_pass as compiled  # imports numba
 
     batch = ForwardPass(all_weights, all_biases, all_f, all_h)
-    dl_doutput = batch.dl_doutput(y, loss)
+    dl_doutput = _loss_derivative(batch, y, loss)
     dtype, samples = batch.dtype, batch.samples
     weights = native(batch.weights, dtype)
     kept = samples if intermediates else 0
     all_dl_dh = [np.empty((units, kept), dtype) for units in batch.layer_sizes[:-1]]
     all_dl_df = [np.empty((units, kept), dtype) for units in batch.layer_sizes[1:-1]]
     layer = compiled(dtype)
-    workspace = borrow(batch.layer_sizes, dtype)
+    engine = borrow(batch.layer_sizes, dtype)
 
     def work(lane: int, chunk: int, first: int, last: int) -> None:
         sums = accumulators[chunk]
         if first == chunks[chunk][0]:
             sums.fill(0.0)
-        tile, tile_samples = workspace.tile(lane), workspace.tile_samples
+        tile, tile_samples = engine.tile(lane), engine.tile_samples
         whole = last - first == samples
         all_h, all_f, dl_df = batch.all_h, batch.all_f, dl_doutput
         if not whole:
@@ -264,14 +274,30 @@ def backward_pass(
             dl_df = before
 
     try:
-        chunks, offsets = workspace.chunks(samples), workspace.weights_offsets
-        accumulators = workspace.accumulators(len(chunks))
-        run(work, chunks, workspace.pass_samples)
-        _, gradient = workspace.collect(len(chunks))
+        chunks, offsets = engine.chunks(samples), engine.weights_offsets
+        accumulators = engine.accumulators(len(chunks))
+        run(work, chunks, engine.pass_samples)
+        _, gradient = engine.collect(len(chunks))
     finally:
-        give_back(workspace)
+        give_back(engine)
     gradients = split(gradient, batch.weights, batch.biases)
     return (*gradients, all_dl_dh, [*all_dl_df, dl_doutput.astype(dtype)]) if intermediates else gradients
 
 
-NO_COLUMNS = {dtype: np.empty((1, 0), dtype) for dtype in (FLOAT32, FLOAT64)}
+def _loss_derivative(batch: ForwardPass, y: Any, loss: str | Callable[[Array, Any], Any]) -> Array:
+    """dl/df_K from a named loss or a callable; its dtype counts for that of the result."""
+    net_output, units = batch.all_f[-1], batch.layer_sizes[-1]
+    if callable(loss):
+        returned = loss(net_output, y)
+        derivative = check_columns(returned, "what loss returned", units, batch.samples, OUTPUT_SHAPE)
+        batch.widen_by_target(returned, derivative)
+        return derivative
+    if not isinstance(loss, str):
+        raise TypeError(f"loss is {loss!r}; expected a name or a callable (net_output, y) -> dl_doutput")
+    check_loss(loss)
+    target = check_target(y, units, batch.samples)
+    batch.widen_by_target(y, target)
+    return losses.derivative(loss, *native([net_output, target], batch.dtype))
+
+
+NO_COLUMNS = {dtype: np.empty((1, 0), dtype) for dtype in FLOATS}

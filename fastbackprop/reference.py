@@ -123,11 +123,7 @@ def loss_and_gradients(
     """The loss of the batch and its gradient: forward, loss and backward in one call."""
     net_output, all_f, all_h = compute_network_output(net_input, all_weights, all_biases)
     total = loss_value(net_output, y, loss, reduction, sample_weight)
-    if isinstance(loss, str):
-        weight, divisor = _weighting(net_output, reduction, sample_weight)
-        dl_doutput = LOSSES[loss][1](net_output, y) * weight / divisor
-    else:
-        dl_doutput = loss[1](net_output, y)
+    dl_doutput = loss_derivative(net_output, y, loss, reduction, sample_weight)
     return total, *_gradients(all_weights, all_biases, all_f, all_h, dl_doutput, input_gradient)
 
 
@@ -143,6 +139,20 @@ def loss_value(
         return float(loss[0](net_output, y))
     weight, divisor = _weighting(net_output, reduction, sample_weight)
     return float(np.sum(LOSSES[loss][0](net_output, y) * weight, dtype=np.float64) / divisor)
+
+
+def loss_derivative(
+    net_output: Array,
+    y: Any,
+    loss: Any = "least_squares",
+    reduction: str = "sum",
+    sample_weight: ArrayLike | None = None,
+) -> Array:
+    """The derivative of loss_value by the network's output."""
+    if not isinstance(loss, str):
+        return np.asarray(loss[1](net_output, y))
+    weight, divisor = _weighting(net_output, reduction, sample_weight)
+    return np.asarray(LOSSES[loss][1](net_output, y) * weight / divisor)
 
 
 def _weighting(net_output: Array, reduction: str, sample_weight: ArrayLike | None) -> tuple[Any, Any]:

@@ -1,29 +1,23 @@
 """Who runs which chunk: kernels release the GIL, Python threads carry them.
 
 numba's ``parallel=True`` is not used: a child forked after an OpenMP region is killed at its own first one, and the
-workqueue layer aborts the process on concurrent calls. Workers are parked on a lock between calls, which wakes them
-sooner than an executor's queue does, and end before a fork.
+workqueue layer aborts the process on concurrent calls. Workers are parked in a queue between calls, and end before a
+fork.
+
+An interrupt can be raised between any two lines of the calling thread, never in a worker. So the calling thread
+holds no lock and keeps no count: it closes a job, which can be done twice, and waits until no worker is inside, which
+can be asked again. Who is inside is told by the workers alone.
 """
 
+import contextlib
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from queue import Empty, SimpleQueue
 
 Work = Callable[[int, int, int, int], None]
 Progress = Callable[[int, int], object]
-
-
-def check_num_threads(num_threads: Any) -> int | None:
-    """num_threads as a whole number from 1 up, or None for as many as are available."""
-    if num_threads is None:
-        return None
-    if isinstance(num_threads, bool) or not hasattr(num_threads, "__index__"):
-        raise TypeError(f"num_threads is {num_threads!r}; expected a whole number from 1 up, or None")
-    if num_threads < 1:
-        raise ValueError(f"num_threads is {num_threads}; expected a whole number from 1 up, or None")
-    return int(num_threads)
 
 
 def available_threads() -> int:
@@ -71,33 +65,49 @@ class Job:
         self.done: dict[int, int] = {}
         self.reported = 0
         self.error: BaseException | None = None
-        self.stopped = False
+        self.closed = False
+        self.inside: set[int] = set()
+        self.left: SimpleQueue[int] = SimpleQueue()
+        self.crew = _crew
 
     def run(self, lanes: int) -> None:
         """Work on that many lanes until nothing is left."""
-        workers: list[Worker] = []
         try:
-            _engage(self, lanes - 1, workers)
+            self.crew.call(self, lanes - 1)
             self.run_lane(0)
-        except BaseException:
-            self.stopped = True
-            raise
+            self.wait()
+            self.report()
+            if self.error is None and sum(self.done.values()) < self.total:
+                raise RuntimeError("a call was forked while its threads were running; the child has not all results")
         finally:
-            _dismiss(self, workers)
+            self.closed = True
+            self.wait()
         if self.error is not None:
             raise self.error
-        self.report()
+
+    def help(self, lane: int) -> None:
+        """What a worker does with a job: it enters before it looks whether the job is closed."""
+        self.inside.add(lane)
+        try:
+            if not self.closed:
+                self.run_lane(lane)
+        except BaseException as error:  # raised again on the calling thread
+            self.error = error
+            self.closed = True
+        finally:
+            self.inside.discard(lane)
+            self.left.put(lane)
 
     def run_lane(self, lane: int) -> None:
-        """Take chunks until there are no more, or the job is stopped."""
+        """Take chunks until there are no more, or the job is closed."""
         done = 0
-        while not self.stopped:
+        while not self.closed:
             try:
                 chunk, (first, last) = self.queue.popleft()
             except IndexError:
                 return
             for start in range(first, last, self.slice_columns):
-                if self.stopped:
+                if self.closed:
                     return
                 stop = min(start + self.slice_columns, last)
                 self.work(lane, chunk, start, stop)
@@ -105,6 +115,26 @@ class Job:
                 self.done[lane] = done
                 if lane == 0:
                     self.report()
+
+    def wait(self) -> None:
+        """Return when no worker is inside; after an interrupt as well, which is raised then."""
+        interrupt: BaseException | None = None
+        while self.inside:
+            try:
+                if self.crew is not _crew:
+                    raise RuntimeError("the process was forked by a callback of a call that is still running")
+                # With a timeout, because without one Ctrl-C does not wake a waiting thread on Windows.
+                with contextlib.suppress(Empty):
+                    self.left.get(timeout=0.1)
+                if not self.closed:
+                    self.report()
+            except BaseException as error:
+                self.closed = True
+                interrupt = error
+                if self.crew is not _crew:
+                    break
+        if interrupt is not None:
+            raise interrupt
 
     def report(self) -> None:
         """Tell how many columns are done, where that has changed."""
@@ -114,88 +144,54 @@ class Job:
                 self.reported = done
                 self.progress(done, self.total)
 
-    def fail(self, error: BaseException) -> None:
-        """Stop all lanes and keep what is to be raised."""
-        self.error = error
-        self.stopped = True
 
-
-class Worker:
-    """A parked thread that runs one lane of a job at a time."""
+class Crew:
+    """Threads that wait for jobs. A job that is called out to more of them than are idle goes on without."""
 
     def __init__(self) -> None:
-        self.job: Job | None = None
-        self.lane = 0
-        self.wake, self.finished = threading.Lock(), threading.Lock()
-        self.wake.acquire()
-        self.finished.acquire()
-        self.thread = threading.Thread(target=self._loop, name="fastbackprop", daemon=True)
-        self.thread.start()
+        self.calls: SimpleQueue[tuple[Job, int] | None] = SimpleQueue()
+        self.workers: set[threading.Thread] = set()
 
-    def start(self, job: Job | None, lane: int) -> None:
-        """Wake the thread; no job ends it."""
-        self.job, self.lane = job, lane
-        self.wake.release()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self.start(None, 0)
-        self.thread.join()
-
-    def _loop(self) -> None:
-        while True:
-            self.wake.acquire()
-            if self.job is None:
-                return
+    def call(self, job: Job, helpers: int) -> None:
+        """Have `helpers` threads run lanes 1, 2, ... of a job."""
+        while len(self.workers) < helpers:
+            worker = threading.Thread(target=self._serve, name="fastbackprop", daemon=True)
             try:
-                self.job.run_lane(self.lane)
-            except BaseException as error:  # raised again on the calling thread
-                self.job.fail(error)
-            self.job = None
-            self.finished.release()
+                worker.start()
+            except RuntimeError:  # no more threads can be started
+                break
+            self.workers.add(worker)
+        for lane in range(1, helpers + 1):
+            self.calls.put((job, lane))
+
+    def _serve(self) -> None:
+        self.workers.add(threading.current_thread())
+        while (call := self.calls.get()) is not None:
+            job, lane = call
+            job.help(lane)
+            del call, job  # or the last job's arrays would live until the next
+        self.workers.discard(threading.current_thread())
+
+    def dismiss(self) -> None:
+        """End the threads; those that are inside a job end after it."""
+        workers = list(self.workers)
+        for _ in workers:
+            self.calls.put(None)
+        for worker in workers:
+            worker.join(timeout=1.0)
 
 
-_idle: list[Worker] = []
+_crew = Crew()
 
 
-def _engage(job: Job, count: int, workers: list[Worker]) -> None:
-    """Set `count` workers to work on lanes 1, 2, ...; they leave the list of idle ones for `workers`."""
-    for lane in range(1, count + 1):
-        try:
-            worker = _idle.pop() if _idle else Worker()
-        except (
-            IndexError,
-            RuntimeError,
-        ):  # another call took the last one, or no thread can be started: go on with fewer
-            return
-        workers.append(worker)
-        worker.start(job, lane)
+def _dismiss_crew() -> None:
+    _crew.dismiss()
 
 
-def _dismiss(job: Job, workers: list[Worker]) -> None:
-    """Wait for the workers and park them. An interrupt stops the job and is raised once all of them have stopped."""
-    interrupt: BaseException | None = None
-    for worker in workers:
-        while True:
-            try:
-                # With a timeout, because without one Ctrl-C does not wake a waiting thread on Windows.
-                if worker.finished.acquire(timeout=0.1):
-                    _idle.append(worker)
-                    break
-                if not worker.thread.is_alive():  # this is a child forked from within the job
-                    break
-                job.report()
-            except BaseException as error:
-                job.stopped = True
-                interrupt = error
-    if interrupt is not None:
-        raise interrupt
-
-
-def _stop_idle() -> None:
-    while _idle:
-        _idle.pop().stop()
+def _new_crew() -> None:
+    global _crew  # noqa: PLW0603 - threads and queues do not come along into a child
+    _crew = Crew()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_stop_idle)
+    os.register_at_fork(before=_dismiss_crew, after_in_child=_new_crew)

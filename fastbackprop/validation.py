@@ -3,6 +3,7 @@
 Functions return the argument as an array, never copied and never changed.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastbackprop import losses
+from fastbackprop.kernels import PREDICT, SEED, SQUARED_ERROR
 
 Array = NDArray[Any]
 DType = np.dtype[Any]
@@ -17,33 +19,46 @@ Loss = str | tuple[Callable[[Array, Any], Any], Callable[[Array, Any], Any]]
 Gradients = tuple[Sequence[Array], Sequence[Array]]
 
 FLOATS = FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+NO_WEIGHT = np.empty(0, FLOAT32)
 OUTPUT_SHAPE = "the shape of the network's output"
 
 
 class Network:
-    """Checked parameters, and the dtype that the result of a call with them has so far."""
+    """Checked parameters, and the dtype that the result of a call with them has so far.
+
+    It is float32 until something wider is met, whose name is then kept: never narrower than what NumPy computes in.
+    """
 
     def __init__(
         self,
         all_weights: Sequence[ArrayLike],
         all_biases: Sequence[ArrayLike],
         layer_sizes: tuple[int, ...] | None = None,
+        integers: DType = FLOAT64,
     ) -> None:
+        self.integers = integers  # the dtype that they count as
         self.weights, self.biases, self.layer_sizes = check_parameters(all_weights, all_biases, layer_sizes)
         self.dtype: DType = FLOAT32
-        self.widen(*self.weights, *self.biases)
+        self.widest = ""
+        self.widen("all_weights", self.weights)
+        self.widen("all_biases", self.biases)
 
-    def widen(self, *arrays: Array | np.generic) -> None:
-        """Let the dtypes of more arrays count: never narrower than what NumPy would compute in."""
-        for array in arrays:
-            if array.dtype is not FLOAT32 and array.dtype.newbyteorder("=") != FLOAT32:
+    def widen(self, name: str, arrays: Sequence[Array]) -> None:
+        """Let the dtypes of more arrays count."""
+        if self.dtype is FLOAT64:
+            return
+        for k, array in enumerate(arrays):
+            if array.dtype is FLOAT32 or array.dtype.newbyteorder("=") == FLOAT32:
+                continue
+            if self.integers is FLOAT64 or array.dtype.kind == "f":
                 self.dtype = FLOAT64
+                self.widest = f"{_label(name, k if len(arrays) > 1 else None)} has dtype {array.dtype}"
                 return
 
-    def widen_by_target(self, y: Any) -> None:
-        """Floating arrays and np.float64 numbers count; integers and Python's floats do not, as in NumPy."""
-        if isinstance(y, (np.ndarray, np.generic)) and y.dtype.kind == "f":
-            self.widen(y)
+    def widen_by_target(self, given: Any, array: Array, name: str = "y") -> None:
+        """Let a target count where it is floating and no Python number; np.float64 counts, as in NumPy."""
+        if array.dtype.kind == "f" and type(given) is not float:
+            self.widen(name, [array])
 
 
 class Batch(Network):
@@ -55,23 +70,46 @@ class Batch(Network):
         all_weights: Sequence[ArrayLike],
         all_biases: Sequence[ArrayLike],
         layer_sizes: tuple[int, ...] | None = None,
+        integers: DType = FLOAT64,
     ) -> None:
-        super().__init__(all_weights, all_biases, layer_sizes)
+        super().__init__(all_weights, all_biases, layer_sizes, integers)
         reason = "its rows must match the columns of all_weights[0], one column for each sample"
         self.net_input = check_columns(net_input, "net_input", self.layer_sizes[0], None, reason)
         self.samples = self.net_input.shape[1]
-        self.target: Any = None
-        self.widen(self.net_input)
+        self.target = self.net_input  # until there is one
+        self.sample_weight = NO_WEIGHT
+        self.mode, self.factor, self.scale = PREDICT, 1.0, 1.0
+        self.widen("net_input", [self.net_input])
 
-    def set_target(self, y: Any, loss: Any) -> None:
-        """Take y, broadcast to the shape of the output; callables get it as it is."""
+    def set_loss(self, y: Any, loss: str, reduction: str, sample_weight: ArrayLike | None) -> None:
+        """Take a named loss, and y, broadcast to the shape of the output."""
         check_loss(loss)
-        self.target = check_target(y, self.layer_sizes[-1], self.samples) if isinstance(loss, str) else y
-        self.widen_by_target(y)
+        self.mode, self.factor = SQUARED_ERROR, losses.LOSSES[loss]
+        self.target = check_target(y, self.layer_sizes[-1], self.samples)
+        self.widen_by_target(y, self.target)
+        self.scale, self.sample_weight = check_weighting(reduction, sample_weight, self.samples)
 
-    def set_seed(self, dl_doutput: ArrayLike, name: str = "dl_doutput") -> None:
+    def set_seed(self, dl_doutput: ArrayLike) -> None:
         """Take the derivative of something by the output."""
-        self.target = check_columns(dl_doutput, name, self.layer_sizes[-1], self.samples, OUTPUT_SHAPE)
+        self.mode = SEED
+        self.target = check_columns(dl_doutput, "dl_doutput", self.layer_sizes[-1], self.samples, OUTPUT_SHAPE)
+        self.widen_by_target(dl_doutput, self.target, "dl_doutput")
+
+    def set_options(
+        self,
+        dtype: DType,
+        *,
+        input_gradient: bool = False,
+        out: Gradients | None = None,
+        num_threads: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> None:
+        """Take what says how to compute, and where to write a result of that dtype."""
+        check_out(out, self.weights, self.biases, dtype)
+        if progress is not None and not callable(progress):
+            raise TypeError(f"progress is {progress!r}; expected a callable (done, total), or None")
+        self.input_gradient, self.out = input_gradient, out
+        self.num_threads, self.progress = check_num_threads(num_threads), progress
 
 
 class ForwardPass(Network):
@@ -105,24 +143,8 @@ class ForwardPass(Network):
             check_columns(f, "all_f", units, samples, reason, k)
             for k, (f, units) in enumerate(zip(all_f, self.layer_sizes[1:], strict=True))
         ]
-        self.widen(*self.all_f, *self.all_h)
-
-    def dl_doutput(self, y: Any, loss: str | Callable[[Array, Any], Any]) -> Array:
-        """The derivative of a loss, a name or a callable, by the output."""
-        net_output = self.all_f[-1]
-        if callable(loss):
-            returned = loss(net_output, y)
-            name = "what loss returned"
-            derivative = check_columns(returned, name, self.layer_sizes[-1], self.samples, OUTPUT_SHAPE)
-            self.widen_by_target(derivative)
-            return derivative
-        check_loss(loss)
-        if not isinstance(loss, str):
-            raise TypeError(f"loss is {loss!r}; expected a name or a callable (net_output, y) -> dl_doutput")
-        target = check_target(y, self.layer_sizes[-1], self.samples)
-        self.widen_by_target(y)
-        net_output, target = (array.astype(self.dtype, copy=False) for array in (net_output, target))
-        return losses.derivative(loss, net_output, target)
+        self.widen("all_f", self.all_f)
+        self.widen("all_h", self.all_h)
 
 
 def as_array(value: ArrayLike, name: str, index: int | None = None) -> Array:
@@ -131,10 +153,8 @@ def as_array(value: ArrayLike, name: str, index: int | None = None) -> Array:
     dtype = array.dtype
     if dtype not in FLOATS and dtype.kind not in "biu" and dtype.newbyteorder("=") not in FLOATS:
         label = _label(name, index)
-        raise TypeError(
-            f"{label} has dtype {dtype}; expected float32 or float64 (integers count as float64): "
-            f"pass {label}.astype(np.float64)"
-        )
+        remedy = f": pass {label}.astype(np.float64)" if dtype.kind == "f" and label.isidentifier() else ""
+        raise TypeError(f"{label} has dtype {dtype}; expected float32 or float64 (integers count as float64){remedy}")
     return array
 
 
@@ -223,10 +243,14 @@ def check_target(y: ArrayLike, units: int, columns: int) -> Array:
     shape = (units, columns)
     if array.shape == shape:
         return array
-    if array.shape not in ((), (1, 1), (units, 1)) and not (units == 1 and array.shape == (columns,)):
+    accepted = [(units, 1), (1, 1), ()]
+    if units == 1:
+        accepted[0] = (columns,)
+    if array.shape not in accepted:
+        transposed = " (samples are columns: pass y.T)" if array.shape == shape[::-1] else ""
         raise ValueError(
             f"y has shape {array.shape}; expected {shape}, the shape of the network's output, "
-            f"or ({units}, 1), (1, 1) or a scalar"
+            f"or {accepted[0]}, (1, 1) or a scalar{transposed}"
         )
     return np.broadcast_to(array, shape)
 
@@ -240,6 +264,21 @@ def check_layer_sizes(layer_sizes: Any) -> tuple[int, ...]:
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"layer_sizes is {sizes}; expected at least two whole numbers from 1 up")
     return sizes
+
+
+def check_num_threads(num_threads: Any) -> int | None:
+    """num_threads as a whole number from 1 up, or None for as many as are available."""
+    if num_threads is None:
+        return None
+    try:
+        count = operator.index(num_threads)
+    except TypeError:
+        count = None
+    if count is None or isinstance(num_threads, bool):
+        raise TypeError(f"num_threads is {num_threads!r}; expected a whole number from 1 up, or None")
+    if count < 1:
+        raise ValueError(f"num_threads is {num_threads}; expected a whole number from 1 up, or None")
+    return count
 
 
 def check_dtype(dtype: DTypeLike) -> DType:
@@ -263,6 +302,16 @@ def check_loss(loss: Any) -> None:
         raise TypeError(f"loss is {loss!r}; expected a name or a pair of callables (value, derivative)")
 
 
+def check_callables(loss: Any, reduction: str, sample_weight: ArrayLike | None) -> None:
+    """Refuse what is no pair of callables, and what goes with named losses alone."""
+    check_loss(loss)
+    if reduction != "sum" or sample_weight is not None:
+        raise ValueError(
+            "reduction or sample_weight is given with callables for loss; expected a name: "
+            "callables see the whole batch and do both themselves"
+        )
+
+
 def check_weighting(reduction: str, sample_weight: ArrayLike | None, columns: int) -> tuple[float, Array]:
     """The factor that the reduction puts before the sum over samples, and sample_weight as an array (N,) or (0,)."""
     if reduction not in ("sum", "mean"):
@@ -282,18 +331,22 @@ def check_weighting(reduction: str, sample_weight: ArrayLike | None, columns: in
     return 1.0 / total, weight
 
 
-NO_WEIGHT = np.empty(0, FLOAT32)
-
-
 def check_gradient_lists(pair: Any, weights: list[Array], biases: list[Array], name: str) -> None:
     """(all_dl_dweights, all_dl_dbiases): a pair of lists of arrays with the parameters' shapes."""
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
+        length = f" of length {len(pair)}" if isinstance(pair, (tuple, list)) else ""
         raise TypeError(
-            f"{name} is a {type(pair).__name__}; expected a pair of lists (all_dl_dweights, all_dl_dbiases)"
+            f"{name} is a {type(pair).__name__}{length}; expected a pair of lists (all_dl_dweights, all_dl_dbiases)"
         )
     for part, (arrays, parameters) in enumerate(zip(pair, (weights, biases), strict=True)):
-        if not isinstance(arrays, (list, tuple)) or len(arrays) != len(parameters):
-            raise ValueError(f"{name}[{part}] is not a list of {len(parameters)} arrays; expected one for each layer")
+        if not isinstance(arrays, (list, tuple)):
+            raise TypeError(
+                f"{name}[{part}] is a {type(arrays).__name__}; expected a list of arrays, one for each layer"
+            )
+        if len(arrays) != len(parameters):
+            raise ValueError(
+                f"{name}[{part}] has {len(arrays)} entries; expected {len(parameters)}: one for each layer"
+            )
         for k, (array, parameter) in enumerate(zip(arrays, parameters, strict=True)):
             if not isinstance(array, np.ndarray):
                 raise TypeError(f"{name}[{part}][{k}] is a {type(array).__name__}; expected an array")

@@ -37,7 +37,11 @@ def assert_same_bits(got, expected):
         for g, e in zip(got, expected, strict=True):
             assert_same_bits(g, e)
     else:
-        np.testing.assert_array_equal(np.asarray(got), np.asarray(expected), strict=True)
+        got, expected = np.asarray(got), np.asarray(expected)
+        np.testing.assert_array_equal(got, expected, strict=True)
+        assert (
+            got.astype(got.dtype.newbyteorder("=")).tobytes() == expected.astype(got.dtype.newbyteorder("=")).tobytes()
+        )
 
 
 def smooth_batch(layer_sizes, samples, all_weights, all_biases, dtype, seed=1):

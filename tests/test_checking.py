@@ -122,8 +122,42 @@ def test_a_kink_between_the_points_is_no_failure():
     report = fb.check_gradients(np.array([[1.0]]), all_weights, all_biases, 5.0)
     assert not report.failures
     assert [(entry.parameter, entry.layer) for entry in report.kinks] == [("all_weights", 0), ("all_biases", 0)]
-    assert "2 lie at a ReLU kink" in str(report)
+    assert "2 derivatives lie at a ReLU kink" in str(report)
+    assert repr(report) == "<Report: passed, 4 entries, 0 failures, 2 at kinks>"
     assert report.passed
+
+
+def test_a_kink_does_not_excuse_an_error():
+    """Zero biases and one sample of zeros: every unit of the first layer is at its kink."""
+    all_weights, all_biases = network((2, 5, 1))
+    all_biases = [np.zeros_like(array) for array in all_biases]
+    net_input, y = batch((2, 5, 1), 9)
+    net_input[:, 0] = 0
+    gradients = gradients_of(all_weights, all_biases, net_input, y)
+    right_report = fb.check_gradients(net_input, all_weights, all_biases, y, gradients=gradients)
+    assert right_report.passed
+    assert len(right_report.kinks) == 5
+    gradients[1][0] *= 100
+    assert not fb.check_gradients(net_input, all_weights, all_biases, y, gradients=gradients).passed
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_near_a_minimum_right_gradients_pass(reduction, dtype):
+    """There the terms cancel, and what is left of the gradient is rounding."""
+    rng = np.random.default_rng(0)
+    all_weights, all_biases = network((3, 8, 2), dtype)
+    net_input = rng.standard_normal((3, 200)).astype(dtype)
+    y = reference.predict(net_input, all_weights, all_biases) + 1e-4 * rng.standard_normal((2, 200)).astype(dtype)
+    for every_entry in True, False:
+        fb.check_gradients(
+            net_input,
+            all_weights,
+            all_biases,
+            y,
+            reduction=reduction,
+            every_entry=every_entry,
+            raise_on_failure=True,
+        )
 
 
 def test_nothing_that_could_be_compared_is_no_pass():
@@ -132,11 +166,17 @@ def test_nothing_that_could_be_compared_is_no_pass():
     assert fb.checking.Report([]).passed is False
 
 
-def test_nan_is_a_failure():
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("every_entry", [True, False])
+def test_what_is_not_finite_is_a_failure(value, every_entry):
     all_weights, all_biases = network((2, 1))
     net_input, y = batch((2, 1), 5)
     gradients = gradients_of(all_weights, all_biases, net_input, y)
-    gradients[0][0][0, 1] = np.nan
+    gradients[0][0][0, 1] = value
+    report = fb.check_gradients(net_input, all_weights, all_biases, y, gradients=gradients, every_entry=every_entry)
+    assert len(report.failures) == 1
+    assert "not finite" in str(report)
+    gradients[1][0][:] = value
     assert not fb.check_gradients(net_input, all_weights, all_biases, y, gradients=gradients).passed
 
 

@@ -65,8 +65,8 @@ def run_backward_layer(dl_dh, weights, dl_df, samples, masked):
 
 
 @jit.inner
-def run_weight_gradient(dl_dweights, dl_dbiases, dl_df, h, ones, samples):
-    layers.weight_gradient(
+def run_dot_gradient(dl_dweights, dl_dbiases, dl_df, h, ones, first, samples):
+    layers.dot_gradient(
         simd.pointer(dl_dweights),
         dl_dweights.strides[0],
         dl_dweights.strides[1],
@@ -79,7 +79,26 @@ def run_weight_gradient(dl_dweights, dl_dbiases, dl_df, h, ones, samples):
         simd.pointer(ones),
         dl_dweights.shape[0],
         dl_dweights.shape[1],
+        first,
         samples,
+    )
+
+
+@jit.inner
+def run_weight_gradient(dl_dweights, dl_df, transposed, h, units_in, samples, count):
+    stride = transposed.strides[0]
+    layers.transpose(simd.pointer(transposed), stride, simd.pointer(h), h.strides[0], h.itemsize, units_in, samples)
+    layers.weight_gradient(
+        simd.pointer(dl_dweights),
+        dl_dweights.strides[0],
+        simd.pointer(dl_df),
+        dl_df.strides[0],
+        simd.pointer(transposed),
+        stride,
+        h.itemsize,
+        dl_dweights.shape[0],
+        units_in,
+        count,
     )
 
 
@@ -108,7 +127,7 @@ def tile(rows, dtype, seed=0, samples=SAMPLES):
 
 
 def tolerance(dtype):
-    return {"rtol": 1e-12, "atol": 1e-12} if dtype == np.float64 else {"rtol": 2e-5, "atol": 2e-5}
+    return {"rtol": 1e-12, "atol": 1e-12} if dtype == np.float64 else {"rtol": 5e-5, "atol": 5e-5}
 
 
 @pytest.mark.parametrize("height", range(1, microkernels.HEIGHT + 1))
@@ -164,13 +183,29 @@ def test_the_mask_multiplies_and_is_zero_at_zero(dtype):
 
 @pytest.mark.parametrize("units_out", [1, 2, 3, 4, 5, 6, 7, 12, 13, 70])
 @pytest.mark.parametrize("units_in", [1, 2, 3, 4, 5, 6, 9, 70])
-def test_weight_gradient(units_out, units_in, dtype):
+def test_dot_gradient(units_out, units_in, dtype):
     dl_df, h = tile(units_out, dtype, 1), tile(units_in, dtype, 2)
-    dl_dweights, dl_dbiases = np.full((units_out, units_in), 0.5), np.full(units_out, 0.25)
-    run_weight_gradient(dl_dweights, dl_dbiases, dl_df, h, np.ones(SAMPLES, dtype), SAMPLES)
     expected = dl_df[:, :SAMPLES].astype(np.float64) @ h[:, :SAMPLES].T.astype(np.float64)
-    np.testing.assert_allclose(dl_dweights, expected + 0.5, **tolerance(dtype))
-    np.testing.assert_allclose(dl_dbiases, dl_df[:, :SAMPLES].sum(1, np.float64) + 0.25, **tolerance(dtype))
+    for first in 0, units_in:
+        dl_dweights, dl_dbiases = np.full((units_out, units_in), 0.5), np.full(units_out, 0.25)
+        run_dot_gradient(dl_dweights, dl_dbiases, dl_df, h, np.ones(SAMPLES, dtype), first, SAMPLES)
+        np.testing.assert_allclose(dl_dweights, 0.5 + (expected if first == 0 else 0), **tolerance(dtype))
+        np.testing.assert_allclose(dl_dbiases, dl_df[:, :SAMPLES].sum(1, np.float64) + 0.25, **tolerance(dtype))
+
+
+@pytest.mark.parametrize("units_out", [1, 2, 3, 4, 5, 6, 7, 13, 70])
+@pytest.mark.parametrize("units_in", [1, 7, 16, 17, 33, 48, 64, 70, 130])
+def test_weight_gradient_along_the_units(units_out, units_in, dtype):
+    dl_df, h = tile(units_out, dtype, 1, 256), tile(units_in, dtype, 2, 256)
+    for count in 1, 100, 128, 129, 256:
+        dl_dweights = np.full((units_out, units_in + 20), 0.5, dtype)
+        dl_dweights[:, -4:] = 7
+        transposed = np.full((256, units_in + 20), np.nan, dtype)
+        run_weight_gradient(dl_dweights[:, :units_in], dl_df, transposed, h, units_in, 256, count)
+        np.testing.assert_array_equal(transposed[:, :units_in], h[:, :256].T)
+        expected = 0.5 + dl_df[:, :count].astype(np.float64) @ h[:, :count].T.astype(np.float64)
+        np.testing.assert_allclose(dl_dweights[:, :units_in], expected, **tolerance(dtype))
+        assert (dl_dweights[:, -4:] == 7).all()
 
 
 def test_copy_rows_of_any_strides(dtype):

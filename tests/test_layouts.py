@@ -1,5 +1,7 @@
 """Arrays as scripts have them: any memory order, strides, alignment, byte order; results do not depend on it."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -155,6 +157,21 @@ def test_what_makes_a_result_float64():
         assert kind(**wide) == np.float64
     assert fb.vjp(net_input, all_weights, all_biases, y.astype(np.float64))[0][0].dtype == np.float64
     assert fb.predict(net_input, all_weights, all_biases).dtype == np.float32
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", ">f8", "int16"])
+def test_nothing_of_the_size_of_the_batch_is_allocated(kind):
+    """Neither for large batches nor for their conversion: two million samples would be 16 MB in each row."""
+    all_weights, all_biases = network((2, 6, 6, 1))
+    net_input = np.broadcast_to(np.ones((2, 1), kind), (2, 2_000_000))
+    fb.loss_and_gradients(net_input[:, :100_000], all_weights, all_biases, 1.0)
+    tracemalloc.start()
+    try:
+        fb.loss_and_gradients(net_input, all_weights, all_biases, 1.0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8_000_000
 
 
 def test_nested_lists_are_arrays():

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import fastbackprop
@@ -67,6 +68,9 @@ def test_info():
         (["--threads", "-2"], "'-2' is not a whole number from 1 up"),
         (["--what"], "unrecognized arguments: --what"),
         (["gradient"], "invalid choice: 'gradient'"),
+        (["info", "--samples", "5"], "unrecognized arguments: --samples 5"),
+        (["--samples", "1" + "0" * 17], "is more than fits into memory"),
+        (["--samples", "1" + "0" * 30], "is more than fits into memory"),
     ],
 )
 def test_wrong_options_are_one_line_and_status_2(arguments, message, capsys):
@@ -79,10 +83,16 @@ def test_wrong_options_are_one_line_and_status_2(arguments, message, capsys):
     assert printed.err.count("\n") == 1
 
 
-def test_a_wrong_environment_variable_is_one_line_and_status_2(monkeypatch, capsys):
+def test_a_batch_with_nan_is_told():
+    gradients = 1.0, [np.ones((2, 2)), np.array([[np.nan]])], [np.ones((2, 1)), np.ones((1, 1))]
+    assert np.isnan(__main__.relative_difference(gradients, gradients))
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["--samples", "10"]])
+def test_a_wrong_environment_variable_is_one_line_and_status_2(arguments, monkeypatch, capsys):
     monkeypatch.setenv("FASTBACKPROP_NUM_THREADS", "none")
     with pytest.raises(SystemExit) as stopped:
-        __main__.main(["--samples", "10"])
+        __main__.main(arguments)
     assert stopped.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -108,7 +108,12 @@ CASES = {
         ValueError,
         "y has shape (3, 2); expected (3, 4), the shape of the network's output, or (3, 1), (1, 1) or a scalar",
     ),
-    "target as rows": (lambda a: {"y": a["y"].T}, ValueError, "y has shape (4, 3); expected (3, 4)"),
+    "target as rows": (
+        lambda a: {"y": a["y"].T},
+        ValueError,
+        "y has shape (4, 3); expected (3, 4), the shape of the network's output, or (3, 1), (1, 1) or a scalar "
+        "(samples are columns: pass y.T)",
+    ),
     "one-dimensional target": (lambda a: {"y": a["y"][0]}, ValueError, "y has shape (4,); expected (3, 4)"),
     "complex target": (lambda a: {"y": a["y"] + 1j}, TypeError, "y has dtype complex128"),
 }
@@ -156,7 +161,16 @@ OPTIONS = [
     ({"num_threads": 1.5}, TypeError, "num_threads is 1.5; expected a whole number from 1 up, or None"),
     ({"num_threads": True}, TypeError, "num_threads is True; expected a whole number from 1 up, or None"),
     ({"out": 3}, TypeError, "out is a int; expected a pair of lists (all_dl_dweights, all_dl_dbiases)"),
-    ({"out": ([], [])}, ValueError, "out[0] is not a list of 3 arrays; expected one for each layer"),
+    ({"out": ([], [])}, ValueError, "out[0] has 0 entries; expected 3: one for each layer"),
+    ({"out": (3, 4)}, TypeError, "out[0] is a int; expected a list of arrays, one for each layer"),
+    ({"out": ([], [], [])}, TypeError, "out is a tuple of length 3; expected a pair of lists"),
+    ({"progress": 3}, TypeError, "progress is 3; expected a callable (done, total), or None"),
+    ({"num_threads": np.ones(2)}, TypeError, "num_threads is array([1., 1.]); expected a whole number"),
+    (
+        {"loss": (lambda o, _y: o, lambda o, _y: o)},
+        ValueError,
+        "what the value of loss returned has shape (3, 4); expected one number",
+    ),
 ]
 
 
@@ -209,6 +223,8 @@ def test_what_the_backward_pass_refuses(arguments):
         fb.backward_pass(*parameters, all_f, all_h, y, loss="squares")
     with pytest.raises(TypeError, match=re.escape("expected a name or a callable (net_output, y) -> dl_doutput")):
         fb.backward_pass(*parameters, all_f, all_h, y, loss=(np.sum, np.sum))
+    with pytest.raises(TypeError, match=re.escape("loss is 3; expected a name or a callable (net_output, y)")):
+        fb.backward_pass(*parameters, all_f, all_h, y, loss=3)
     with pytest.raises(ValueError, match=re.escape("what loss returned has shape (1, 4); expected (3, 4)")):
         fb.backward_pass(*parameters, all_f, all_h, y, loss=lambda o, _y: o[:1])
 
@@ -236,13 +252,14 @@ def test_what_a_workspace_refuses(arguments):
     x, y = (arguments[name].astype(np.float32) for name in ("net_input", "y"))
     for call, message in [
         (lambda: narrow.loss_and_gradients(arguments["net_input"], *parameters, y), "net_input has dtype float64"),
-        (lambda: narrow.loss_and_gradients(x, *parameters, arguments["y"]), "the target has dtype float64"),
-        (lambda: narrow.vjp(x, *parameters, arguments["y"]), "the target has dtype float64"),
+        (lambda: narrow.loss_and_gradients(x, *parameters, arguments["y"]), "y has dtype float64"),
+        (lambda: narrow.vjp(x, *parameters, arguments["y"]), "dl_doutput has dtype float64"),
         (lambda: narrow.predict(x, parameters[0], arguments["all_biases"]), "all_biases[0] has dtype float64"),
     ]:
         with pytest.raises(TypeError, match=re.escape(f"{message}; expected float32, the dtype of this Workspace")):
             call()
-    assert narrow.loss_and_gradients(x.astype(np.int32), *parameters, 1)[1][0].dtype == np.float32
+    for target in 1, 0.5, True, y.astype(np.int64):
+        assert narrow.loss_and_gradients(x.astype(np.int32), *parameters, target)[1][0].dtype == np.float32
 
 
 def test_what_pack_and_unpack_refuse():
@@ -250,6 +267,8 @@ def test_what_pack_and_unpack_refuse():
         ValueError, match=re.escape("vector has shape (4,); expected (3,): the parameters of layer sizes")
     ):
         fb.unpack(np.ones(4), (2, 1))
+    with pytest.raises(TypeError, match="vector has dtype int64; expected float32 or float64"):
+        fb.unpack(np.arange(3), (2, 1))
     with pytest.raises(ValueError, match="vector is not contiguous; expected one that can be viewed"):
         fb.unpack(np.ones(6)[::2], (2, 1))
     with pytest.raises(ValueError, match="all_biases has 0 entries; expected 1"):

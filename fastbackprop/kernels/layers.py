@@ -1,10 +1,11 @@
 """One dense layer over one tile of samples: forward, backward, weight gradient.
 
 A tile is a block of rows in a workspace: row r starts at `tile + r * stride`, a cache line, and holds `samples`
-samples, a multiple of PANEL. What lies behind the last true sample of a batch is called its tail. Tails are zero
-in every operand of a weight gradient, so they add nothing, not even NaN.
+samples, whole panels of the target's register tile. What lies behind the last true sample of a batch is called its
+tail. Tails are zero in every operand of a weight gradient along the samples, so they add nothing, not even NaN.
 """
 
+from fastbackprop.kernels import CACHE_LINE
 from fastbackprop.kernels.jit import inner
 from fastbackprop.kernels.microkernels import (
     HEIGHT,
@@ -33,6 +34,28 @@ def blocks(total, largest):
 def block_start(block, count, total):
     """The first row of a block: 8 rows in 2 blocks are 4 + 4, not 6 + 2, as short tiles waste registers."""
     return block * total // count
+
+
+@inner
+def whole_panels(count, tile):
+    """`count` samples rounded up to whole panels of the target's register tile."""
+    panel = dot_width(tile) * vector_lanes(tile)
+    return (count + panel - 1) // panel * panel
+
+
+@inner
+def row_stride(tile, tile_samples):
+    """The bytes from one row of a tile to the next: an odd number of cache lines, so that no two rows of a register
+    tile fall into the same set of a cache."""
+    return tile_samples * tile.itemsize + CACHE_LINE
+
+
+@inner
+def fill_row(tile, start, count):
+    """Set tile[start], ..., tile[start + count - 1] to 1."""
+    row = tile[start : start + count]
+    for s in range(count):
+        row[s] = row.dtype.type(1.0)
 
 
 @inner

@@ -1,7 +1,7 @@
 """Register tiles: the two products that all of backpropagation is made of.
 
 A tile of samples is stored feature-major: units in rows, samples contiguous along a row. A row starts at a cache
-line and holds a whole number of panels (`PANEL` samples), so no micro-kernel has a remainder along the samples.
+line, and what is read and written of it are whole panels, so these kernels have no remainder along the samples.
 
     product   C[i, s]  = start[i] + sum_p A[i, p] B[p, s]     A: weights, broadcast;  lanes along s
     dot       C[i, p] += sum_s G[i, s] H[p, s]                both operands contiguous; lanes along s
@@ -20,9 +20,6 @@ from fastbackprop.kernels.simd import INT, Simd
 
 HEIGHT = 6
 """The rows of the largest register tile: 6 x 4 vectors of 32 registers, 6 x 2 of 16."""
-
-PANEL = 64
-"""Rows of a tile hold a multiple of this many samples: a multiple of every target's panel, 4 vectors of 16 lanes."""
 
 
 def _product(simd, c, c_stride, a, a_row, a_column, b, b_stride, rows, vectors, depth, offset, start, finish):

@@ -10,9 +10,17 @@ import numpy as np
 from numba import types
 
 from fastbackprop.kernels.jit import array_types, body, compile_entry, inner, source_digest
-from fastbackprop.kernels.layers import backward_layer, clear_tail, copy_rows, dot_gradient, forward_layer
+from fastbackprop.kernels.layers import (
+    backward_layer,
+    clear_tail,
+    copy_rows,
+    dot_gradient,
+    fill_row,
+    forward_layer,
+    row_stride,
+    whole_panels,
+)
 from fastbackprop.kernels.simd import advance, pointer
-from fastbackprop.kernels.sweep import fill_row, row_stride, whole_panels
 
 
 @inner
@@ -108,7 +116,8 @@ def backward_columns(sums, dl_dh, dl_df_before, weights, dl_df, h, f_before, til
             0,
             samples,
         )
-        # h has been used: its rows take f_before for the mask, then the product.
+        # h has been used: its rows take f_before for the mask, then the product. Both are asked for only where the
+        # caller wants the intermediates; computing the product twice is what that costs.
         for masked in range(2):
             target = dl_df_before if masked else dl_dh
             if target.shape[1] == 0:

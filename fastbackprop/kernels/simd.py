@@ -19,7 +19,6 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 INT = ir.IntType(64)
-CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,8 @@ class Simd:
         self.builder.position_at_end(end)
 
 
-def _vector_lanes(typing_context, element):
+@intrinsic
+def vector_lanes(typing_context, element):
     """The number of lanes of the target's vectors of `element`, a compile-time constant."""
 
     def generate(context, builder, signature, arguments):
@@ -199,7 +199,8 @@ def _vector_lanes(typing_context, element):
     return types.intp(element), generate
 
 
-def _pointer(typing_context, array):
+@intrinsic
+def pointer(typing_context, array):
     """The address of an array's first element."""
 
     def generate(context, builder, signature, arguments):
@@ -208,7 +209,8 @@ def _pointer(typing_context, array):
     return types.CPointer(array.dtype)(array), generate
 
 
-def _advance(typing_context, pointer, offset):
+@intrinsic
+def advance(typing_context, pointer, offset):
     """The address `offset` bytes behind `pointer`."""
 
     def generate(context, builder, signature, arguments):
@@ -216,8 +218,3 @@ def _advance(typing_context, pointer, offset):
         return simd.at(*arguments, pointee=simd.element)
 
     return pointer(pointer, types.intp), generate
-
-
-vector_lanes = intrinsic(_vector_lanes)
-pointer = intrinsic(_pointer)
-advance = intrinsic(_advance)

@@ -20,29 +20,17 @@ from fastbackprop.kernels.layers import (
     clear_tail,
     copy_rows,
     dot_gradient,
+    fill_row,
     forward_layer,
+    row_stride,
     transpose,
     weight_gradient,
+    whole_panels,
 )
-from fastbackprop.kernels.microkernels import dot_width
-from fastbackprop.kernels.simd import CACHE_LINE, advance, pointer, vector_lanes
+from fastbackprop.kernels.simd import advance, pointer
 
 ALONG_UNITS = 24
 FLUSH = 8
-
-
-@inner
-def whole_panels(count, tile):
-    """`count` samples rounded up to whole panels of the target's register tile."""
-    panel = dot_width(tile) * vector_lanes(tile)
-    return (count + panel - 1) // panel * panel
-
-
-@inner
-def row_stride(tile, tile_samples):
-    """The bytes from one row of a tile to the next: an odd number of cache lines, so that no two rows of a register
-    tile fall into the same set of a cache."""
-    return tile_samples * tile.itemsize + CACHE_LINE
 
 
 @inner
@@ -76,14 +64,6 @@ def flush(accumulators, partial_sums, layout):
                 for p in range(units_in):
                     sums[p] += row[p]
                     row[p] = row.dtype.type(0.0)
-
-
-@inner
-def fill_row(tile, start, count):
-    """Set tile[start], ..., tile[start + count - 1] to 1."""
-    row = tile[start : start + count]
-    for s in range(count):
-        row[s] = row.dtype.type(1.0)
 
 
 @inner
