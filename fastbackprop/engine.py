@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
-from fastbackprop.kernels import CACHE_LINE, PANEL, PREDICT
-from fastbackprop.parameters import layout_table, padded, parameter_count, split
+from fastbackprop.kernels import CACHE_LINE, FLUSH_TILES, PANEL, PREDICT
+from fastbackprop.parameters import layout_table, padded, parameter_count, round_up, split
 from fastbackprop.threads import run
-from fastbackprop.validation import FLOATS, Array, Batch, DType, check_dtype
+from fastbackprop.validation import Array, Batch, DType
 
 # All of these are constants: how a batch is cut must depend on shapes alone, or the bits of the result would depend on
 # the machine.
@@ -25,9 +24,6 @@ SLICE_SAMPLES = 65536
 PASS_BYTES = 128 * 1024
 STAGING_BYTES = 2 * 1024 * 1024
 
-KEPT = 8  # engines for the functions that are given no workspace
-KEPT_BYTES = 256 * 1024 * 1024
-
 
 class Engine:
     """Buffers for networks of one shape and dtype, allocated at first use; one call at a time may run on them."""
@@ -35,7 +31,8 @@ class Engine:
     def __init__(self, layer_sizes: tuple[int, ...], dtype: DType) -> None:
         self.layer_sizes = layer_sizes
         self.dtype = dtype
-        self.layout = layout_table(self.layer_sizes)
+        self.layout = layout_table(layer_sizes)
+        self.size = parameter_count(layer_sizes)
         # The rows of a sweep's tile: h_0 ... h_K, output, target, ones.
         self.tile_rows = sum(self.layer_sizes) + self.layer_sizes[-1] + 1
         fitting = TILE_BYTES // (self.tile_rows * self.dtype.itemsize) // PANEL * PANEL
@@ -46,8 +43,8 @@ class Engine:
         fitting = PASS_BYTES // (max(self.layer_sizes) * self.dtype.itemsize)
         self.pass_samples = max(fitting // self.tile_samples, 1) * self.tile_samples
         self.weights_offsets = self.layout[:, 2].tolist()
-        self._parameters = np.empty(parameter_count(self.layer_sizes), self.dtype)
-        self._accumulator_size = self._parameters.size + self.tile_samples
+        self._parameters = np.empty(self.size, self.dtype)
+        self._accumulator_size = self.size + self.tile_samples
         self._accumulators = np.empty((0, self._accumulator_size))
         self._tiles: dict[int, Array] = {}
         self._tile_size = (
@@ -66,14 +63,15 @@ class Engine:
         """The network's output (D_o, N)."""
         net_output = np.empty((self.layer_sizes[-1], batch.samples), self.dtype)
         batch.mode, batch.target = PREDICT, net_output  # the target is not looked at
-        self._sweep_all(batch, net_output)
+        chunks = self.chunks(batch.samples, MOST_CHUNKS)
+        self._load(batch)
+        self._sweep_chunks(batch, net_output, chunks, np.empty((len(chunks), self.tile_samples)))
         return net_output
 
     def differentiate(self, batch: Batch) -> tuple[Any, ...]:
         """The loss, the gradients as lists, and dl/dinput where asked."""
         dl_dinput = np.empty((self.layer_sizes[0], batch.samples if batch.input_gradient else 0), self.dtype)
-        chunks = self._sweep_all(batch, dl_dinput)
-        loss, gradient = self.collect(chunks)
+        loss, gradient = self._gradient(batch, dl_dinput)
         gradients = split(gradient, batch.weights, batch.biases)
         if batch.out is not None:
             for targets, arrays in zip(batch.out, gradients, strict=True):
@@ -82,15 +80,31 @@ class Engine:
         result = (loss * batch.scale, *(gradients if batch.out is None else batch.out))
         return (*result, dl_dinput) if batch.input_gradient else result
 
-    def _sweep_all(self, batch: Batch, columns_out: Array) -> int:
-        """Sweep over all samples; returns the number of chunks."""
+    def _gradient(self, batch: Batch, dl_dinput: Array) -> tuple[float, Array]:
+        """The sum of the loss and the gradient in pack order; dl_dinput is written where it has columns."""
+        chunks = self.chunks(batch.samples)
+        accumulators = self.accumulators(len(chunks))
+        self._load(batch)
+        self._sweep_chunks(batch, dl_dinput, chunks, accumulators)
+        return self.collect(len(chunks))
+
+    def _load(self, batch: Batch) -> None:
+        """Copy the parameters to where the kernels read them."""
         parameters = [array.ravel() for pair in zip(batch.weights, batch.biases, strict=True) for array in pair]
-        np.concatenate(parameters, out=self._parameters, casting="unsafe")
+        np.concatenate(parameters, out=self._parameters[: self.size], casting="unsafe")
+
+    def _sweep_chunks(
+        self,
+        batch: Batch,
+        columns_out: Array,
+        chunks: list[tuple[int, int]],
+        accumulators: Array,
+        tiles: Array | None = None,
+    ) -> None:
+        """Sweep over all samples, each chunk with a row of accumulators, and a tile where they are given, of its own."""
         sweep, dtype, samples = self._sweep, self.dtype, batch.samples
         mode, factor, scale = batch.mode, batch.factor, batch.scale
         arrays = [columns_out, batch.net_input, batch.target]
-        chunks = self.chunks(samples)
-        accumulators = self.accumulators(len(chunks))
 
         def work(lane: int, chunk: int, first: int, last: int) -> None:
             sums = accumulators[chunk]
@@ -100,12 +114,11 @@ class Engine:
             if last - first < samples:
                 sliced, weights = [array[:, first:last] for array in arrays], weights[first:last]
             *columns, weights = native([*sliced, weights], dtype)
-            tile = self.tile(lane)
+            tile = self.tile(lane) if tiles is None else tiles[chunk]
             sweep(sums, *columns, weights, self._parameters, self.layout, tile, self.tile_samples, mode, factor, scale)
 
         staged = any(array.dtype != dtype for array in arrays)
         run(work, chunks, self.slice_samples(staged), batch.num_threads, batch.progress)
-        return len(chunks)
 
     @functools.cached_property
     def _sweep(self) -> Any:
@@ -118,17 +131,17 @@ class Engine:
     def tile(self, lane: int) -> Array:
         """The tile of one lane, at a cache line."""
         if lane not in self._tiles:
-            itemsize = self.dtype.itemsize
-            buffer = np.empty(self._tile_size + CACHE_LINE // itemsize, self.dtype)
-            start = -buffer.ctypes.data % CACHE_LINE // itemsize
-            self._tiles[lane] = buffer[start : start + self._tile_size]
+            self._tiles[lane] = aligned(self._tile_size, self.dtype)
         return self._tiles[lane]
 
-    def chunks(self, samples: int) -> list[tuple[int, int]]:
-        """The ranges (first, last) of samples whose sums are taken apart: cut by shape alone."""
+    def chunks(self, samples: int, most: int | None = None) -> list[tuple[int, int]]:
+        """The ranges (first, last) of samples whose sums are taken apart: cut by shape alone.
+
+        There are as many at most as accumulators fit, unless told otherwise.
+        """
         if 0 < samples <= self.least_chunk:
             return [(0, samples)]
-        most = max(1, min(MOST_CHUNKS, ACCUMULATOR_BYTES // (8 * self._accumulator_size)))
+        most = most or max(1, min(MOST_CHUNKS, ACCUMULATOR_BYTES // (8 * self._accumulator_size)))
         length = max(self.least_chunk, round_up(-(-samples // most), self.tile_samples))
         return [(first, min(first + length, samples)) for first in range(0, samples, length)]
 
@@ -140,8 +153,7 @@ class Engine:
 
     def collect(self, chunks: int) -> tuple[float, Array]:
         """The loss and the gradient, in pack order, summed over that many chunks: always in the same order."""
-        size = self._parameters.size
-        used = self._accumulators[:chunks]
+        size, used = self.size, self._accumulators[:chunks]
         gradient = used[0, :size] if chunks == 1 else np.add.reduce(used[:, :size], axis=0)
         return float(np.add.reduce(used[:, size:], axis=None)), gradient.astype(self.dtype)
 
@@ -151,57 +163,17 @@ class Engine:
         if staged:
             row = (self.layer_sizes[0] + self.layer_sizes[-1]) * self.dtype.itemsize
             most = min(most, STAGING_BYTES // row)
-        return max(most // self.tile_samples, 1) * self.tile_samples
+        unit = FLUSH_TILES * self.tile_samples  # or the bits would depend on whether there is a conversion
+        return max(most // unit, 1) * unit
 
 
-def round_up(number: int, multiple: int) -> int:
-    """The least multiple that is not below a number."""
-    return -(-number // multiple) * multiple
+def aligned(size: int, dtype: DType) -> Array:
+    """An uninitialised vector that starts at a cache line."""
+    buffer = np.empty(size + CACHE_LINE // dtype.itemsize, dtype)
+    start = -buffer.ctypes.data % CACHE_LINE // dtype.itemsize
+    return buffer[start : start + size]
 
 
 def native(arrays: Iterable[Array], dtype: DType) -> list[Array]:
     """The arrays themselves where they have the dtype, else converted."""
     return [array if array.dtype is dtype else array.astype(dtype, copy=False) for array in arrays]
-
-
-def borrow(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
-    """An engine that no other call is using; give it back."""
-    return _free.pop((layer_sizes, dtype), None) or Engine(layer_sizes, dtype)
-
-
-def give_back(engine: Engine) -> None:
-    """Keep an engine for later calls, unless too much is kept already."""
-    size = engine.nbytes
-    if len(_free) >= KEPT or sum([kept.nbytes for kept in list(_free.values())], size) > KEPT_BYTES:
-        _free.clear()
-    if size <= KEPT_BYTES:
-        _free[engine.layer_sizes, engine.dtype] = engine
-
-
-_free: dict[tuple[tuple[int, ...], DType], Engine] = {}
-
-
-def warmup(dtype: DTypeLike | None = None) -> None:
-    """Compile all kernels now, or load them from numba's cache, instead of at their first use.
-
-    Parameters
-    ----------
-    dtype : {numpy.float32, numpy.float64}, optional
-        The default is both.
-
-    Raises
-    ------
-    TypeError
-        ``dtype is float16; expected float32 or float64``
-
-    Examples
-    --------
-    >>> import fastbackprop
-    >>> fastbackprop.warmup()
-    """
-    wanted = FLOATS if dtype is None else (check_dtype(dtype),)
-    from fastbackprop.kernels import passes, sweep  # imports numba
-
-    for known in wanted:
-        for kernel in sweep.sweep, passes.forward_pass, passes.backward_pass:
-            kernel(known)

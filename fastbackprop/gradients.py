@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbackprop.engine import borrow, give_back
+from fastbackprop.pool import borrow, give_back
 from fastbackprop.validation import OUTPUT_SHAPE, Array, Batch, Gradients, Loss, check_callables, check_columns
 
 

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbackprop import losses
-from fastbackprop.engine import borrow, give_back, native
+from fastbackprop.engine import native
 from fastbackprop.parameters import split
+from fastbackprop.pool import borrow, give_back
 from fastbackprop.threads import run
 from fastbackprop.validation import (
     FLOATS,

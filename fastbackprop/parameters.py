@@ -9,27 +9,41 @@ from numpy.typing import ArrayLike
 from fastbackprop.validation import FLOATS, Array, Network, as_array, check_layer_sizes
 
 
-def layout_table(layer_sizes: Sequence[int]) -> Array:
-    """One row for each layer k, int64: D_k, D_{k+1}, offset of weights k, offset of biases k, first row of h_k,
-    offset of the padded gradient of weights k.
+def layout_table(layer_sizes: Sequence[int], *, wide: bool = False) -> Array:
+    """One row of int64 for each layer k, which says where kernels find what belongs to it.
 
-    Offsets of weights and biases are in elements of the flat vector; rows are those of a tile, in which the
-    activations h_0, h_1, ... stand below each other. Padded gradients follow each other, their rows are whole cache
-    lines.
+    0, 1    D_k and D_{k+1}
+    2, 3    offsets of weights k and biases k in the flat vector, in elements
+    4       the first row of h_k in a tile, where h_0, h_1, ... stand below each other
+    5       the offset of the padded gradient of weights k; its rows are whole cache lines
+    6       the row of a tile that dl/dh_k, masked to dl/df_{k-1}, is written to: that of h_k, or one behind the ones row
+            for wide networks, which take weight gradients after the backward pass
+    7       for wide networks, the offset of the transposed weights behind the flat vector, padded likewise; else 0
     """
-    rows, offset, activation_row, padded_offset = [], 0, 0, 0
+    rows = []
+    offset = activation_row = padded_offset = 0
+    separate_row = sum(layer_sizes) + layer_sizes[-1] + 1
+    transposed_offset = round_up(parameter_count(layer_sizes), 16)
     for units_in, units_out in itertools.pairwise(layer_sizes):
         biases_offset = offset + units_out * units_in
-        rows.append((units_in, units_out, offset, biases_offset, activation_row, padded_offset))
+        back_row, transposed = (separate_row, transposed_offset) if wide else (activation_row, 0)
+        rows.append((units_in, units_out, offset, biases_offset, activation_row, padded_offset, back_row, transposed))
         offset = biases_offset + units_out
         activation_row += units_in
         padded_offset += units_out * padded(units_in)
+        separate_row += units_in
+        transposed_offset += units_in * padded(units_out)
     return np.array(rows, np.int64)
+
+
+def round_up(number: int, multiple: int) -> int:
+    """The least multiple that is not below a number."""
+    return -(-number // multiple) * multiple
 
 
 def padded(units_in: int) -> int:
     """The elements of one row of a padded gradient."""
-    return -(-units_in // 16) * 16
+    return round_up(units_in, 16)
 
 
 def parameter_count(layer_sizes: Sequence[int]) -> int:

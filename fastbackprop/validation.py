@@ -3,6 +3,7 @@
 Functions return the argument as an array, never copied and never changed.
 """
 
+import copy
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -94,6 +95,13 @@ class Batch(Network):
         self.mode = SEED
         self.target = check_columns(dl_doutput, "dl_doutput", self.layer_sizes[-1], self.samples, OUTPUT_SHAPE)
         self.widen_by_target(dl_doutput, self.target, "dl_doutput")
+
+    def part(self, first: int, last: int) -> "Batch":
+        """The samples [first, last), of which no progress is told."""
+        part = copy.copy(self)
+        part.net_input, part.target = self.net_input[:, first:last], self.target[:, first:last]
+        part.sample_weight, part.samples, part.progress = self.sample_weight[first:last], last - first, None
+        return part
 
     def set_options(
         self,

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fastbackprop.engine import Engine
 from fastbackprop.gradients import with_callables
+from fastbackprop.pool import make_engine
 from fastbackprop.threads import Progress
 from fastbackprop.validation import (
     FLOAT32,
@@ -72,7 +73,7 @@ class Workspace:
         self.layer_sizes = check_layer_sizes(layer_sizes)
         self.dtype = check_dtype(dtype)
         self.num_threads = check_num_threads(num_threads)
-        self._engine = Engine(self.layer_sizes, self.dtype)
+        self._engine = make_engine(self.layer_sizes, self.dtype)
         self._lock = threading.RLock()
         self._running = False
         _all_workspaces.add(self)

@@ -51,6 +51,7 @@ def run_forward_layer(f, weights, biases, h, samples, floor):
 def run_backward_layer(dl_dh, weights, dl_df, samples, masked):
     layers.backward_layer(
         simd.pointer(dl_dh),
+        simd.pointer(dl_dh),
         dl_dh.strides[0],
         simd.pointer(weights),
         weights.strides[0],

@@ -5,5 +5,8 @@ CACHE_LINE = 64
 PANEL = 64
 """Samples: rows of a tile have room for a multiple of it, which the panels of every target divide."""
 
+FLUSH_TILES = 8
+"""Tiles whose weight gradients are summed in the element type before they are added to sums in float64."""
+
 PREDICT, SEED, SQUARED_ERROR = range(3)
 """What a sweep does at the output: copy it out; take the target for dl/df_K; take dl/df_K from the loss."""

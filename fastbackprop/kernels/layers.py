@@ -85,10 +85,10 @@ def forward_layer(
 
 
 @inner
-def backward_layer(dl_dh, stride, weights, row, column, dl_df, df_stride, units_out, units_in, samples, masked):
-    """dl_dh = m(dl_dh) * (weights^T dl_df) over one tile, with the mask m of backward_rows.
+def backward_layer(dl_dh, h, stride, weights, row, column, dl_df, df_stride, units_out, units_in, samples, masked):
+    """dl_dh = m(h) * (weights^T dl_df) over one tile, with the mask m of backward_rows.
 
-    dl_dh is read where masked, and written; it must not alias dl_df.
+    dl_dh is written; it may be h, which is read where masked, and must not alias dl_df.
     """
     count = blocks(units_in, HEIGHT)
     for block in range(count):
@@ -96,6 +96,7 @@ def backward_layer(dl_dh, stride, weights, row, column, dl_df, df_stride, units_
         height = block_start(block + 1, count, units_in) - first
         backward_rows(
             advance(dl_dh, first * stride),
+            advance(h, first * stride),
             stride,
             advance(weights, first * column),
             column,

@@ -77,18 +77,18 @@ def forward_rows(
 
 @intrinsic
 def backward_rows(
-    typing_context, dl_dh, stride, weights, row, column, dl_df, df_stride, height, depth, samples, masked
+    typing_context, dl_dh, h, stride, weights, row, column, dl_df, df_stride, height, depth, samples, masked
 ):
-    """dl_dh[i, s] = m(dl_dh[i, s]) sum_p weights[p, i] dl_df[p, s] for up to HEIGHT rows i and all samples s.
+    """dl_dh[i, s] = m(h[i, s]) sum_p weights[p, i] dl_df[p, s] for up to HEIGHT rows i and all samples s.
 
-    What is in dl_dh before is what the mask is taken from, a preactivation or its ReLU: m(v) = 1 where v > 0, 0
-    where v <= 0 (so at 0 and -0.0), NaN where v is NaN. It multiplies, so that 0 times infinity is NaN as in NumPy.
-    Where `masked` is 0, m = 1 and dl_dh is only written. dl_df is read and must not alias dl_dh.
+    The mask is taken from h, a preactivation or its ReLU, which may be dl_dh itself: m(v) = 1 where v > 0, 0 where
+    v <= 0 (so at 0 and -0.0), NaN where v is NaN. It multiplies, so that 0 times infinity is NaN as in NumPy. Where
+    `masked` is 0, m = 1, whatever h holds. dl_df is read and must not alias dl_dh.
     """
     element = dl_dh.dtype
 
     def generate(context, builder, signature, arguments):
-        dl_dh, stride, weights, row, column, dl_df, df_stride, height, depth, samples, masked = arguments
+        dl_dh, h, stride, weights, row, column, dl_df, df_stride, height, depth, samples, masked = arguments
         simd = Simd(context, builder, element)
         zeros, ones = simd.splat(simd.constant(0.0)), simd.splat(simd.constant(1.0))
         wanted = builder.icmp_signed("!=", masked, simd.int(0))
@@ -97,7 +97,7 @@ def backward_rows(
             return zeros
 
         def finish(value, offset):
-            before = simd.load(dl_dh, offset)
+            before = simd.load(h, offset)
             relu = simd.select(simd.greater(zeros, before), zeros, before)
             mask = simd.select(simd.greater(before, zeros), ones, relu)
             return builder.fmul(value, simd.select(wanted, mask, ones))
@@ -109,7 +109,7 @@ def backward_rows(
         return context.get_dummy_value()
 
     return types.void(
-        dl_dh, types.intp, weights, types.intp, types.intp, dl_df, types.intp, *[types.intp] * 4
+        dl_dh, h, types.intp, weights, types.intp, types.intp, dl_df, types.intp, *[types.intp] * 4
     ), generate
 
 

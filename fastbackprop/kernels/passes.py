@@ -127,6 +127,7 @@ def backward_columns(sums, dl_dh, dl_df_before, weights, dl_df, h, f_before, til
                 copy_rows(h_tile, stride, source, f_before.strides[0], f_before.strides[1], units_in, count)
             backward_layer(
                 h_tile,
+                h_tile,
                 stride,
                 pointer(weights),
                 weights.strides[0],

@@ -5,7 +5,8 @@ Rows of a tile, one cache-line-aligned row of samples each (`layout` gives the f
     h_0 ... h_K | output, then dl/df_K | target | ones
 
 h_{k+1} = ReLU(f_k) overwrites nothing; on the way back dl/df_{k-1} overwrites h_k once the weight gradient of layer
-k has been taken, and dl/dh_0 overwrites the input: a tile is sum(D_k) rows and no more.
+k has been taken, and dl/dh_0 overwrites the input: a tile is sum(D_k) rows and no more. Wide networks, whose weight
+gradients are taken later (see wide), have rows of their own for them behind the ones.
 """
 
 import functools
@@ -13,7 +14,7 @@ import functools
 import numpy as np
 from numba import types
 
-from fastbackprop.kernels import PREDICT, SEED
+from fastbackprop.kernels import FLUSH_TILES, PREDICT, SEED
 from fastbackprop.kernels.jit import array_types, body, compile_entry, inner, source_digest
 from fastbackprop.kernels.layers import (
     backward_layer,
@@ -30,7 +31,8 @@ from fastbackprop.kernels.layers import (
 from fastbackprop.kernels.simd import advance, pointer
 
 ALONG_UNITS = 24
-FLUSH = 8
+"""Layers with fewer units on either side take the weight gradient along the samples: below, vectors of units are mostly
+padding, or the transposition is not worth its product."""
 
 
 @inner
@@ -64,6 +66,45 @@ def flush(accumulators, partial_sums, layout):
                 for p in range(units_in):
                     sums[p] += row[p]
                     row[p] = row.dtype.type(0.0)
+
+
+@inner
+def take_gradient(gradient, partial, transposed, dl_df, h, ones, stride, itemsize, layout, k, count, samples):
+    """Add layer k's gradient over one tile to the float64 `gradient`, or to the padded `partial` sums of its weights."""
+    units_in, units_out = layout[k, 0], layout[k, 1]
+    first_column = 0
+    if along_units(units_in, units_out):
+        first_column = units_in
+        t_stride = transposed_stride(units_in, itemsize)
+        transpose(transposed, t_stride, h, stride, itemsize, units_in, samples)
+        weight_gradient(
+            advance(partial, layout[k, 5] * itemsize),
+            padded(units_in) * itemsize,
+            dl_df,
+            stride,
+            transposed,
+            t_stride,
+            itemsize,
+            units_out,
+            units_in,
+            count,
+        )
+    dot_gradient(
+        advance(gradient, layout[k, 2] * 8),
+        units_in * 8,
+        8,
+        advance(gradient, layout[k, 3] * 8),
+        8,
+        dl_df,
+        stride,
+        h,
+        stride,
+        ones,
+        units_out,
+        units_in,
+        first_column,
+        samples,
+    )
 
 
 @inner
@@ -107,10 +148,11 @@ def sweep_columns(
 ):
     """Add the gradient and the loss of all columns of net_input to the accumulators.
 
-    accumulators   float64, added to: the gradient in pack order, then tile_samples partial sums of the loss
+    accumulators   float64, added to: the gradient in pack order, or nothing of it, then tile_samples sums of the loss
     columns_out    written: (D_o, N) the output where mode is PREDICT; else (D_i, N) dl/dinput, or (D_i, 0) for none
     net_input      (D_i, N), target (D_o, N), sample_weight (N,) or (0,): read, any strides, any alignment
-    parameters     in pack order, read;  layout: a row for each layer, see parameters.layout_table, read
+    parameters     in pack order, with or without the transposed weights behind them: read
+    layout         a row for each layer, see parameters.layout_table: read
     tile           workspace, starts at a cache line; tile_samples, a multiple of 64, is the length of its rows
     """
     itemsize = tile.itemsize
@@ -136,8 +178,10 @@ def sweep_columns(
     transposed = advance(start, (ones_row + 1) * stride)
     partial_at = (ones_row + 1) * (stride // itemsize) + tile_samples * transposed_stride(widest, 1)
     partial = advance(start, partial_at * itemsize)
+    wants_gradients = accumulators.size > tile_samples
     partial_sums = tile[partial_at:]
-    partial_sums[:] = zero
+    if wants_gradients:
+        partial_sums[:] = zero
 
     for first in range(0, net_input.shape[1], tile_samples):
         count = min(tile_samples, net_input.shape[1] - first)
@@ -188,48 +232,23 @@ def sweep_columns(
 
         for k in range(layers - 1, -1, -1):
             h = advance(start, layout[k, 4] * stride)
-            dl_df = advance(start, (layout[k, 4] + layout[k, 0]) * stride)
-            if along_units(layout[k, 0], layout[k, 1]):
-                t_stride = transposed_stride(layout[k, 0], itemsize)
-                transpose(transposed, t_stride, h, stride, itemsize, layout[k, 0], samples)
-                weight_gradient(
-                    advance(partial, layout[k, 5] * itemsize),
-                    padded(layout[k, 0]) * itemsize,
-                    dl_df,
-                    stride,
-                    transposed,
-                    t_stride,
-                    itemsize,
-                    layout[k, 1],
-                    layout[k, 0],
-                    count,
+            dl_df = advance(start, (output_row if k == layers - 1 else layout[k + 1, 6]) * stride)
+            if wants_gradients:
+                take_gradient(
+                    gradient, partial, transposed, dl_df, h, ones, stride, itemsize, layout, k, count, samples
                 )
-                first_column = layout[k, 0]
-            else:
-                first_column = 0
-            dot_gradient(
-                advance(gradient, layout[k, 2] * 8),
-                layout[k, 0] * 8,
-                8,
-                advance(gradient, layout[k, 3] * 8),
-                8,
-                dl_df,
-                stride,
-                h,
-                stride,
-                ones,
-                layout[k, 1],
-                layout[k, 0],
-                first_column,
-                samples,
-            )
             if k > 0 or columns_out.shape[1] > 0:
+                dl_dh = advance(start, layout[k, 6] * stride)
+                weights, row, column = layout[k, 2], layout[k, 0] * itemsize, itemsize
+                if layout[k, 7] > 0:
+                    weights, row, column = layout[k, 7], itemsize, padded(layout[k, 1]) * itemsize
                 backward_layer(
+                    dl_dh,
                     h,
                     stride,
-                    advance(weights_start, layout[k, 2] * itemsize),
-                    layout[k, 0] * itemsize,
-                    itemsize,
+                    advance(weights_start, weights * itemsize),
+                    row,
+                    column,
                     dl_df,
                     stride,
                     layout[k, 1],
@@ -237,11 +256,12 @@ def sweep_columns(
                     samples,
                     1 if k > 0 else 0,
                 )
-                clear_tail(h, stride, itemsize, layout[k, 0], count, samples)
+                clear_tail(dl_dh, stride, itemsize, layout[k, 0], count, samples)
         if columns_out.shape[1] > 0:
             columns = advance(pointer(columns_out), first * itemsize)
-            copy_rows(columns, columns_out.strides[0], start, stride, itemsize, units_in, count)
-        if (first // tile_samples + 1) % FLUSH == 0 or first + count == net_input.shape[1]:
+            dl_dinput = advance(start, layout[0, 6] * stride)
+            copy_rows(columns, columns_out.strides[0], dl_dinput, stride, itemsize, units_in, count)
+        if wants_gradients and ((first // tile_samples + 1) % FLUSH_TILES == 0 or first + count == net_input.shape[1]):
             flush(accumulators, partial_sums, layout)
 
 

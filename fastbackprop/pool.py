@@ -1,0 +1,63 @@
+"""Engines for the functions that are given no workspace: kept between calls, one caller each."""
+
+from numpy.typing import DTypeLike
+
+from fastbackprop.engine import Engine
+from fastbackprop.parameters import parameter_count
+from fastbackprop.validation import FLOATS, DType, check_dtype
+from fastbackprop.wide import WideEngine
+
+KEPT = 8
+KEPT_BYTES = 256 * 1024 * 1024
+WIDE = 2**17
+"""Parameters from which on a copy of the gradient for each chunk would no longer fit a cache."""
+
+
+def borrow(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
+    """An engine that no other call is using; give it back."""
+    return _free.pop((layer_sizes, dtype), None) or make_engine(layer_sizes, dtype)
+
+
+def give_back(engine: Engine) -> None:
+    """Keep an engine for later calls, unless too much is kept already."""
+    size = engine.nbytes
+    if len(_free) >= KEPT or sum([kept.nbytes for kept in list(_free.values())], size) > KEPT_BYTES:
+        _free.clear()
+    if size <= KEPT_BYTES:
+        _free[engine.layer_sizes, engine.dtype] = engine
+
+
+_free: dict[tuple[tuple[int, ...], DType], Engine] = {}
+
+
+def make_engine(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
+    """The engine for networks of that shape: by the size of their gradient."""
+    wide = parameter_count(layer_sizes) > WIDE
+    return WideEngine(layer_sizes, dtype) if wide else Engine(layer_sizes, dtype)
+
+
+def warmup(dtype: DTypeLike | None = None) -> None:
+    """Compile all kernels now, or load them from numba's cache, instead of at their first use.
+
+    Parameters
+    ----------
+    dtype : {numpy.float32, numpy.float64}, optional
+        The default is both.
+
+    Raises
+    ------
+    TypeError
+        ``dtype is float16; expected float32 or float64``
+
+    Examples
+    --------
+    >>> import fastbackprop
+    >>> fastbackprop.warmup()
+    """
+    wanted = FLOATS if dtype is None else (check_dtype(dtype),)
+    from fastbackprop.kernels import passes, sweep, wide  # imports numba
+
+    for known in wanted:
+        kernels = sweep.sweep, passes.forward_pass, passes.backward_pass, wide.wide_gradient, wide.transpose_weights
+        for kernel in kernels:
+            kernel(known)

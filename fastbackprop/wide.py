@@ -1,0 +1,128 @@
+"""The engine for wide networks: threads share the rows of tiles first, then the columns of the gradient."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastbackprop.engine import Engine, aligned
+from fastbackprop.kernels import CACHE_LINE, FLUSH_TILES
+from fastbackprop.parameters import layout_table, padded
+from fastbackprop.threads import run
+from fastbackprop.validation import Array, Batch, DType
+
+TILE_SAMPLES = 128
+GROUP_BYTES = 64 * 1024 * 1024  # tiles that are held at once, two at least
+TASK_COLUMNS = 128  # of the gradient of one layer
+
+
+class WideEngine(Engine):
+    """An engine that keeps one copy of the gradient, however many threads there are.
+
+    A group of tiles goes forward and backward, each tile on one thread; then the gradient of each layer is summed
+    over the tiles of the group, some of its columns on one thread. Every sum has one owner and a fixed order.
+    """
+
+    def __init__(self, layer_sizes: tuple[int, ...], dtype: DType) -> None:
+        super().__init__(layer_sizes, dtype)
+        self.layout = layout_table(layer_sizes, wide=True)
+        self.tile_samples = TILE_SAMPLES
+        self.least_chunk = TILE_SAMPLES
+        self.pass_samples = TILE_SAMPLES
+        self._accumulator_size = self.size + TILE_SAMPLES
+        self._accumulators = np.empty((0, self._accumulator_size))
+        self.tile_rows += sum(layer_sizes[:-1])
+        self._tile_size = self.tile_rows * (TILE_SAMPLES + CACHE_LINE // dtype.itemsize)
+        self.group_tiles = max(2, GROUP_BYTES // (self._tile_size * dtype.itemsize))
+        table = self.layout.tolist()
+        self._parameters = np.empty(table[-1][7] + layer_sizes[-2] * padded(layer_sizes[-1]), dtype)
+        self._partial_size = table[-1][5] + layer_sizes[-1] * padded(layer_sizes[-2])
+        self._tasks = [
+            (k, first, min(first + TASK_COLUMNS, units_in))
+            for k, (units_in, *_) in enumerate(table)
+            for first in range(0, units_in, TASK_COLUMNS)
+        ]
+        self._groups: list[Array] = []
+        self._scratch: dict[int, Array] = {}
+
+    @functools.cached_property
+    def _wide_gradient(self) -> Any:
+        from fastbackprop.kernels.wide import wide_gradient  # imports numba
+
+        return wide_gradient(self.dtype)
+
+    @functools.cached_property
+    def _transpose_weights(self) -> Any:
+        from fastbackprop.kernels.wide import transpose_weights  # imports numba
+
+        return transpose_weights(self.dtype)
+
+    @functools.cached_property
+    def _partial(self) -> Array:
+        return aligned(self._partial_size, self.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the buffers hold at present."""
+        kept = [*self._groups, *self._scratch.values(), *([self._partial] if "_partial" in self.__dict__ else [])]
+        return super().nbytes + sum(array.nbytes for array in kept)
+
+    def _group(self, number: int) -> Array:
+        """That many tiles below each other."""
+        if not self._groups or len(self._groups[0]) < number:
+            self._groups[:] = [aligned(number * self._tile_size, self.dtype).reshape(number, self._tile_size)]
+        return self._groups[0]
+
+    def _columns(self, lane: int) -> Array:
+        """Room for one lane's transposed columns of a tile, and a row of ones."""
+        if lane not in self._scratch:
+            self._scratch[lane] = aligned(TILE_SAMPLES * (TASK_COLUMNS + 16 + 1), self.dtype)
+        return self._scratch[lane]
+
+    def _load(self, batch: Batch) -> None:
+        super()._load(batch)
+        table = self.layout.tolist()
+
+        def work(_lane: int, task: int, _first: int, _last: int) -> None:
+            k, first, last = self._tasks[task]
+            units_in, units_out, offset, biases_offset, *_, transposed = table[k]
+            target, source = self._parameters[transposed:], self._parameters[offset:biases_offset]
+            self._transpose_weights(target, source, units_out, units_in, first, last)
+
+        run(work, numbered(self._tasks), 1, batch.num_threads)
+
+    def _gradient(self, batch: Batch, dl_dinput: Array) -> tuple[float, Array]:
+        samples, step = batch.samples, self.group_tiles * self.tile_samples
+        groups = range(0, samples, step)
+        gradient = np.zeros(self.size, self.dtype) if samples == 0 else np.empty(self.size, self.dtype)
+        sums = np.zeros(self.size if len(groups) > FLUSH_TILES else 0)
+        bias_sums = np.zeros(self.size)
+        loss = 0.0
+        self._load(batch)
+        tiles = self._group(-(-min(samples, step) // self.tile_samples))
+        for number, first in enumerate(groups):
+            last = min(first + step, samples)
+            part = batch.part(first, last)
+            count = last - first
+            chunks = [(s, min(s + self.tile_samples, count)) for s in range(0, count, self.tile_samples)]
+            lanes = np.empty((len(chunks), self.tile_samples))
+            self._sweep_chunks(part, dl_dinput[:, first:last], chunks, lanes, tiles)
+            loss += float(np.add.reduce(lanes, axis=None))
+            fresh, final = number % FLUSH_TILES == 0, last == samples
+            flush = final or number % FLUSH_TILES == FLUSH_TILES - 1
+
+            def work(lane: int, task: int, _first: int, _last: int) -> None:
+                arrays = (gradient, sums, bias_sums, self._partial, self._columns(lane), tiles[: len(chunks)])
+                sizes = (self.tile_samples, count, *self._tasks[task])
+                self._wide_gradient(*arrays, self.layout, *sizes, fresh, flush, final)
+
+            run(work, numbered(self._tasks), 1, batch.num_threads)
+            if batch.progress is not None:
+                batch.progress(last, samples)
+        return loss, gradient
+
+
+def numbered(items: Sequence[Any]) -> list[tuple[int, int]]:
+    """One chunk for each item, as threads.run takes them."""
+    return [(k, k + 1) for k in range(len(items))]
