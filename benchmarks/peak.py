@@ -53,19 +53,20 @@ def measure(dtype, num_threads, seconds=0.005):
     half = np.dtype(dtype).type(0.5)
     _loop(half, 1)
     iterations = int(seconds * 4e9 / CHAINS * 2)
-    start = threading.Barrier(num_threads + 1)
-    ends = []
+    start = threading.Barrier(num_threads)
+    times = []
 
     def run():
         start.wait()
+        begin = time.perf_counter()
         _loop(half, iterations)
-        ends.append(time.perf_counter())
+        times.append((begin, time.perf_counter()))
 
-    workers = [threading.Thread(target=run) for _ in range(num_threads)]
+    workers = [threading.Thread(target=run) for _ in range(num_threads - 1)]
     for worker in workers:
         worker.start()
-    begin = time.perf_counter()
-    start.wait()
+    run()
     for worker in workers:
         worker.join()
-    return num_threads * iterations * flops_of_a_step(dtype) / (max(ends) - begin)
+    elapsed = max(end for _, end in times) - min(begin for begin, _ in times)
+    return num_threads * iterations * flops_of_a_step(dtype) / elapsed

@@ -101,7 +101,7 @@ class Engine:
         accumulators: Array,
         tiles: Array | None = None,
     ) -> None:
-        """Sweep over all samples, each chunk with a row of accumulators, and a tile where they are given, of its own."""
+        """Sweep over all samples. Each chunk has a row of accumulators of its own, and a tile where they are given."""
         sweep, dtype, samples = self._sweep, self.dtype, batch.samples
         mode, factor, scale = batch.mode, batch.factor, batch.scale
         arrays = [columns_out, batch.net_input, batch.target]

@@ -15,10 +15,10 @@ def layout_table(layer_sizes: Sequence[int], *, wide: bool = False) -> Array:
     0, 1    D_k and D_{k+1}
     2, 3    offsets of weights k and biases k in the flat vector, in elements
     4       the first row of h_k in a tile, where h_0, h_1, ... stand below each other
-    5       the offset of the padded gradient of weights k; its rows are whole cache lines
-    6       the row of a tile that dl/dh_k, masked to dl/df_{k-1}, is written to: that of h_k, or one behind the ones row
+    5       the offset of the padded gradient of weights k; its rows are padded
+    6       the row of a tile that dl/dh_k, masked to dl/df_{k-1}, is written to: that of h_k, or one behind the ones
             for wide networks, which take weight gradients after the backward pass
-    7       for wide networks, the offset of the transposed weights behind the flat vector, padded likewise; else 0
+    7       for wide networks, the offset of the transposed weights behind the flat vector, padded too; else 0
     """
     rows = []
     offset = activation_row = padded_offset = 0
@@ -42,8 +42,11 @@ def round_up(number: int, multiple: int) -> int:
 
 
 def padded(units_in: int) -> int:
-    """The elements of one row of a padded gradient."""
-    return round_up(units_in, 16)
+    """The elements of one row of a padded array: an odd number of cache lines (of pairs of them in float64).
+
+    Rows of a power of two would share a few sets of the caches: 1024 units took the gradient at 39 % of the peak.
+    """
+    return (-(-units_in // 16) | 1) * 16
 
 
 def parameter_count(layer_sizes: Sequence[int]) -> int:

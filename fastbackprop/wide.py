@@ -13,7 +13,7 @@ from fastbackprop.threads import run
 from fastbackprop.validation import Array, Batch, DType
 
 TILE_SAMPLES = 128
-GROUP_BYTES = 64 * 1024 * 1024  # tiles that are held at once, two at least
+GROUP_BYTES = 32 * 1024 * 1024  # tiles that are held at once, two at least
 TASK_COLUMNS = 128  # of the gradient of one layer
 
 
@@ -109,18 +109,29 @@ class WideEngine(Engine):
             lanes = np.empty((len(chunks), self.tile_samples))
             self._sweep_chunks(part, dl_dinput[:, first:last], chunks, lanes, tiles)
             loss += float(np.add.reduce(lanes, axis=None))
-            fresh, final = number % FLUSH_TILES == 0, last == samples
+            final = last == samples
             flush = final or number % FLUSH_TILES == FLUSH_TILES - 1
-
-            def work(lane: int, task: int, _first: int, _last: int) -> None:
-                arrays = (gradient, sums, bias_sums, self._partial, self._columns(lane), tiles[: len(chunks)])
-                sizes = (self.tile_samples, count, *self._tasks[task])
-                self._wide_gradient(*arrays, self.layout, *sizes, fresh, flush, final)
-
-            run(work, numbered(self._tasks), 1, batch.num_threads)
+            flags = (number % FLUSH_TILES == 0, flush, final)
+            self._sum_columns((gradient, sums, bias_sums), tiles[: len(chunks)], count, flags, batch.num_threads)
             if batch.progress is not None:
                 batch.progress(last, samples)
         return loss, gradient
+
+    def _sum_columns(
+        self,
+        targets: tuple[Array, Array, Array],
+        tiles: Array,
+        samples: int,
+        flags: tuple[bool, bool, bool],
+        num_threads: int | None,
+    ) -> None:
+        """Add a group's weight gradients to the partial sums, and those where the flags say; see gradient_columns."""
+
+        def work(lane: int, task: int, _first: int, _last: int) -> None:
+            sizes = (self.tile_samples, samples, *self._tasks[task])
+            self._wide_gradient(*targets, self._partial, self._columns(lane), tiles, self.layout, *sizes, *flags)
+
+        run(work, numbered(self._tasks), 1, num_threads)
 
 
 def numbered(items: Sequence[Any]) -> list[tuple[int, int]]:

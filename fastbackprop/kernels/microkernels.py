@@ -183,13 +183,15 @@ def gradient_rows(typing_context, c, c_stride, g, g_stride, transposed, stride, 
         simd = Simd(context, builder, element)
         count = builder.sdiv(builder.add(columns, simd.int(simd.lanes - 1)), simd.int(simd.lanes))
         panel = simd.int(simd.tile_vectors)
+        zeros = simd.splat(simd.constant(0.0))
         behind_panels = simd.mul(builder.mul(builder.sdiv(count, panel), panel), simd.target.vector_bytes)
 
-        def start(_row, place):
-            return simd.load(c, place)
+        # The sum so far is added at the end, not started from: the first products need not wait for it to arrive.
+        def start(_row, _place):
+            return zeros
 
-        def finish(value, _place):
-            return value
+        def finish(value, place):
+            return builder.fadd(value, simd.load(c, place))
 
         for rows in simd.cases(height, range(1, HEIGHT + 1)):
             operands = (g, g_stride, simd.int(simd.itemsize), transposed, stride)

@@ -43,8 +43,8 @@ def along_units(units_in, units_out):
 
 @inner
 def padded(units_in):
-    """The elements of a row of a padded gradient: see parameters.padded."""
-    return (units_in + 15) // 16 * 16
+    """The elements of a row of a padded array: see parameters.padded."""
+    return ((units_in + 15) // 16 | 1) * 16
 
 
 @inner
@@ -70,7 +70,7 @@ def flush(accumulators, partial_sums, layout):
 
 @inner
 def take_gradient(gradient, partial, transposed, dl_df, h, ones, stride, itemsize, layout, k, count, samples):
-    """Add layer k's gradient over one tile to the float64 `gradient`, or to the padded `partial` sums of its weights."""
+    """Add layer k's gradient over one tile to `gradient`, in float64, or that of its weights to `partial`, padded."""
     units_in, units_out = layout[k, 0], layout[k, 1]
     first_column = 0
     if along_units(units_in, units_out):

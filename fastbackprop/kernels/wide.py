@@ -10,7 +10,7 @@ from numba import types
 
 from fastbackprop.kernels.jit import array_types, body, compile_entry, source_digest
 from fastbackprop.kernels.layers import dot_gradient, fill_row, row_stride, transpose, weight_gradient, whole_panels
-from fastbackprop.kernels.simd import advance, pointer
+from fastbackprop.kernels.simd import advance, pointer, vector_lanes
 from fastbackprop.kernels.sweep import padded, transposed_stride
 
 
@@ -100,12 +100,15 @@ def gradient_columns(
 
 @body
 def transpose_columns(target, source, units_out, units_in, first, last):
-    """target[p, i] = source[i, p] for p in [first, last): rows of the target are padded to whole cache lines."""
+    """target[p, i] = source[i, p] for p in [first, last): rows of the target are padded to whole vectors."""
     itemsize = source.itemsize
-    row = padded(units_out)
+    row = padded(units_out) * itemsize
+    whole = (last - first) // vector_lanes(source) * vector_lanes(source)
+    start = advance(pointer(source), first * itemsize)
+    transpose(advance(pointer(target), first * row), row, start, units_in * itemsize, itemsize, units_out, whole)
     for i in range(units_out):
-        for p in range(first, last):
-            target[p * row + i] = source[i * units_in + p]
+        for p in range(first + whole, last):
+            target[p * padded(units_out) + i] = source[i * units_in + p]
 
 
 @functools.cache
@@ -149,7 +152,7 @@ def wide_gradient(dtype):
             final,
         )
 
-    written, read = array_types(dtype)
+    written, _ = array_types(dtype)
     double = types.Array(types.float64, 1, "C")
     table = types.Array(types.int64, 2, "C", readonly=True)
     arrays = [written(1, "C"), double, double, written(1, "C"), written(1, "C"), written(2, "C"), table]

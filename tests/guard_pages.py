@@ -1,0 +1,106 @@
+"""Run everything with all arrays at the edge of a page that may not be touched; a kernel that leaves them is killed.
+
+Usage: python -m tests.guard_pages before|after SEED
+"""
+
+import ctypes
+import itertools
+import mmap
+import random
+import sys
+
+import numpy as np
+
+import fastbackprop as fb
+from benchmarks.cases import batch, network
+from fastbackprop import engine, notebook, parameters, pool, wide
+
+PAGE = mmap.PAGESIZE
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+class Guarded:
+    """numpy, but for arrays that touch a forbidden page: the byte before the first, or behind the last, of theirs."""
+
+    def __init__(self, side):
+        self.side = side
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+    def empty(self, shape, dtype=float, alignment=1):
+        dtype = np.dtype(dtype)
+        shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
+        size = int(np.prod(shape)) * dtype.itemsize
+        pages = -(-size // PAGE) * PAGE
+        memory = mmap.mmap(-1, pages + 2 * PAGE)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        for guard in address, address + PAGE + pages:
+            if LIBC.mprotect(guard, PAGE, mmap.PROT_NONE if hasattr(mmap, "PROT_NONE") else 0):
+                raise OSError(ctypes.get_errno(), "mprotect")
+        offset = PAGE if self.side == "before" else PAGE + (pages - size) // alignment * alignment
+        return np.frombuffer(memory, dtype, int(np.prod(shape)), offset).reshape(shape)
+
+    def zeros(self, shape, dtype=float):
+        array = self.empty(shape, dtype)
+        array[...] = 0
+        return array
+
+    def place(self, values):
+        """A copy of an array, with the same memory order."""
+        copy = self.empty(values.T.shape if values.flags.f_contiguous else values.shape, values.dtype)
+        copy = copy.T if values.flags.f_contiguous else copy
+        copy[...] = values
+        return copy
+
+
+def everything(layer_sizes, samples, dtype, layout, guarded):
+    """Every call on one network; NaN where a result is not finite would go unseen, so the sums are looked at."""
+    parameters_given = [[layout(array) for array in arrays] for arrays in network(layer_sizes, dtype)]
+    net_input, y = (layout(array) for array in batch(layer_sizes, samples, dtype))
+    place = guarded.place
+    all_weights, all_biases = [[place(array) for array in arrays] for arrays in parameters_given]
+    net_input, y, weight = place(net_input), place(y), place(np.ones(samples, dtype))
+    options = {"sample_weight": weight, "input_gradient": True}
+    for num_threads in 1, 2:
+        fb.loss_and_gradients(net_input, all_weights, all_biases, y, num_threads=num_threads, **options)
+        fb.vjp(net_input, all_weights, all_biases, y, num_threads=num_threads)
+        fb.predict(net_input, all_weights, all_biases, num_threads=num_threads)
+    net_output, all_f, all_h = fb.compute_network_output(net_input, all_weights, all_biases)
+    all_f, all_h = [place(layout(f)) for f in all_f], [place(layout(h)) for h in all_h]
+    for intermediates in False, True:
+        results = fb.backward_pass(all_weights, all_biases, all_f, all_h, y, intermediates=intermediates)
+    assert all(np.isfinite(array).all() for arrays in results for array in arrays)
+    assert np.isfinite(net_output).all()
+
+
+def main(side, seed):
+    """Networks of every width from 1 to 40 and batches of every size from 0 to 70, a few wide ones."""
+    guarded = Guarded(side)
+    for module in engine, notebook, parameters, wide:
+        module.np = guarded
+    engine.aligned = wide.aligned = lambda size, dtype: guarded.empty(size, dtype, alignment=64)
+    layouts = [np.ascontiguousarray, np.asfortranarray]
+    rng = random.Random(seed)
+    cases = list(itertools.product(range(1, 41), ["float32", "float64"], layouts))
+    sizes = list(range(71)) * 3
+    rng.shuffle(sizes)
+    for number, (width, dtype, layout) in enumerate(cases):
+        pool._free.clear()
+        inner = [width] * rng.randint(1, 3) if number % 2 else [rng.randint(1, 40), width]
+        layer_sizes = (rng.randint(1, 40), *inner, rng.randint(1, 12))
+        everything(layer_sizes, sizes[number], dtype, layout, guarded)
+    for width, samples in (64, 513), (130, 70), (48, 1030):
+        for dtype in "float32", "float64":
+            everything((17, width, 33, 3), samples, dtype, np.ascontiguousarray, guarded)
+    pool.WIDE = 100
+    for layer_sizes, samples in ((37, 18, 40, 3), 300), ((130, 5, 1), 1), ((5, 131, 2), 129), ((40, 40), 70):
+        for dtype in "float32", "float64":
+            pool._free.clear()
+            everything(layer_sizes, samples, dtype, np.asfortranarray, guarded)
+    print("nothing was touched")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,91 @@
+"""Networks whose gradient is too large for a copy in each thread: tiles in groups, columns of the gradient as tasks."""
+
+import numpy as np
+import pytest
+
+import fastbackprop as fb
+from benchmarks.cases import network
+from fastbackprop import pool, reference, wide
+from tests.conftest import assert_close, assert_same_bits, smooth_batch
+
+SHAPES = [(300, 500, 2), (20, 400, 330, 3), (400, 400), (130, 1030, 1)]
+
+
+def engine_of(layer_sizes, dtype):
+    return type(pool.make_engine(layer_sizes, np.dtype(dtype)))
+
+
+def test_the_engine_follows_the_shape():
+    for layer_sizes in SHAPES:
+        assert engine_of(layer_sizes, np.float32) is wide.WideEngine
+    assert engine_of((64, 128, 128, 10), np.float64) is not wide.WideEngine
+
+
+@pytest.mark.parametrize("samples", [0, 1, 127, 128, 129, 700])
+@pytest.mark.parametrize("layer_sizes", SHAPES, ids=str)
+def test_against_the_oracle(layer_sizes, samples, dtype):
+    all_weights, all_biases = network(layer_sizes, dtype)
+    net_input, y = smooth_batch(layer_sizes, samples, all_weights, all_biases, dtype)
+    weight = np.linspace(0.5, 2, samples)
+    for options in {}, {"input_gradient": True, "sample_weight": weight, "loss": "half_least_squares"}:
+        got = fb.loss_and_gradients(net_input, all_weights, all_biases, y, **options)
+        expected = reference.loss_and_gradients(net_input, all_weights, all_biases, y, **options)
+        assert got[0] == pytest.approx(expected[0], rel=1e-4 if dtype == np.float32 else 1e-12)
+        assert_close(got[1:], expected[1:])
+    got = fb.vjp(net_input, all_weights, all_biases, y, input_gradient=True)
+    assert_close(got, reference.vjp(net_input, all_weights, all_biases, y, input_gradient=True))
+    assert_close(fb.predict(net_input, all_weights, all_biases), reference.predict(net_input, all_weights, all_biases))
+
+
+@pytest.mark.parametrize("group_bytes", [1, 2**25])
+def test_groups_and_flushes(group_bytes, dtype, monkeypatch):
+    """More groups than are summed in the element type, and a last one that is not full."""
+    monkeypatch.setattr(wide, "GROUP_BYTES", group_bytes)
+    layer_sizes = SHAPES[1]
+    all_weights, all_biases = network(layer_sizes, dtype)
+    net_input, y = smooth_batch(layer_sizes, 2 * 128 * 17 + 5, all_weights, all_biases, dtype)
+    workspace = fb.Workspace(layer_sizes, dtype)
+    assert workspace._engine.group_tiles == (2 if group_bytes == 1 else workspace._engine.group_tiles)
+    told = []
+    got = workspace.loss_and_gradients(
+        net_input, all_weights, all_biases, y, input_gradient=True, progress=lambda *done: told.append(done)
+    )
+    expected = reference.loss_and_gradients(net_input, all_weights, all_biases, y, input_gradient=True)
+    assert_close(got[1:], expected[1:])
+    assert told[-1] == (net_input.shape[1], net_input.shape[1])
+    assert told == sorted(set(told))
+
+
+def test_the_notebooks_passes(dtype):
+    for layer_sizes in SHAPES:
+        all_weights, all_biases = network(layer_sizes, dtype)
+        net_input, y = smooth_batch(layer_sizes, 300, all_weights, all_biases, dtype)
+        expected = reference.compute_network_output(net_input, all_weights, all_biases)
+        assert_close(fb.compute_network_output(net_input, all_weights, all_biases), expected)
+        got = fb.backward_pass(all_weights, all_biases, *expected[1:], y, intermediates=True)
+        assert_close(got, reference.backward_pass(all_weights, all_biases, *expected[1:], y, intermediates=True))
+
+
+def test_same_bits_for_any_number_of_threads_and_any_layout(dtype):
+    layer_sizes = SHAPES[1]
+    all_weights, all_biases = network(layer_sizes, dtype)
+    net_input, y = smooth_batch(layer_sizes, 1500, all_weights, all_biases, dtype)
+    expected = list(fb.loss_and_gradients(net_input, all_weights, all_biases, y, input_gradient=True, num_threads=1))
+    swapped = [array.astype(dtype.newbyteorder()) for array in all_weights]
+    for count in 2, 3, 8:
+        for weights, x in (all_weights, net_input), (swapped, np.asfortranarray(net_input)):
+            got = fb.loss_and_gradients(x, weights, all_biases, y, input_gradient=True, num_threads=count)
+            assert_same_bits(list(got), expected)
+
+
+def test_memory_does_not_grow_with_the_batch():
+    layer_sizes = SHAPES[0]
+    all_weights, all_biases = network(layer_sizes, np.float32)
+    workspace = fb.Workspace(layer_sizes, np.float32)
+    sizes = []
+    for samples in 20_000, 40_000:
+        net_input = np.broadcast_to(np.float32(0.5), (300, samples))
+        workspace.loss_and_gradients(net_input, all_weights, all_biases, 1.0)
+        sizes.append(workspace._engine.nbytes)
+    assert sizes[0] == sizes[1]
+    assert sizes[0] < wide.GROUP_BYTES + 2**22
