@@ -46,6 +46,7 @@ class Engine:
         self._parameters = np.empty(self.size, self.dtype)
         self._accumulator_size = self.size + self.tile_samples
         self._accumulators = np.empty((0, self._accumulator_size))
+        self._no_gradient = np.empty(0, dtype)
         self._tiles: dict[int, Array] = {}
         self._tile_size = (
             self.tile_rows * (self.tile_samples + CACHE_LINE // self.dtype.itemsize)
@@ -65,7 +66,7 @@ class Engine:
         batch.mode, batch.target = PREDICT, net_output  # the target is not looked at
         chunks = self.chunks(batch.samples, MOST_CHUNKS)
         self._load(batch)
-        self._sweep_chunks(batch, net_output, chunks, np.empty((len(chunks), self.tile_samples)))
+        self._sweep_chunks(batch, net_output, chunks, np.empty((len(chunks), self.tile_samples)), self._no_gradient)
         return net_output
 
     def differentiate(self, batch: Batch) -> tuple[Any, ...]:
@@ -85,7 +86,12 @@ class Engine:
         chunks = self.chunks(batch.samples)
         accumulators = self.accumulators(len(chunks))
         self._load(batch)
-        self._sweep_chunks(batch, dl_dinput, chunks, accumulators)
+        if len(chunks) == 1 and batch.samples <= FLUSH_TILES * self.tile_samples:
+            gradient = np.empty(self.size, self.dtype)
+            self._sweep_chunks(batch, dl_dinput, chunks, accumulators, gradient)
+            lanes = accumulators[0, self.size : self.size + min(batch.samples, self.tile_samples)]
+            return float(np.add.reduce(lanes)), gradient
+        self._sweep_chunks(batch, dl_dinput, chunks, accumulators, self._no_gradient)
         return self.collect(len(chunks))
 
     def _load(self, batch: Batch) -> None:
@@ -99,23 +105,28 @@ class Engine:
         columns_out: Array,
         chunks: list[tuple[int, int]],
         accumulators: Array,
+        gradient: Array,
         tiles: Array | None = None,
     ) -> None:
-        """Sweep over all samples. Each chunk has a row of accumulators of its own, and a tile where they are given."""
+        """Sweep over all samples. Each chunk has a row of accumulators of its own, and a tile where they are given.
+
+        A gradient that is not empty is written, and the accumulators need no clearing, where one sweep is all.
+        """
         sweep, dtype, samples = self._sweep, self.dtype, batch.samples
         mode, factor, scale = batch.mode, batch.factor, batch.scale
         arrays = [columns_out, batch.net_input, batch.target]
 
         def work(lane: int, chunk: int, first: int, last: int) -> None:
             sums = accumulators[chunk]
-            if first == chunks[chunk][0]:
+            if first == chunks[chunk][0] and gradient.size == 0:
                 sums.fill(0.0)
             sliced, weights = arrays, batch.sample_weight
             if last - first < samples:
                 sliced, weights = [array[:, first:last] for array in arrays], weights[first:last]
             *columns, weights = native([*sliced, weights], dtype)
             tile = self.tile(lane) if tiles is None else tiles[chunk]
-            sweep(sums, *columns, weights, self._parameters, self.layout, tile, self.tile_samples, mode, factor, scale)
+            fixed = (self._parameters, self.layout, tile, self.tile_samples, mode, factor, scale)
+            sweep(gradient, sums, *columns, weights, *fixed)
 
         staged = any(array.dtype != dtype for array in arrays)
         run(work, chunks, self.slice_samples(staged), batch.num_threads, batch.progress)

@@ -107,7 +107,7 @@ class WideEngine(Engine):
             count = last - first
             chunks = [(s, min(s + self.tile_samples, count)) for s in range(0, count, self.tile_samples)]
             lanes = np.empty((len(chunks), self.tile_samples))
-            self._sweep_chunks(part, dl_dinput[:, first:last], chunks, lanes, tiles)
+            self._sweep_chunks(part, dl_dinput[:, first:last], chunks, lanes, self._no_gradient, tiles)
             loss += float(np.add.reduce(lanes, axis=None))
             final = last == samples
             flush = final or number % FLUSH_TILES == FLUSH_TILES - 1

@@ -3,7 +3,7 @@
 CACHE_LINE = 64
 
 PANEL = 64
-"""Samples: rows of a tile have room for a multiple of it, which the panels of every target divide."""
+"""Samples: rows of a tile have room for a multiple of it, a multiple of the panels of every target."""
 
 FLUSH_TILES = 8
 """Tiles whose weight gradients are summed in the element type before they are added to sums in float64."""

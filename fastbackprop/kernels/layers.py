@@ -1,7 +1,7 @@
 """One dense layer over one tile of samples: forward, backward, weight gradient.
 
 A tile is a block of rows in a workspace: row r starts at `tile + r * stride`, a cache line, and holds `samples`
-samples, whole panels of the target's register tile. What lies behind the last true sample of a batch is called its
+samples, whole vectors of the target. What lies behind the last true sample of a batch is called its
 tail. Tails are zero in every operand of a weight gradient along the samples, so they add nothing, not even NaN.
 """
 
@@ -37,10 +37,10 @@ def block_start(block, count, total):
 
 
 @inner
-def whole_panels(count, tile):
-    """`count` samples rounded up to whole panels of the target's register tile."""
-    panel = dot_width(tile) * vector_lanes(tile)
-    return (count + panel - 1) // panel * panel
+def whole_vectors(count, tile):
+    """`count` samples rounded up to whole vectors of the target."""
+    lanes = vector_lanes(tile)
+    return (count + lanes - 1) // lanes * lanes
 
 
 @inner

@@ -1,13 +1,13 @@
 """Register tiles: the two products that all of backpropagation is made of.
 
 A tile of samples is stored feature-major: units in rows, samples contiguous along a row. A row starts at a cache
-line, and what is read and written of it are whole panels, so these kernels have no remainder along the samples.
+line, and what is read and written of it are whole vectors, so these kernels have no remainder along the samples.
 
     product   C[i, s]  = start[i] + sum_p A[i, p] B[p, s]     A: weights, broadcast;  lanes along s
     dot       C[i, p] += sum_s G[i, s] H[p, s]                both operands contiguous; lanes along s
 
-Each is emitted once for every height (and, for the dot, width) of its register tile up to the largest, behind a
-switch: edges get a tile of their own height, and no operand is ever padded.
+Each is emitted once for every height and width of its register tile up to the largest, behind a switch: edges get a
+tile of their own shape, and no operand is ever padded to more than whole vectors.
 
 Strides are in bytes. Arguments come as outputs, inputs, sizes.
 """
@@ -65,9 +65,9 @@ def forward_rows(
             return simd.select(simd.greater(floors, value), floors, value)
 
         for rows in simd.cases(height, range(1, HEIGHT + 1)):
-            with simd.panels(samples) as offset:
+            for vectors, offset in simd.panels(builder.sdiv(samples, simd.int(simd.lanes))):
                 operands = (weights, row, column, h, h_stride)
-                _product(simd, f, f_stride, *operands, rows, simd.tile_vectors, depth, offset, start, finish)
+                _product(simd, f, f_stride, *operands, rows, vectors, depth, offset, start, finish)
         return context.get_dummy_value()
 
     strides = [types.intp] * 2
@@ -103,9 +103,9 @@ def backward_rows(
             return builder.fmul(value, simd.select(wanted, mask, ones))
 
         for rows in simd.cases(height, range(1, HEIGHT + 1)):
-            with simd.panels(samples) as offset:
+            for vectors, offset in simd.panels(builder.sdiv(samples, simd.int(simd.lanes))):
                 operands = (weights, row, column, dl_df, df_stride)
-                _product(simd, dl_dh, stride, *operands, rows, simd.tile_vectors, depth, offset, start, finish)
+                _product(simd, dl_dh, stride, *operands, rows, vectors, depth, offset, start, finish)
         return context.get_dummy_value()
 
     return types.void(
@@ -182,9 +182,7 @@ def gradient_rows(typing_context, c, c_stride, g, g_stride, transposed, stride, 
         c, c_stride, g, g_stride, transposed, stride, height, columns, samples = arguments
         simd = Simd(context, builder, element)
         count = builder.sdiv(builder.add(columns, simd.int(simd.lanes - 1)), simd.int(simd.lanes))
-        panel = simd.int(simd.tile_vectors)
         zeros = simd.splat(simd.constant(0.0))
-        behind_panels = simd.mul(builder.mul(builder.sdiv(count, panel), panel), simd.target.vector_bytes)
 
         # The sum so far is added at the end, not started from: the first products need not wait for it to arrive.
         def start(_row, _place):
@@ -195,10 +193,8 @@ def gradient_rows(typing_context, c, c_stride, g, g_stride, transposed, stride, 
 
         for rows in simd.cases(height, range(1, HEIGHT + 1)):
             operands = (g, g_stride, simd.int(simd.itemsize), transposed, stride)
-            with simd.panels(simd.mul(count, simd.lanes)) as offset:
-                _product(simd, c, c_stride, *operands, rows, simd.tile_vectors, samples, offset, start, finish)
-            for rest in simd.cases(builder.srem(count, panel), range(1, simd.tile_vectors)):
-                _product(simd, c, c_stride, *operands, rows, rest, samples, behind_panels, start, finish)
+            for vectors, offset in simd.panels(count):
+                _product(simd, c, c_stride, *operands, rows, vectors, samples, offset, start, finish)
         return context.get_dummy_value()
 
     return types.void(c, types.intp, g, types.intp, transposed, *[types.intp] * 4), generate

@@ -18,7 +18,7 @@ from fastbackprop.kernels.layers import (
     fill_row,
     forward_layer,
     row_stride,
-    whole_panels,
+    whole_vectors,
 )
 from fastbackprop.kernels.simd import advance, pointer
 
@@ -47,7 +47,7 @@ def forward_columns(f, h_next, weights, biases, h, tile, tile_samples):
     f_tile = advance(h_tile, units_in * stride)
     for first in range(0, h.shape[1], tile_samples):
         count = min(tile_samples, h.shape[1] - first)
-        samples = whole_panels(count, tile)
+        samples = whole_vectors(count, tile)
         source = advance(pointer(h), first * h.strides[1])
         copy_rows(h_tile, stride, source, h.strides[0], h.strides[1], units_in, count)
         clear_tail(h_tile, stride, itemsize, units_in, count, samples)
@@ -94,7 +94,7 @@ def backward_columns(sums, dl_dh, dl_df_before, weights, dl_df, h, f_before, til
     fill_row(tile, ones_row * (stride // itemsize), tile_samples)
     for first in range(0, h.shape[1], tile_samples):
         count = min(tile_samples, h.shape[1] - first)
-        samples = whole_panels(count, tile)
+        samples = whole_vectors(count, tile)
         source = advance(pointer(dl_df), first * dl_df.strides[1])
         copy_rows(df_tile, stride, source, dl_df.strides[0], dl_df.strides[1], units_out, count)
         source = advance(pointer(h), first * h.strides[1])

@@ -10,7 +10,6 @@ Addresses come from getelementptr on the array's data pointer: LLVM 22 miscompil
 cast to pointers.
 """
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -166,12 +165,17 @@ class Simd:
         """Run the code emitted in this context `count` times; yields the loop, with its index."""
         return cgutils.for_range(self.builder, count)
 
-    @contextmanager
-    def panels(self, samples):
-        """Run the code emitted in this context for each whole panel of a row; yields its offset in bytes."""
-        count = self.builder.sdiv(samples, self.int(self.tile_vectors * self.lanes))
-        with self.loop(count) as panel:
-            yield self.mul(panel.index, self.tile_vectors * self.target.vector_bytes)
+    def panels(self, count):
+        """Run the code emitted for each piece of a row of `count` vectors: its whole panels, then what is left.
+
+        ``for vectors, offset in simd.panels(count): <emit the code for that many vectors at that byte offset>``
+        """
+        panel, size = self.int(self.tile_vectors), self.tile_vectors * self.target.vector_bytes
+        whole = self.builder.sdiv(count, panel)
+        with self.loop(whole) as piece:
+            yield self.tile_vectors, self.mul(piece.index, size)
+        for rest in self.cases(self.builder.srem(count, panel), range(1, self.tile_vectors)):
+            yield rest, self.mul(whole, size)
 
     def cases(self, selector, values):
         """Run the code emitted for the value that `selector` has; none where it is not among `values`.

@@ -26,7 +26,7 @@ from fastbackprop.kernels.layers import (
     row_stride,
     transpose,
     weight_gradient,
-    whole_panels,
+    whole_vectors,
 )
 from fastbackprop.kernels.simd import advance, pointer
 
@@ -69,8 +69,31 @@ def flush(accumulators, partial_sums, layout):
 
 
 @inner
-def take_gradient(gradient, partial, transposed, dl_df, h, ones, stride, itemsize, layout, k, count, samples):
-    """Add layer k's gradient over one tile to `gradient`, in float64, or that of its weights to `partial`, padded."""
+def clear_sums(sums, layout):
+    """Set to 0 what take_gradient adds to in float64: biases, and weights that are not taken along the units."""
+    for k in range(layout.shape[0]):
+        start = layout[k, 3] if along_units(layout[k, 0], layout[k, 1]) else layout[k, 2]
+        sums[start : layout[k, 3] + layout[k, 1]] = 0.0
+
+
+@inner
+def store(gradient, sums, partial_sums, layout):
+    """gradient = sums + partial_sums in pack order, where either holds what the other does not."""
+    for k in range(layout.shape[0]):
+        units_in, units_out, weights = layout[k, 0], layout[k, 1], layout[k, 2]
+        start = weights
+        if along_units(units_in, units_out):
+            start = layout[k, 3]
+            for i in range(units_out):
+                source, target = layout[k, 5] + i * padded(units_in), weights + i * units_in
+                gradient[target : target + units_in] = partial_sums[source : source + units_in]
+        for p in range(start, layout[k, 3] + units_out):
+            gradient[p] = sums[p]
+
+
+@inner
+def take_gradient(sums, partial, transposed, dl_df, h, ones, stride, itemsize, layout, k, count, samples):
+    """Add layer k's gradient over one tile to `sums`, in float64, or that of its weights to `partial`, padded."""
     units_in, units_out = layout[k, 0], layout[k, 1]
     first_column = 0
     if along_units(units_in, units_out):
@@ -90,10 +113,10 @@ def take_gradient(gradient, partial, transposed, dl_df, h, ones, stride, itemsiz
             count,
         )
     dot_gradient(
-        advance(gradient, layout[k, 2] * 8),
+        advance(sums, layout[k, 2] * 8),
         units_in * 8,
         8,
-        advance(gradient, layout[k, 3] * 8),
+        advance(sums, layout[k, 3] * 8),
         8,
         dl_df,
         stride,
@@ -133,6 +156,7 @@ def weighted_squared_error(loss_lanes, output, target, sample_weight, factor, sc
 
 @body
 def sweep_columns(
+    gradient,
     accumulators,
     columns_out,
     net_input,
@@ -148,6 +172,8 @@ def sweep_columns(
 ):
     """Add the gradient and the loss of all columns of net_input to the accumulators.
 
+    gradient       (P,) written in pack order where these columns are all there are, and no more than are summed in
+                   the element type: the accumulators need not be zero then. Else (0,)
     accumulators   float64, added to: the gradient in pack order, or nothing of it, then tile_samples sums of the loss
     columns_out    written: (D_o, N) the output where mode is PREDICT; else (D_i, N) dl/dinput, or (D_i, 0) for none
     net_input      (D_i, N), target (D_o, N), sample_weight (N,) or (0,): read, any strides, any alignment
@@ -165,7 +191,7 @@ def sweep_columns(
 
     start = pointer(tile)
     weights_start = pointer(parameters)
-    gradient = pointer(accumulators)
+    sums = pointer(accumulators)
     output = advance(start, output_row * stride)
     ones = advance(start, ones_row * stride)
     loss_lanes = accumulators[accumulators.size - tile_samples :]
@@ -182,10 +208,13 @@ def sweep_columns(
     partial_sums = tile[partial_at:]
     if wants_gradients:
         partial_sums[:] = zero
+    if gradient.size > 0:
+        loss_lanes[: net_input.shape[1]] = 0.0
+        clear_sums(accumulators, layout)
 
     for first in range(0, net_input.shape[1], tile_samples):
         count = min(tile_samples, net_input.shape[1] - first)
-        samples = whole_panels(count, tile)
+        samples = whole_vectors(count, tile)
         columns = advance(pointer(net_input), first * net_input.strides[1])
         copy_rows(start, stride, columns, net_input.strides[0], net_input.strides[1], units_in, count)
         clear_tail(start, stride, itemsize, units_in, count, samples)
@@ -234,9 +263,7 @@ def sweep_columns(
             h = advance(start, layout[k, 4] * stride)
             dl_df = advance(start, (output_row if k == layers - 1 else layout[k + 1, 6]) * stride)
             if wants_gradients:
-                take_gradient(
-                    gradient, partial, transposed, dl_df, h, ones, stride, itemsize, layout, k, count, samples
-                )
+                take_gradient(sums, partial, transposed, dl_df, h, ones, stride, itemsize, layout, k, count, samples)
             if k > 0 or columns_out.shape[1] > 0:
                 dl_dh = advance(start, layout[k, 6] * stride)
                 weights, row, column = layout[k, 2], layout[k, 0] * itemsize, itemsize
@@ -261,8 +288,11 @@ def sweep_columns(
             columns = advance(pointer(columns_out), first * itemsize)
             dl_dinput = advance(start, layout[0, 6] * stride)
             copy_rows(columns, columns_out.strides[0], dl_dinput, stride, itemsize, units_in, count)
-        if wants_gradients and ((first // tile_samples + 1) % FLUSH_TILES == 0 or first + count == net_input.shape[1]):
+        last = (first // tile_samples + 1) % FLUSH_TILES == 0 or first + count == net_input.shape[1]
+        if wants_gradients and gradient.size == 0 and last:
             flush(accumulators, partial_sums, layout)
+    if gradient.size > 0:
+        store(gradient, accumulators, partial_sums, layout)
 
 
 @functools.cache
@@ -271,6 +301,7 @@ def sweep(dtype):
     digest = source_digest()
 
     def entry(
+        gradient,
         accumulators,
         columns_out,
         net_input,
@@ -286,6 +317,7 @@ def sweep(dtype):
     ):
         digest  # noqa: B018 - a closure cell, see source_digest
         sweep_columns(
+            gradient,
             accumulators,
             columns_out,
             net_input,
@@ -304,6 +336,7 @@ def sweep(dtype):
     return compile_entry(
         entry,
         types.void(
+            written(1, "C"),
             types.Array(types.float64, 1, "C"),
             written(2),
             read(2),

@@ -9,7 +9,7 @@ import functools
 from numba import types
 
 from fastbackprop.kernels.jit import array_types, body, compile_entry, source_digest
-from fastbackprop.kernels.layers import dot_gradient, fill_row, row_stride, transpose, weight_gradient, whole_panels
+from fastbackprop.kernels.layers import dot_gradient, fill_row, row_stride, transpose, weight_gradient, whole_vectors
 from fastbackprop.kernels.simd import advance, pointer, vector_lanes
 from fastbackprop.kernels.sweep import padded, transposed_stride
 
@@ -58,7 +58,7 @@ def gradient_columns(
     fill_row(scratch, ones_at, tile_samples)
     for t in range(tiles.shape[0]):
         count = min(tile_samples, samples - t * tile_samples)
-        panels = whole_panels(count, scratch)
+        panels = whole_vectors(count, scratch)
         tile = pointer(tiles[t])
         dl_df = advance(tile, df_row * stride)
         h = advance(tile, (layout[k, 4] + first) * stride)
