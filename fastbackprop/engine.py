@@ -92,7 +92,8 @@ class Engine:
             lanes = accumulators[0, self.size : self.size + min(batch.samples, self.tile_samples)]
             return float(np.add.reduce(lanes)), gradient
         self._sweep_chunks(batch, dl_dinput, chunks, accumulators, self._no_gradient)
-        return self.collect(len(chunks))
+        loss = float(np.add.reduce(accumulators[: len(chunks), self.size :], axis=None))
+        return loss, self.total_gradient(len(chunks))
 
     def _load(self, batch: Batch) -> None:
         """Copy the parameters to where the kernels read them."""
@@ -137,6 +138,20 @@ class Engine:
 
         return sweep(self.dtype)
 
+    @functools.cached_property
+    def forward_layer(self) -> Any:
+        """The compiled forward pass of one layer."""
+        from fastbackprop.kernels.passes import forward_pass  # imports numba
+
+        return forward_pass(self.dtype)
+
+    @functools.cached_property
+    def backward_layer(self) -> Any:
+        """The compiled backward pass of one layer."""
+        from fastbackprop.kernels.passes import backward_pass  # imports numba
+
+        return backward_pass(self.dtype)
+
     # Buffers and the cutting of batches; also used by the notebooks' passes.
 
     def tile(self, lane: int) -> Array:
@@ -162,11 +177,11 @@ class Engine:
             self._accumulators = np.empty((chunks, self._accumulator_size))
         return self._accumulators
 
-    def collect(self, chunks: int) -> tuple[float, Array]:
-        """The loss and the gradient, in pack order, summed over that many chunks: always in the same order."""
-        size, used = self.size, self._accumulators[:chunks]
-        gradient = used[0, :size] if chunks == 1 else np.add.reduce(used[:, :size], axis=0)
-        return float(np.add.reduce(used[:, size:], axis=None)), gradient.astype(self.dtype)
+    def total_gradient(self, chunks: int) -> Array:
+        """The gradient, in pack order, summed over that many chunks: always in the same order."""
+        used = self._accumulators[:chunks, : self.size]
+        total: Array = used[0] if chunks == 1 else np.add.reduce(used, axis=0)
+        return total.astype(self.dtype)
 
     def slice_samples(self, staged: bool) -> int:
         """How many samples are handed to a kernel at once; fewer where they are converted first."""

@@ -158,8 +158,6 @@ def compute_network_output(
     (array([[1., 0.]]), array([[2., 0.],
            [1., 0.]]))
     """
-    from fastbackprop.kernels.passes import forward_pass  # imports numba
-
     batch = Batch(net_input, all_weights, all_biases)
     dtype, samples = batch.dtype, batch.samples
     all_f = [np.empty((units, samples), dtype) for units in batch.layer_sizes[1:]]
@@ -168,8 +166,8 @@ def compute_network_output(
     layers = list(
         zip(all_f, [*all_h[1:], NO_COLUMNS[dtype]], weights, biases, [batch.net_input, *all_h[1:]], strict=True)
     )
-    layer = forward_pass(dtype)
     engine = borrow(batch.layer_sizes, dtype)
+    layer = engine.forward_layer
 
     def work(lane: int, _chunk: int, first: int, last: int) -> None:
         tile, tile_samples = engine.tile(lane), engine.tile_samples
@@ -241,17 +239,20 @@ def backward_pass(
     >>> all_dl_dweights[0].ravel(), all_dl_dbiases[1].ravel()
     (array([-4.,  4.]), array([-10.]))
     """
-    from fastbackprop.kernels.passes import backward_pass as compiled  # imports numba
-
     batch = ForwardPass(all_weights, all_biases, all_f, all_h)
     dl_doutput = _loss_derivative(batch, y, loss)
     dtype, samples = batch.dtype, batch.samples
     weights = native(batch.weights, dtype)
-    kept = samples if intermediates else 0
-    all_dl_dh = [np.empty((units, kept), dtype) for units in batch.layer_sizes[:-1]]
-    all_dl_df = [np.empty((units, kept), dtype) for units in batch.layer_sizes[1:-1]]
-    layer = compiled(dtype)
+    no_columns = NO_COLUMNS[dtype]
+    all_dl_dh, all_dl_df = [no_columns] * len(weights), [no_columns] * len(weights)
+    if intermediates:
+        all_dl_dh = [np.empty((units, samples), dtype) for units in batch.layer_sizes[:-1]]
+        all_dl_df = [
+            *[np.empty((units, samples), dtype) for units in batch.layer_sizes[1:-1]],
+            dl_doutput.astype(dtype),
+        ]
     engine = borrow(batch.layer_sizes, dtype)
+    layer = engine.backward_layer
 
     def work(lane: int, chunk: int, first: int, last: int) -> None:
         sums = accumulators[chunk]
@@ -265,7 +266,7 @@ def backward_pass(
             dl_df = dl_df[:, first:last]
         all_h, all_f, (dl_df,) = native(all_h, dtype), native(all_f, dtype), native([dl_df], dtype)
         for k in range(len(weights) - 1, -1, -1):
-            dl_dh, f_before, before = all_dl_dh[k], NO_COLUMNS[dtype], NO_COLUMNS[dtype]
+            dl_dh, f_before, before = all_dl_dh[k], no_columns, no_columns
             if k > 0:
                 f_before = all_f[k - 1]
                 before = all_dl_df[k - 1] if intermediates else np.empty(f_before.shape, dtype)
@@ -278,11 +279,11 @@ def backward_pass(
         chunks, offsets = engine.chunks(samples), engine.weights_offsets
         accumulators = engine.accumulators(len(chunks))
         run(work, chunks, engine.pass_samples)
-        _, gradient = engine.collect(len(chunks))
+        gradient = engine.total_gradient(len(chunks))
     finally:
         give_back(engine)
     gradients = split(gradient, batch.weights, batch.biases)
-    return (*gradients, all_dl_dh, [*all_dl_df, dl_doutput.astype(dtype)]) if intermediates else gradients
+    return (*gradients, all_dl_dh, all_dl_df) if intermediates else gradients
 
 
 def _loss_derivative(batch: ForwardPass, y: Any, loss: str | Callable[[Array, Any], Any]) -> Array:
