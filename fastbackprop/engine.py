@@ -18,7 +18,8 @@ TILE_BYTES = 256 * 1024  # a tile's rows, half of a 512 KB L2
 MOST_TILE_SAMPLES = 512
 ACCUMULATOR_BYTES = 64 * 1024 * 1024
 MOST_CHUNKS = 64
-CHUNK_FLOPS = 2**22  # at least: about 0.1 ms of work, several times what it costs to wake a thread
+CHUNK_FLOPS = 2**22  # at least: what is worth waking a thread for
+PARAMETERS_PER_SAMPLE = 32  # at most: clearing and adding up a chunk's gradient then take a few per cent of its time
 SLICE_FLOPS = 2**31  # at most: some 50 ms, so that Ctrl-C is answered
 SLICE_SAMPLES = 65536
 PASS_BYTES = 128 * 1024
@@ -38,7 +39,6 @@ class Engine:
         fitting = TILE_BYTES // (self.tile_rows * self.dtype.itemsize) // PANEL * PANEL
         self.tile_samples = min(max(fitting, PANEL), MOST_TILE_SAMPLES)
         self.flops = 6 * int(np.sum(self.layout[:, 0] * self.layout[:, 1]))  # for each sample
-        self.least_chunk = round_up(-(-CHUNK_FLOPS // self.flops), self.tile_samples)
         # What the notebooks' passes hand to a kernel at once, layer by layer: it should still be in L2 for the next.
         fitting = PASS_BYTES // (max(self.layer_sizes) * self.dtype.itemsize)
         self.pass_samples = max(fitting // self.tile_samples, 1) * self.tile_samples
@@ -64,7 +64,7 @@ class Engine:
         """The network's output (D_o, N)."""
         net_output = np.empty((self.layer_sizes[-1], batch.samples), self.dtype)
         batch.mode, batch.target = PREDICT, net_output  # the target is not looked at
-        chunks = self.chunks(batch.samples, MOST_CHUNKS)
+        chunks = self.chunks(batch.samples, sums=False)
         self._load(batch)
         self._sweep_chunks(batch, net_output, chunks, np.empty((len(chunks), self.tile_samples)), self._no_gradient)
         return net_output
@@ -160,15 +160,18 @@ class Engine:
             self._tiles[lane] = aligned(self._tile_size, self.dtype)
         return self._tiles[lane]
 
-    def chunks(self, samples: int, most: int | None = None) -> list[tuple[int, int]]:
-        """The ranges (first, last) of samples whose sums are taken apart: cut by shape alone.
+    def chunks(self, samples: int, *, sums: bool = True) -> list[tuple[int, int]]:
+        """The ranges (first, last) of samples that one thread goes through, summing them apart: cut by shape alone.
 
-        There are as many at most as accumulators fit, unless told otherwise.
+        Their number is a power of two, which most numbers of threads share evenly. With sums, there are no more than
+        accumulators have room for, and they are long enough to be worth adding up.
         """
-        if 0 < samples <= self.least_chunk:
-            return [(0, samples)]
-        most = most or max(1, min(MOST_CHUNKS, ACCUMULATOR_BYTES // (8 * self._accumulator_size)))
-        length = max(self.least_chunk, round_up(-(-samples // most), self.tile_samples))
+        least = max(1, CHUNK_FLOPS // self.flops, self.size // PARAMETERS_PER_SAMPLE * sums)
+        if samples < 2 * least:
+            return [(0, samples)] if samples else []
+        room = ACCUMULATOR_BYTES // (8 * self._accumulator_size) if sums else MOST_CHUNKS
+        number = 2 ** (max(1, min(MOST_CHUNKS, room, samples // least)).bit_length() - 1)
+        length = round_up(-(-samples // number), PANEL)
         return [(first, min(first + length, samples)) for first in range(0, samples, length)]
 
     def accumulators(self, chunks: int) -> Array:

@@ -179,7 +179,7 @@ def compute_network_output(
             layer(f, h_next, layer_weights, layer_biases, h, tile, tile_samples)
 
     try:
-        run(work, engine.chunks(samples), engine.pass_samples)
+        run(work, engine.chunks(samples, sums=False), engine.pass_samples)
     finally:
         give_back(engine)
     return all_f[-1], all_f, all_h + [all_f[-1]] * append_output

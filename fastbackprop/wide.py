@@ -28,7 +28,6 @@ class WideEngine(Engine):
         super().__init__(layer_sizes, dtype)
         self.layout = layout_table(layer_sizes, wide=True)
         self.tile_samples = TILE_SAMPLES
-        self.least_chunk = TILE_SAMPLES
         self.pass_samples = TILE_SAMPLES
         self._accumulator_size = self.size + TILE_SAMPLES
         self._accumulators = np.empty((0, self._accumulator_size))
