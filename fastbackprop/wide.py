@@ -1,4 +1,4 @@
-"""The engine for wide networks: threads share the rows of tiles first, then the columns of the gradient."""
+"""The engine for wide networks: threads share the rows of tiles first, then blocks of the gradient."""
 
 import functools
 from collections.abc import Sequence
@@ -14,14 +14,15 @@ from fastbackprop.validation import Array, Batch, DType
 
 TILE_SAMPLES = 128
 GROUP_BYTES = 32 * 1024 * 1024  # tiles that are held at once, two at least
-TASK_COLUMNS = 128  # of the gradient of one layer
+TASK_ROWS = 256  # of the gradient of one layer: with so many columns, what a task sums stays in half of a 512 KB L2
+TASK_COLUMN_BYTES = 1024
 
 
 class WideEngine(Engine):
     """An engine that keeps one copy of the gradient, however many threads there are.
 
     A group of tiles goes forward and backward, each tile on one thread; then the gradient of each layer is summed
-    over the tiles of the group, some of its columns on one thread. Every sum has one owner and a fixed order.
+    over the tiles of the group, a block of it on one thread. Every sum has one owner and a fixed order.
     """
 
     def __init__(self, layer_sizes: tuple[int, ...], dtype: DType) -> None:
@@ -37,10 +38,12 @@ class WideEngine(Engine):
         table = self.layout.tolist()
         self._parameters = np.empty(table[-1][7] + layer_sizes[-2] * padded(layer_sizes[-1]), dtype)
         self._partial_size = table[-1][5] + layer_sizes[-1] * padded(layer_sizes[-2])
+        self.task_columns = TASK_COLUMN_BYTES // dtype.itemsize
         self._tasks = [
-            (k, first, min(first + TASK_COLUMNS, units_in))
-            for k, (units_in, *_) in enumerate(table)
-            for first in range(0, units_in, TASK_COLUMNS)
+            (k, first_row, min(first_row + TASK_ROWS, units_out), first, min(first + self.task_columns, units_in))
+            for k, (units_in, units_out, *_) in enumerate(table)
+            for first_row in range(0, units_out, TASK_ROWS)
+            for first in range(0, units_in, self.task_columns)
         ]
         self._groups: list[Array] = []
         self._scratch: dict[int, Array] = {}
@@ -76,7 +79,7 @@ class WideEngine(Engine):
     def _columns(self, lane: int) -> Array:
         """Room for one lane's transposed columns of a tile, and a row of ones."""
         if lane not in self._scratch:
-            self._scratch[lane] = aligned(TILE_SAMPLES * (TASK_COLUMNS + 16 + 1), self.dtype)
+            self._scratch[lane] = aligned(TILE_SAMPLES * (self.task_columns + 16 + 1), self.dtype)
         return self._scratch[lane]
 
     def _load(self, batch: Batch) -> None:
@@ -84,12 +87,13 @@ class WideEngine(Engine):
         table = self.layout.tolist()
 
         def work(_lane: int, task: int, _first: int, _last: int) -> None:
-            k, first, last = self._tasks[task]
+            k, first, last = columns[task]
             units_in, units_out, offset, biases_offset, *_, transposed = table[k]
             target, source = self._parameters[transposed:], self._parameters[offset:biases_offset]
             self._transpose_weights(target, source, units_out, units_in, first, last)
 
-        run(work, numbered(self._tasks), 1, batch.num_threads)
+        columns = [(k, first, last) for k, first_row, _, first, last in self._tasks if first_row == 0]
+        run(work, numbered(columns), 1, batch.num_threads)
 
     def _gradient(self, batch: Batch, dl_dinput: Array) -> tuple[float, Array]:
         samples, step = batch.samples, self.group_tiles * self.tile_samples

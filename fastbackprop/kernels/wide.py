@@ -26,13 +26,17 @@ def gradient_columns(
     tile_samples,
     samples,
     k,
+    first_row,
+    last_row,
     first,
     last,
     fresh,
     flush,
     final,
 ):
-    """Add the gradient of columns [first, last) of weights k, and of biases k where first is 0, over all tiles.
+    """Add the gradient of a block of weights k, and of its rows' biases where its first column is 0, over all tiles.
+
+    The block is rows [first_row, last_row), columns [first, last).
 
     gradient    (P,) in pack order, written where `final`
     sums        (P,) float64, or (0,) where there is one flush only: added to where `flush`
@@ -44,14 +48,14 @@ def gradient_columns(
     itemsize = tiles.itemsize
     stride = row_stride(tiles, tile_samples)
     layers = layout.shape[0]
-    units_in, units_out = layout[k, 0], layout[k, 1]
+    units_in, rows = layout[k, 0], last_row - first_row
     output_row = layout[layers - 1, 4] + layout[layers - 1, 0]
     df_row = output_row if k == layers - 1 else layout[k + 1, 6]
     width = last - first
     row = padded(units_in)
-    corner = layout[k, 5] + first
+    corner = layout[k, 5] + first_row * row + first
     if fresh:
-        for i in range(units_out):
+        for i in range(rows):
             partial[corner + i * row : corner + i * row + width] = partial.dtype.type(0.0)
     t_stride = transposed_stride(width, itemsize)
     ones_at = tile_samples * (t_stride // itemsize)
@@ -60,7 +64,7 @@ def gradient_columns(
         count = min(tile_samples, samples - t * tile_samples)
         panels = whole_vectors(count, scratch)
         tile = pointer(tiles[t])
-        dl_df = advance(tile, df_row * stride)
+        dl_df = advance(tile, (df_row + first_row) * stride)
         h = advance(tile, (layout[k, 4] + first) * stride)
         transpose(pointer(scratch), t_stride, h, stride, itemsize, width, panels)
         weight_gradient(
@@ -71,16 +75,16 @@ def gradient_columns(
             pointer(scratch),
             t_stride,
             itemsize,
-            units_out,
+            rows,
             width,
             count,
         )
         if first == 0:
-            biases = advance(pointer(bias_sums), 8 * layout[k, 3])
+            biases = advance(pointer(bias_sums), 8 * (layout[k, 3] + first_row))
             ones = advance(pointer(scratch), ones_at * itemsize)
-            dot_gradient(biases, 8, 8, biases, 8, dl_df, stride, h, stride, ones, units_out, 1, 1, panels)
-    for i in range(units_out):
-        at = layout[k, 2] + i * units_in + first
+            dot_gradient(biases, 8, 8, biases, 8, dl_df, stride, h, stride, ones, rows, 1, 1, panels)
+    for i in range(rows):
+        at = layout[k, 2] + (first_row + i) * units_in + first
         part = partial[corner + i * row : corner + i * row + width]
         if sums.size == 0:
             if final:
@@ -94,8 +98,8 @@ def gradient_columns(
                 for p in range(width):
                     gradient[at + p] = total[p]
     if final and first == 0:
-        for i in range(units_out):
-            gradient[layout[k, 3] + i] = bias_sums[layout[k, 3] + i]
+        for i in range(layout[k, 3] + first_row, layout[k, 3] + last_row):
+            gradient[i] = bias_sums[i]
 
 
 @body
@@ -127,6 +131,8 @@ def wide_gradient(dtype):
         tile_samples,
         samples,
         k,
+        first_row,
+        last_row,
         first,
         last,
         fresh,
@@ -145,6 +151,8 @@ def wide_gradient(dtype):
             tile_samples,
             samples,
             k,
+            first_row,
+            last_row,
             first,
             last,
             fresh,
@@ -156,7 +164,7 @@ def wide_gradient(dtype):
     double = types.Array(types.float64, 1, "C")
     table = types.Array(types.int64, 2, "C", readonly=True)
     arrays = [written(1, "C"), double, double, written(1, "C"), written(1, "C"), written(2, "C"), table]
-    return compile_entry(entry, types.void(*arrays, *[types.int64] * 5, *[types.boolean] * 3))
+    return compile_entry(entry, types.void(*arrays, *[types.int64] * 7, *[types.boolean] * 3))
 
 
 @functools.cache
