@@ -100,10 +100,9 @@ def loss_and_gradients(
     batch.set_loss(y, loss, reduction, sample_weight)
     batch.set_options(batch.dtype, **options)
     engine = borrow(batch.layer_sizes, batch.dtype)
-    try:
-        return engine.differentiate(batch)
-    finally:
-        give_back(engine)
+    result = engine.differentiate(batch)
+    give_back(engine)
+    return result
 
 
 def vjp(
@@ -159,10 +158,9 @@ def vjp(
     batch.set_seed(dl_doutput)
     batch.set_options(batch.dtype, input_gradient=input_gradient, out=out, num_threads=num_threads, progress=progress)
     engine = borrow(batch.layer_sizes, batch.dtype)
-    try:
-        return engine.differentiate(batch)[1:]
-    finally:
-        give_back(engine)
+    result = engine.differentiate(batch)[1:]
+    give_back(engine)
+    return result
 
 
 def predict(
@@ -204,10 +202,9 @@ def predict(
     batch = Batch(net_input, all_weights, all_biases)
     batch.set_options(batch.dtype, num_threads=num_threads, progress=progress)
     engine = borrow(batch.layer_sizes, batch.dtype)
-    try:
-        return engine.predict(batch)
-    finally:
-        give_back(engine)
+    result = engine.predict(batch)
+    give_back(engine)
+    return result
 
 
 def with_callables(

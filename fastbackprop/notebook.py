@@ -178,10 +178,8 @@ def compute_network_output(
                 h = h.astype(dtype, copy=False)
             layer(f, h_next, layer_weights, layer_biases, h, tile, tile_samples)
 
-    try:
-        run(work, engine.chunks(samples, sums=False), engine.pass_samples)
-    finally:
-        give_back(engine)
+    run(work, engine.chunks(samples, sums=False), engine.pass_samples)
+    give_back(engine)
     return all_f[-1], all_f, all_h + [all_f[-1]] * append_output
 
 
@@ -275,13 +273,11 @@ def backward_pass(
             layer(sums, dl_dh, before, weights[k], dl_df, all_h[k], f_before, tile, tile_samples, offsets[k])
             dl_df = before
 
-    try:
-        chunks, offsets = engine.chunks(samples), engine.weights_offsets
-        accumulators = engine.accumulators(len(chunks))
-        run(work, chunks, engine.pass_samples)
-        gradient = engine.total_gradient(len(chunks))
-    finally:
-        give_back(engine)
+    chunks, offsets = engine.chunks(samples), engine.weights_offsets
+    accumulators = engine.accumulators(len(chunks))
+    run(work, chunks, engine.pass_samples)
+    gradient = engine.total_gradient(len(chunks))
+    give_back(engine)
     gradients = split(gradient, batch.weights, batch.biases)
     return (*gradients, all_dl_dh, all_dl_df) if intermediates else gradients
 

@@ -14,12 +14,15 @@ WIDE = 2**17
 
 
 def borrow(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
-    """An engine that no other call is using; give it back."""
+    """An engine that no other call is using; give it back after a call that went well."""
     return _free.pop((layer_sizes, dtype), None) or make_engine(layer_sizes, dtype)
 
 
 def give_back(engine: Engine) -> None:
-    """Keep an engine for later calls, unless too much is kept already."""
+    """Keep an engine for later calls, unless too much is kept already.
+
+    Not after an error: a second interrupt may leave a thread behind that still writes to its buffers.
+    """
     size = engine.nbytes
     if len(_free) >= KEPT or sum([kept.nbytes for kept in list(_free.values())], size) > KEPT_BYTES:
         _free.clear()

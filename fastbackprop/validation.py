@@ -20,6 +20,7 @@ Loss = str | tuple[Callable[[Array, Any], Any], Callable[[Array, Any], Any]]
 Gradients = tuple[Sequence[Array], Sequence[Array]]
 
 FLOATS = FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+SUM_BLOCK = 8192
 NO_WEIGHT = np.empty(0, FLOAT32)
 OUTPUT_SHAPE = "the shape of the network's output"
 
@@ -330,7 +331,9 @@ def check_weighting(reduction: str, sample_weight: ArrayLike | None, columns: in
         weight = as_array(sample_weight, "sample_weight")
         if weight.shape != (columns,):
             raise ValueError(f"sample_weight has shape {weight.shape}; expected ({columns},): one for each sample")
-        total = float(np.sum(weight, dtype=np.float64))
+        # In copies of one layout: NumPy adds up in another order where an array is unaligned or byte-swapped.
+        blocks = range(0, columns, SUM_BLOCK)
+        total = sum((float(np.sum(weight[start : start + SUM_BLOCK].astype(np.float64))) for start in blocks), 0.0)
     if reduction == "sum":
         return 1.0, weight
     if total == 0:

@@ -90,8 +90,9 @@ class WideEngine(Engine):
             k, first, last = columns[task]
             units_in, units_out, offset, biases_offset, *_, transposed = table[k]
             target, source = self._parameters[transposed:], self._parameters[offset:biases_offset]
-            self._transpose_weights(target, source, units_out, units_in, first, last)
+            transpose_columns(target, source, units_out, units_in, first, last)
 
+        transpose_columns = self._transpose_weights
         columns = [(k, first, last) for k, first_row, _, first, last in self._tasks if first_row == 0]
         run(work, numbered(columns), 1, batch.num_threads)
 
@@ -130,9 +131,11 @@ class WideEngine(Engine):
     ) -> None:
         """Add a group's weight gradients to the partial sums, and those where the flags say; see gradient_columns."""
 
+        gradient_columns, partial = self._wide_gradient, self._partial  # made here, not by several threads at once
+
         def work(lane: int, task: int, _first: int, _last: int) -> None:
             sizes = (self.tile_samples, samples, *self._tasks[task])
-            self._wide_gradient(*targets, self._partial, self._columns(lane), tiles, self.layout, *sizes, *flags)
+            gradient_columns(*targets, partial, self._columns(lane), tiles, self.layout, *sizes, *flags)
 
         run(work, numbered(self._tasks), 1, num_threads)
 

@@ -160,6 +160,10 @@ class Workspace:
             self._running = True
             try:
                 yield self._engine
+            except BaseException:
+                # After a second interrupt, a thread may be left behind that still writes to the buffers.
+                self._engine = make_engine(self.layer_sizes, self.dtype)
+                raise
             finally:
                 self._running = False
 

@@ -103,6 +103,19 @@ def test_every_layout_gives_the_same_bits(animal, samples, dtype, tmp_path):
     assert_same_bits(caged, copies)
 
 
+def test_the_mean_over_weights_has_the_same_bits():
+    all_weights, all_biases = network((2, 3, 1))
+    net_input, y = batch((2, 3, 1), 20_000)
+    for seed in range(20):
+        weight = np.random.default_rng(seed).uniform(size=20_000)
+        options = {"reduction": "mean", "input_gradient": True}
+        expected = fb.loss_and_gradients(net_input, all_weights, all_biases, y, sample_weight=weight, **options)
+        for animal in unaligned, byte_swapped, negative_strides, every_second:
+            caged = animal(weight, None)
+            got = fb.loss_and_gradients(net_input, all_weights, all_biases, y, sample_weight=caged, **options)
+            assert_same_bits(list(got), list(expected))
+
+
 def test_zero_strides(dtype):
     """The same sample many times, and parameters that are one number."""
     net_input = np.broadcast_to(np.array([[0.5], [1.0], [-2.0]], dtype), (3, 100))

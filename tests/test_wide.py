@@ -1,5 +1,7 @@
 """Networks whose gradient is too large for a copy in each thread: tiles in groups, columns of the gradient as tasks."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -76,6 +78,27 @@ def test_same_bits_for_any_number_of_threads_and_any_layout(dtype):
         for weights, x in (all_weights, net_input), (swapped, np.asfortranarray(net_input)):
             got = fb.loss_and_gradients(x, weights, all_biases, y, input_gradient=True, num_threads=count)
             assert_same_bits(list(got), expected)
+
+
+def test_buffers_are_made_by_the_calling_thread(monkeypatch):
+    """Several threads that make one at the same time would add up in different ones."""
+    made = []
+    original = wide.aligned
+
+    def noted(size, dtype):
+        made.append((threading.get_ident(), size))
+        return original(size, dtype)
+
+    monkeypatch.setattr(wide, "aligned", noted)
+    layer_sizes = SHAPES[1]
+    all_weights, all_biases = network(layer_sizes)
+    net_input, y = smooth_batch(layer_sizes, 700, all_weights, all_biases, np.dtype(np.float64))
+    workspace = fb.Workspace(layer_sizes, num_threads=4)
+    workspace.loss_and_gradients(net_input, all_weights, all_biases, y)
+    engine = workspace._engine
+    own = wide.TILE_SAMPLES * (engine.task_columns + 16 + 1)
+    assert {size for ident, size in made if ident != threading.get_ident()} <= {own}
+    assert (threading.get_ident(), engine._partial_size) in made
 
 
 def test_memory_does_not_grow_with_the_batch():
