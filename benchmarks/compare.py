@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks import peak
 from benchmarks.cases import CASES, Case, batch, network
 
-PAUSE = 0.004
+PAUSE = 0.04  # seconds: OpenBLAS's workers spin for 2^26 cycles after their work, and take a processor each
 TURN = 0.002  # seconds at least; a time is the mean over the calls of a turn
 TOLERANCE = {"float32": 2e-3, "float64": 1e-9}
 """Relative norm of a difference; a sample at a ReLU's kink may count for one library and not for the other."""
@@ -162,6 +162,7 @@ def compare(case, dtype, names, threads, seconds):
     times = {name: [] for name in calls}
     best, end = 0.0, time.perf_counter() + seconds
     while len(times["fastbackprop"]) < 5 or time.perf_counter() < end:
+        time.sleep(PAUSE)
         best = max(best, peak.measure(dtype, threads))
         for name, call in calls.items():
             time.sleep(PAUSE)
