@@ -52,9 +52,10 @@ class Workspace:
     A Workspace may be shared by threads: calls on it take turns. Its results do not depend on num_threads, on what
     was computed before, or on where its buffers lie: the same inputs give the same bits.
 
-    Memory: one tile for each thread, ``sum(layer_sizes)`` rows of 64 to 512 samples (256 KB, more where 64 samples
-    of a wide or deep network need more), and at most 64 MB, or one gradient in float64 if that is larger, for sums of
-    gradients. None of it grows with the number of samples.
+    Memory: one tile for each thread, ``sum(layer_sizes)`` rows of 64 to 512 samples (about 256 KB, more where 64
+    samples of a deep network need more), and at most 64 MB for sums of gradients. Above 131,072 parameters, tiles of
+    128 samples are held for all threads together, 32 MB or two of them if that is more, and sums of gradients once in
+    the dtype and, for many samples, once in float64. None of it grows with the number of samples.
 
     Examples
     --------

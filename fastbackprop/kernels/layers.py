@@ -1,8 +1,8 @@
 """One dense layer over one tile of samples: forward, backward, weight gradient.
 
 A tile is a block of rows in a workspace: row r starts at `tile + r * stride`, a cache line, and holds `samples`
-samples, whole vectors of the target. What lies behind the last true sample of a batch is called its
-tail. Tails are zero in every operand of a weight gradient along the samples, so they add nothing, not even NaN.
+samples, whole vectors of the target. What lies behind the last true sample of a batch is called its tail. Tails are
+zero in every operand of a weight gradient along the samples, so they add nothing, not even NaN.
 """
 
 from fastbackprop.kernels import CACHE_LINE

@@ -6,8 +6,9 @@ line, and what is read and written of it are whole vectors, so these kernels hav
     product   C[i, s]  = start[i] + sum_p A[i, p] B[p, s]     A: weights, broadcast;  lanes along s
     dot       C[i, p] += sum_s G[i, s] H[p, s]                both operands contiguous; lanes along s
 
-Each is emitted once for every height and width of its register tile up to the largest, behind a switch: edges get a
-tile of their own shape, and no operand is ever padded to more than whole vectors.
+Each is emitted once for every height of its register tile up to the largest, behind a switch; the dot for every width
+too, the product for whole panels and for single vectors. Edges get a tile of their own shape, and no operand is ever
+padded to more than whole vectors.
 
 Strides are in bytes. Arguments come as outputs, inputs, sizes.
 """
