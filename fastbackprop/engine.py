@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from fastbackprop.kernels import CACHE_LINE, FLUSH_TILES, PANEL, PREDICT
-from fastbackprop.parameters import layout_table, padded, parameter_count, round_up, split
+from fastbackprop.parameters import layout_table, padded, round_up, split
 from fastbackprop.threads import run
-from fastbackprop.validation import Array, Batch, DType
+from fastbackprop.validation import Array, Batch, DType, parameter_count
 
 # All of these are constants: how a batch is cut must depend on shapes alone, or the bits of the result would depend on
 # the machine.
@@ -42,11 +42,14 @@ class Engine:
         # What the notebooks' passes hand to a kernel at once, layer by layer: it should still be in L2 for the next.
         fitting = PASS_BYTES // (max(self.layer_sizes) * self.dtype.itemsize)
         self.pass_samples = max(fitting // self.tile_samples, 1) * self.tile_samples
+        # What a single call of the sweep takes, writing the gradient where it belongs.
+        self.direct_samples = min(2 * self._least_chunk(sums=True) - 1, FLUSH_TILES * self.tile_samples)
         self.weights_offsets = self.layout[:, 2].tolist()
         self._parameters = np.empty(self.size, self.dtype)
         self._accumulator_size = self.size + self.tile_samples
         self._accumulators = np.empty((0, self._accumulator_size))
         self._no_gradient = np.empty(0, dtype)
+        self._no_columns = np.empty((self.layer_sizes[0], 0), dtype)
         self._tiles: dict[int, Array] = {}
         self._tile_size = (
             self.tile_rows * (self.tile_samples + CACHE_LINE // self.dtype.itemsize)
@@ -65,40 +68,47 @@ class Engine:
         net_output = np.empty((self.layer_sizes[-1], batch.samples), self.dtype)
         batch.mode, batch.target = PREDICT, net_output  # the target is not looked at
         chunks = self.chunks(batch.samples, sums=False)
-        self._load(batch)
-        self._sweep_chunks(batch, net_output, chunks, np.empty((len(chunks), self.tile_samples)), self._no_gradient)
+        self._sweep_chunks(batch, net_output, chunks, np.empty((len(chunks), self.tile_samples)), self._load(batch))
         return net_output
 
     def differentiate(self, batch: Batch) -> tuple[Any, ...]:
         """The loss, the gradients as lists, and dl/dinput where asked."""
-        dl_dinput = np.empty((self.layer_sizes[0], batch.samples if batch.input_gradient else 0), self.dtype)
+        dl_dinput = self._no_columns
+        if batch.input_gradient:
+            dl_dinput = np.empty((self.layer_sizes[0], batch.samples), self.dtype)
         loss, gradient = self._gradient(batch, dl_dinput)
-        gradients = split(gradient, batch.weights, batch.biases)
-        if batch.out is not None:
-            for targets, arrays in zip(batch.out, gradients, strict=True):
-                for target, array in zip(targets, arrays, strict=True):
-                    np.copyto(target, array)
-        result = (loss * batch.scale, *(gradients if batch.out is None else batch.out))
+        result = (loss * batch.scale, *returned(gradient, batch))
         return (*result, dl_dinput) if batch.input_gradient else result
 
     def _gradient(self, batch: Batch, dl_dinput: Array) -> tuple[float, Array]:
         """The sum of the loss and the gradient in pack order; dl_dinput is written where it has columns."""
+        if 0 < batch.samples <= self.direct_samples:
+            gradient = np.empty(self.size, self.dtype)
+            sums = self.accumulators(1)[0]
+            columns = native([dl_dinput, batch.net_input, batch.target, batch.sample_weight], self.dtype)
+            fixed = self._load(batch), self.layout, self.tile(0), self.tile_samples
+            self._sweep(gradient, sums, *columns, *fixed, batch.mode, batch.factor, batch.scale)
+            if batch.progress is not None:
+                batch.progress(batch.samples, batch.samples)
+            return sums.item(self.size), gradient
         chunks = self.chunks(batch.samples)
         accumulators = self.accumulators(len(chunks))
-        self._load(batch)
-        if len(chunks) == 1 and batch.samples <= FLUSH_TILES * self.tile_samples:
-            gradient = np.empty(self.size, self.dtype)
-            self._sweep_chunks(batch, dl_dinput, chunks, accumulators, gradient)
-            lanes = accumulators[0, self.size : self.size + min(batch.samples, self.tile_samples)]
-            return float(np.add.reduce(lanes)), gradient
-        self._sweep_chunks(batch, dl_dinput, chunks, accumulators, self._no_gradient)
+        self._sweep_chunks(batch, dl_dinput, chunks, accumulators, self._load(batch))
         loss = float(np.add.reduce(accumulators[: len(chunks), self.size :], axis=None))
         return loss, self.total_gradient(len(chunks))
 
-    def _load(self, batch: Batch) -> None:
-        """Copy the parameters to where the kernels read them."""
-        parameters = [array.ravel() for pair in zip(batch.weights, batch.biases, strict=True) for array in pair]
-        np.concatenate(parameters, out=self._parameters[: self.size], casting="unsafe")
+    def _load(self, batch: Batch) -> Array:
+        """The parameters in pack order, as kernels read them: the caller's vector where it will do, else a copy."""
+        vector = batch.vector
+        if vector is not None and vector.dtype is self.dtype and vector.flags.c_contiguous:
+            return vector
+        parts = [array for pair in zip(batch.weights, batch.biases, strict=True) for array in pair]
+        np.concatenate(
+            [array.ravel() for array in parts] if vector is None else [vector],
+            out=self._parameters[: self.size],
+            casting="unsafe",
+        )
+        return self._parameters
 
     def _sweep_chunks(
         self,
@@ -106,28 +116,25 @@ class Engine:
         columns_out: Array,
         chunks: list[tuple[int, int]],
         accumulators: Array,
-        gradient: Array,
+        parameters: Array,
         tiles: Array | None = None,
     ) -> None:
-        """Sweep over all samples. Each chunk has a row of accumulators of its own, and a tile where they are given.
-
-        A gradient that is not empty is written, and the accumulators need no clearing, where one sweep is all.
-        """
-        sweep, dtype, samples = self._sweep, self.dtype, batch.samples
+        """Sweep over all samples. Each chunk has a row of accumulators of its own, and a tile where they are given."""
+        sweep, no_gradient, dtype, samples = self._sweep, self._no_gradient, self.dtype, batch.samples
         mode, factor, scale = batch.mode, batch.factor, batch.scale
         arrays = [columns_out, batch.net_input, batch.target]
 
         def work(lane: int, chunk: int, first: int, last: int) -> None:
             sums = accumulators[chunk]
-            if first == chunks[chunk][0] and gradient.size == 0:
+            if first == chunks[chunk][0]:
                 sums.fill(0.0)
             sliced, weights = arrays, batch.sample_weight
             if last - first < samples:
                 sliced, weights = [array[:, first:last] for array in arrays], weights[first:last]
             *columns, weights = native([*sliced, weights], dtype)
             tile = self.tile(lane) if tiles is None else tiles[chunk]
-            fixed = (self._parameters, self.layout, tile, self.tile_samples, mode, factor, scale)
-            sweep(gradient, sums, *columns, weights, *fixed)
+            fixed = (parameters, self.layout, tile, self.tile_samples, mode, factor, scale)
+            sweep(no_gradient, sums, *columns, weights, *fixed)
 
         staged = any(array.dtype != dtype for array in arrays)
         run(work, chunks, self.slice_samples(staged), batch.num_threads, batch.progress)
@@ -166,13 +173,16 @@ class Engine:
         Their number is a power of two, which most numbers of threads share evenly. With sums, there are no more than
         accumulators have room for, and they are long enough to be worth adding up.
         """
-        least = max(1, CHUNK_FLOPS // self.flops, self.size // PARAMETERS_PER_SAMPLE * sums)
+        least = self._least_chunk(sums)
         if samples < 2 * least:
             return [(0, samples)] if samples else []
         room = ACCUMULATOR_BYTES // (8 * self._accumulator_size) if sums else MOST_CHUNKS
         number = 2 ** (max(1, min(MOST_CHUNKS, room, samples // least)).bit_length() - 1)
         length = round_up(-(-samples // number), PANEL)
         return [(first, min(first + length, samples)) for first in range(0, samples, length)]
+
+    def _least_chunk(self, sums: bool) -> int:
+        return max(1, CHUNK_FLOPS // self.flops, self.size // PARAMETERS_PER_SAMPLE * sums)
 
     def accumulators(self, chunks: int) -> Array:
         """One row of float64 for each chunk: a gradient in pack order, then tile_samples partial sums of the loss."""
@@ -194,6 +204,22 @@ class Engine:
             most = min(most, STAGING_BYTES // row)
         unit = FLUSH_TILES * self.tile_samples  # or the bits would depend on whether there is a conversion
         return max(most // unit, 1) * unit
+
+
+def returned(gradient: Array, batch: Batch) -> tuple[Any, ...]:
+    """A gradient in pack order as what the call returns: two lists or one vector, the caller's where they are given."""
+    out: Any = batch.out
+    if batch.vector is not None:
+        if out is not None:
+            np.copyto(out, gradient)
+        return (gradient if out is None else out,)
+    gradients = split(gradient, batch.weights, batch.biases)
+    if out is None:
+        return gradients
+    for targets, arrays in zip(out, gradients, strict=True):
+        for target, array in zip(targets, arrays, strict=True):
+            np.copyto(target, array)
+    return tuple(out)
 
 
 def aligned(size: int, dtype: DType) -> Array:

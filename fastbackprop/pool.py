@@ -3,8 +3,7 @@
 from numpy.typing import DTypeLike
 
 from fastbackprop.engine import Engine
-from fastbackprop.parameters import parameter_count
-from fastbackprop.validation import FLOATS, DType, check_dtype
+from fastbackprop.validation import FLOATS, DType, check_dtype, parameter_count
 from fastbackprop.wide import WideEngine
 
 KEPT = 8

@@ -4,6 +4,8 @@ Functions return the argument as an array, never copied and never changed.
 """
 
 import copy
+import functools
+import itertools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +20,7 @@ Array = NDArray[Any]
 DType = np.dtype[Any]
 Loss = str | tuple[Callable[[Array, Any], Any], Callable[[Array, Any], Any]]
 Gradients = tuple[Sequence[Array], Sequence[Array]]
+Parameters = Sequence[ArrayLike] | Array
 
 FLOATS = FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 SUM_BLOCK = 8192
@@ -28,20 +31,30 @@ OUTPUT_SHAPE = "the shape of the network's output"
 class Network:
     """Checked parameters, and the dtype that the result of a call with them has so far.
 
-    It is float32 until something wider is met, whose name is then kept: never narrower than what NumPy computes in.
+    It is float32 until something wider is met, which is then kept: never narrower than what NumPy computes in.
     """
+
+    dtype: DType = FLOAT32
+    integers: DType  # the dtype that they count as
+    wider: tuple[str, int | None, DType] = "", None, FLOAT32
+    vector: Array | None = None
 
     def __init__(
         self,
-        all_weights: Sequence[ArrayLike],
-        all_biases: Sequence[ArrayLike],
+        all_weights: Parameters,
+        all_biases: Sequence[ArrayLike] | None,
         layer_sizes: tuple[int, ...] | None = None,
         integers: DType = FLOAT64,
     ) -> None:
-        self.integers = integers  # the dtype that they count as
+        self.integers = integers
+        if all_biases is None and layer_sizes is not None:
+            self.vector = check_vector(all_weights, "all_weights", layer_sizes)
+            self.weights: list[Array] = []
+            self.biases: list[Array] = []
+            self.layer_sizes = layer_sizes
+            self.widen("all_weights", [self.vector])
+            return
         self.weights, self.biases, self.layer_sizes = check_parameters(all_weights, all_biases, layer_sizes)
-        self.dtype: DType = FLOAT32
-        self.widest = ""
         self.widen("all_weights", self.weights)
         self.widen("all_biases", self.biases)
 
@@ -50,12 +63,19 @@ class Network:
         if self.dtype is FLOAT64:
             return
         for k, array in enumerate(arrays):
-            if array.dtype is FLOAT32 or array.dtype.newbyteorder("=") == FLOAT32:
+            dtype = array.dtype
+            if dtype is FLOAT32 or (dtype is not FLOAT64 and dtype.newbyteorder("=") == FLOAT32):
                 continue
-            if self.integers is FLOAT64 or array.dtype.kind == "f":
+            if self.integers is FLOAT64 or dtype.kind == "f":
                 self.dtype = FLOAT64
-                self.widest = f"{_label(name, k if len(arrays) > 1 else None)} has dtype {array.dtype}"
+                self.wider = name, k if len(arrays) > 1 else None, dtype
                 return
+
+    @property
+    def widest(self) -> str:
+        """What made the dtype float64, for an error's text."""
+        name, index, dtype = self.wider
+        return f"{_label(name, index)} has dtype {dtype}"
 
     def widen_by_target(self, given: Any, array: Array, name: str = "y") -> None:
         """Let a target count where it is floating and no Python number; np.float64 counts, as in NumPy."""
@@ -66,11 +86,14 @@ class Network:
 class Batch(Network):
     """Checked arguments of a call that takes the network's input."""
 
+    sample_weight = NO_WEIGHT
+    mode, factor, scale = PREDICT, 1.0, 1.0
+
     def __init__(
         self,
         net_input: ArrayLike,
-        all_weights: Sequence[ArrayLike],
-        all_biases: Sequence[ArrayLike],
+        all_weights: Parameters,
+        all_biases: Sequence[ArrayLike] | None,
         layer_sizes: tuple[int, ...] | None = None,
         integers: DType = FLOAT64,
     ) -> None:
@@ -79,8 +102,6 @@ class Batch(Network):
         self.net_input = check_columns(net_input, "net_input", self.layer_sizes[0], None, reason)
         self.samples = self.net_input.shape[1]
         self.target = self.net_input  # until there is one
-        self.sample_weight = NO_WEIGHT
-        self.mode, self.factor, self.scale = PREDICT, 1.0, 1.0
         self.widen("net_input", [self.net_input])
 
     def set_loss(self, y: Any, loss: str, reduction: str, sample_weight: ArrayLike | None) -> None:
@@ -109,12 +130,15 @@ class Batch(Network):
         dtype: DType,
         *,
         input_gradient: bool = False,
-        out: Gradients | None = None,
+        out: Gradients | Array | None = None,
         num_threads: int | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> None:
         """Take what says how to compute, and where to write a result of that dtype."""
-        check_out(out, self.weights, self.biases, dtype)
+        if out is not None and self.vector is not None:
+            check_out_vector(out, self.layer_sizes, dtype)
+        elif out is not None:
+            check_out(out, self.weights, self.biases, dtype)
         if progress is not None and not callable(progress):
             raise TypeError(f"progress is {progress!r}; expected a callable (done, total), or None")
         self.input_gradient, self.out = input_gradient, out
@@ -160,7 +184,9 @@ def as_array(value: ArrayLike, name: str, index: int | None = None) -> Array:
     """`value` as an array of real numbers; integers count as float64, other types are refused."""
     array = value if type(value) is np.ndarray else _converted(value, _label(name, index))
     dtype = array.dtype
-    if dtype not in FLOATS and dtype.kind not in "biu" and dtype.newbyteorder("=") not in FLOATS:
+    if dtype is FLOAT64 or dtype is FLOAT32:
+        return array
+    if dtype.kind not in "biu" and dtype.newbyteorder("=") not in FLOATS:
         label = _label(name, index)
         remedy = f": pass {label}.astype(np.float64)" if dtype.kind == "f" and label.isidentifier() else ""
         raise TypeError(f"{label} has dtype {dtype}; expected float32 or float64 (integers count as float64){remedy}")
@@ -182,11 +208,20 @@ def _converted(value: ArrayLike, label: str) -> Array:
 
 
 def check_parameters(
-    all_weights: Sequence[ArrayLike], all_biases: Sequence[ArrayLike], layer_sizes: tuple[int, ...] | None = None
+    all_weights: Any, all_biases: Any, layer_sizes: tuple[int, ...] | None = None
 ) -> tuple[list[Array], list[Array], tuple[int, ...]]:
     """The two lists as lists of arrays, and the layer sizes (D_0, ..., D_{K+1}) they make."""
     weights = check_list(all_weights, "all_weights")
     biases = check_list(all_biases, "all_biases")
+    found = check_shapes(tuple([array.shape for array in weights]), tuple([array.shape for array in biases]))
+    if layer_sizes is not None and found != layer_sizes:
+        raise ValueError(f"all_weights has layer sizes {found}; expected {layer_sizes}, those of this Workspace")
+    return weights, biases, found
+
+
+@functools.lru_cache(maxsize=64)
+def check_shapes(weights: tuple[tuple[int, ...], ...], biases: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    """The layer sizes that the shapes of parameters make. Looked up by later calls: a third of a small net's check."""
     if not weights:
         raise ValueError("all_weights is empty; expected one array (D_{k+1}, D_k) for each layer")
     if len(biases) != len(weights):
@@ -194,8 +229,7 @@ def check_parameters(
             f"all_biases has {len(biases)} entries; expected {len(weights)}: one for each entry of all_weights"
         )
     sizes: list[int] = []
-    for k, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        shape = weight.shape
+    for k, (shape, bias) in enumerate(zip(weights, biases, strict=True)):
         if len(shape) != 2 or 0 in shape:
             raise ValueError(f"all_weights[{k}] has shape {shape}; expected (D_{k + 1}, D_{k}), both at least 1")
         if not sizes:
@@ -206,24 +240,41 @@ def check_parameters(
                 f"its columns must match the rows of all_weights[{k - 1}]"
             )
         units = shape[0]
-        if bias.shape not in ((units, 1), (units,)):
+        if bias not in ((units, 1), (units,)):
             raise ValueError(
-                f"all_biases[{k}] has shape {bias.shape}; expected ({units}, 1) or ({units},): "
+                f"all_biases[{k}] has shape {bias}; expected ({units}, 1) or ({units},): "
                 f"one for each row of all_weights[{k}]"
             )
         sizes.append(units)
-    found = tuple(sizes)
-    if layer_sizes is not None and found != layer_sizes:
-        raise ValueError(f"all_weights has layer sizes {found}; expected {layer_sizes}, those of this Workspace")
-    return weights, biases, found
+    return tuple(sizes)
 
 
-def check_list(arrays: Sequence[ArrayLike], name: str) -> list[Array]:
+def check_vector(vector: Any, name: str, layer_sizes: tuple[int, ...]) -> Array:
+    """Parameters, or their gradient, as one array (P,)."""
+    array = as_array(vector, name)
+    count = parameter_count(layer_sizes)
+    if array.shape != (count,):
+        raise ValueError(
+            f"{name} has shape {array.shape}; expected ({count},): the parameters of layer sizes {layer_sizes}"
+        )
+    return array
+
+
+@functools.lru_cache(maxsize=64)
+def parameter_count(layer_sizes: tuple[int, ...]) -> int:
+    """The length of a vector of all parameters."""
+    return sum((units_in + 1) * units_out for units_in, units_out in itertools.pairwise(layer_sizes))
+
+
+def check_list(arrays: Any, name: str) -> list[Array]:
     """The arrays of a list or tuple."""
     if not isinstance(arrays, (list, tuple)):
         raise TypeError(f"{name} is a {type(arrays).__name__}; expected a list of arrays, one for each layer")
+    plain = np.ndarray
     return [
-        array if type(array) is np.ndarray and array.dtype in FLOATS else as_array(array, name, k)
+        array
+        if type(array) is plain and ((dtype := array.dtype) is FLOAT64 or dtype is FLOAT32)
+        else as_array(array, name, k)
         for k, array in enumerate(arrays)
     ]
 
@@ -232,8 +283,6 @@ def check_columns(
     value: ArrayLike, name: str, rows: int, columns: int | None, reason: str, index: int | None = None
 ) -> Array:
     """An array (rows, columns), or with any number of columns where that is None."""
-    if type(value) is np.ndarray and value.dtype in FLOATS and value.shape == (rows, columns):
-        return value
     array = as_array(value, name, index)
     shape = array.shape
     if len(shape) == 2 and shape[0] == rows and (columns is None or shape[1] == columns):
@@ -368,13 +417,24 @@ def check_gradient_lists(pair: Any, weights: list[Array], biases: list[Array], n
 
 
 def check_out(out: Any, weights: list[Array], biases: list[Array], dtype: DType) -> None:
-    """out=(all_dl_dweights, all_dl_dbiases): arrays that the gradient can be written to; None is none."""
-    if out is None:
-        return
+    """out=(all_dl_dweights, all_dl_dbiases): arrays that the gradient can be written to."""
     check_gradient_lists(out, weights, biases, "out")
     for part, arrays in enumerate(out):
         for k, array in enumerate(arrays):
-            if array.dtype.kind != "f" or not np.can_cast(dtype, array.dtype, "safe"):
-                raise TypeError(f"out[{part}][{k}] has dtype {array.dtype}; expected {dtype}, that of the gradient")
-            if not array.flags.writeable:
-                raise ValueError(f"out[{part}][{k}] is read-only; expected an array to write to")
+            check_target_of(array, f"out[{part}][{k}]", dtype)
+
+
+def check_out_vector(out: Any, layer_sizes: tuple[int, ...], dtype: DType) -> None:
+    """out=vector: an array (P,) that the gradient can be written to."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out is a {type(out).__name__}; expected an array (P,), as the parameters are one vector")
+    check_vector(out, "out", layer_sizes)
+    check_target_of(out, "out", dtype)
+
+
+def check_target_of(array: Array, label: str, dtype: DType) -> None:
+    """Refuse an array that a gradient of that dtype cannot be written to."""
+    if array.dtype.kind != "f" or not np.can_cast(dtype, array.dtype, "safe"):
+        raise TypeError(f"{label} has dtype {array.dtype}; expected {dtype}, that of the gradient")
+    if not array.flags.writeable:
+        raise ValueError(f"{label} is read-only; expected an array to write to")

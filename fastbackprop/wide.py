@@ -82,8 +82,10 @@ class WideEngine(Engine):
             self._scratch[lane] = aligned(TILE_SAMPLES * (self.task_columns + 16 + 1), self.dtype)
         return self._scratch[lane]
 
-    def _load(self, batch: Batch) -> None:
-        super()._load(batch)
+    def _load(self, batch: Batch) -> Array:
+        parameters = super()._load(batch)
+        if parameters is not self._parameters:
+            np.copyto(self._parameters[: self.size], parameters)
         table = self.layout.tolist()
 
         def work(_lane: int, task: int, _first: int, _last: int) -> None:
@@ -95,6 +97,7 @@ class WideEngine(Engine):
         transpose_columns = self._transpose_weights
         columns = [(k, first, last) for k, first_row, _, first, last in self._tasks if first_row == 0]
         run(work, numbered(columns), 1, batch.num_threads)
+        return self._parameters
 
     def _gradient(self, batch: Batch, dl_dinput: Array) -> tuple[float, Array]:
         samples, step = batch.samples, self.group_tiles * self.tile_samples
@@ -103,7 +106,7 @@ class WideEngine(Engine):
         sums = np.zeros(self.size if len(groups) > FLUSH_TILES else 0)
         bias_sums = np.zeros(self.size)
         loss = 0.0
-        self._load(batch)
+        parameters = self._load(batch)
         tiles = self._group(-(-min(samples, step) // self.tile_samples))
         for number, first in enumerate(groups):
             last = min(first + step, samples)
@@ -111,7 +114,7 @@ class WideEngine(Engine):
             count = last - first
             chunks = [(s, min(s + self.tile_samples, count)) for s in range(0, count, self.tile_samples)]
             lanes = np.empty((len(chunks), self.tile_samples))
-            self._sweep_chunks(part, dl_dinput[:, first:last], chunks, lanes, self._no_gradient, tiles)
+            self._sweep_chunks(part, dl_dinput[:, first:last], chunks, lanes, parameters, tiles)
             loss += float(np.add.reduce(lanes, axis=None))
             final = last == samples
             flush = final or number % FLUSH_TILES == FLUSH_TILES - 1

@@ -1,12 +1,11 @@
 """Workspace: the calls of the fused path on buffers that are kept."""
 
-import contextlib
 import functools
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -22,10 +21,13 @@ from fastbackprop.validation import (
     Batch,
     Gradients,
     Loss,
+    Parameters,
     check_dtype,
     check_layer_sizes,
     check_num_threads,
 )
+
+T = TypeVar("T")
 
 
 class Workspace:
@@ -66,6 +68,12 @@ class Workspace:
     >>> loss, all_dl_dweights, all_dl_dbiases = workspace.loss_and_gradients(np.ones((1, 3)), weights, biases, 0.0)
     >>> loss, all_dl_dweights[1]
     (3.0, array([[12.,  6.]]))
+
+    An optimiser's vector of parameters, and its gradient:
+
+    >>> vector = np.array([2.0, 1.0, 0.0, 0.0, 1.0, -1.0, 0.0])
+    >>> workspace.loss_and_gradients(np.ones((1, 3)), vector, None, 0.0)
+    (3.0, array([ 6., -6.,  6., -6., 12.,  6.,  6.]))
     """
 
     def __init__(
@@ -82,60 +90,73 @@ class Workspace:
     def loss_and_gradients(
         self,
         net_input: ArrayLike,
-        all_weights: Sequence[ArrayLike],
-        all_biases: Sequence[ArrayLike],
+        all_weights: Parameters,
+        all_biases: Sequence[ArrayLike] | None,
         y: Any,
         *,
         loss: Loss = "least_squares",
         reduction: str = "sum",
         sample_weight: ArrayLike | None = None,
         input_gradient: bool = False,
-        out: Gradients | None = None,
+        out: Gradients | Array | None = None,
         progress: Progress | None = None,
     ) -> tuple[Any, ...]:
-        """As :func:`fastbackprop.loss_and_gradients`, on these buffers and in this dtype."""
+        """As :func:`fastbackprop.loss_and_gradients`, on these buffers and in this dtype.
+
+        The parameters may be one vector, in the order of :func:`fastbackprop.pack`, with None for all_biases. The
+        gradient then is one vector too: ``loss, dl_dvector``, written to ``out`` where that is an array (P,).
+        """
         options: dict[str, Any] = {"input_gradient": input_gradient, "out": out, "progress": progress}
         if not isinstance(loss, str):
             passed = (net_input, all_weights, all_biases, y, loss, reduction, sample_weight)
-            return with_callables(self.predict, self.vjp, *passed, options)
-        batch = self._batch(net_input, all_weights, all_biases)
+            return with_callables(self.predict, self._vjp, *passed, options)
+        batch = Batch(net_input, all_weights, all_biases, self.layer_sizes, self.dtype)
         batch.set_loss(y, loss, reduction, sample_weight)
-        with self._alone(batch) as engine:
-            batch.set_options(self.dtype, num_threads=self.num_threads, **options)
-            return engine.differentiate(batch)
+        return self._alone(Engine.differentiate, batch, options)
 
     def vjp(
         self,
         net_input: ArrayLike,
-        all_weights: Sequence[ArrayLike],
-        all_biases: Sequence[ArrayLike],
+        all_weights: Parameters,
+        all_biases: Sequence[ArrayLike] | None,
         dl_doutput: ArrayLike,
         *,
         input_gradient: bool = False,
-        out: Gradients | None = None,
+        out: Gradients | Array | None = None,
         progress: Progress | None = None,
+    ) -> Any:
+        """As :func:`fastbackprop.vjp`, on these buffers and in this dtype.
+
+        For a vector of parameters, the gradient is one vector: ``dl_dvector``, or with the input's ``dl_dvector,
+        dl_dinput``.
+        """
+        options: dict[str, Any] = {"input_gradient": input_gradient, "out": out, "progress": progress}
+        result = self._vjp(net_input, all_weights, all_biases, dl_doutput, **options)
+        return result[0] if len(result) == 1 else result
+
+    def _vjp(
+        self,
+        net_input: ArrayLike,
+        all_weights: Parameters,
+        all_biases: Sequence[ArrayLike] | None,
+        dl_doutput: ArrayLike,
+        **options: Any,
     ) -> tuple[Any, ...]:
-        """As :func:`fastbackprop.vjp`, on these buffers and in this dtype."""
-        batch = self._batch(net_input, all_weights, all_biases)
+        batch = Batch(net_input, all_weights, all_biases, self.layer_sizes, self.dtype)
         batch.set_seed(dl_doutput)
-        with self._alone(batch) as engine:
-            options: dict[str, Any] = {"input_gradient": input_gradient, "out": out, "progress": progress}
-            batch.set_options(self.dtype, num_threads=self.num_threads, **options)
-            return engine.differentiate(batch)[1:]
+        return self._alone(Engine.differentiate, batch, options)[1:]
 
     def predict(
         self,
         net_input: ArrayLike,
-        all_weights: Sequence[ArrayLike],
-        all_biases: Sequence[ArrayLike],
+        all_weights: Parameters,
+        all_biases: Sequence[ArrayLike] | None,
         *,
         progress: Progress | None = None,
     ) -> Array:
         """As :func:`fastbackprop.predict`, on these buffers and in this dtype."""
-        batch = self._batch(net_input, all_weights, all_biases)
-        with self._alone(batch) as engine:
-            batch.set_options(self.dtype, num_threads=self.num_threads, progress=progress)
-            return engine.predict(batch)
+        batch = Batch(net_input, all_weights, all_biases, self.layer_sizes, self.dtype)
+        return self._alone(Engine.predict, batch, {"progress": progress})
 
     def __repr__(self) -> str:
         return f"Workspace({self.layer_sizes}, {self.dtype}, num_threads={self.num_threads})"
@@ -144,23 +165,20 @@ class Workspace:
         # Buffers and locks stay behind; a copy makes its own.
         return functools.partial(Workspace, num_threads=self.num_threads), (self.layer_sizes, self.dtype)
 
-    def _batch(self, net_input: ArrayLike, all_weights: Sequence[ArrayLike], all_biases: Sequence[ArrayLike]) -> Batch:
-        return Batch(net_input, all_weights, all_biases, self.layer_sizes, integers=self.dtype)
-
-    @contextlib.contextmanager
-    def _alone(self, batch: Batch) -> Iterator[Engine]:
-        """The engine, when its other callers have finished."""
+    def _alone(self, compute: Callable[[Engine, Batch], T], batch: Batch, options: dict[str, Any]) -> T:
+        """What an engine's method returns for a batch, when its other callers have finished."""
         if batch.dtype is FLOAT64 and self.dtype is FLOAT32:
             raise TypeError(
                 f"{batch.widest}; expected float32, the dtype of this Workspace: "
                 "pass .astype(np.float32), or make a Workspace of dtype float64"
             )
+        batch.set_options(self.dtype, num_threads=self.num_threads, **options)
         with self._lock:
             if self._running:
                 raise RuntimeError("progress called the Workspace whose call it reports on; expected another Workspace")
             self._running = True
             try:
-                yield self._engine
+                return compute(self._engine, batch)
             except BaseException:
                 # After a second interrupt, a thread may be left behind that still writes to the buffers.
                 self._engine = make_engine(self.layer_sizes, self.dtype)

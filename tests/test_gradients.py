@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import fastbackprop as fb
 from benchmarks.cases import CASES, batch, network
 from fastbackprop import reference
+from fastbackprop.parameters import split
 from tests.conftest import assert_close, assert_same_bits, smooth_batch
 
 DEPTHS = {0: (4, 3), 1: (5, 7, 2), 5: (1, 6, 6, 6, 6, 6, 1), 60: (3, *[8] * 60, 2)}
@@ -247,3 +248,77 @@ def test_pack_and_unpack(dtype):
     assert vector[20] == 42
     vector[12] = 43
     assert views[1][0][0, 0] == 43
+
+
+@pytest.mark.parametrize("layer_sizes", [(2, 5, 3), (40, 300, 500, 4)])
+def test_a_workspace_takes_a_vector_of_parameters_and_returns_the_gradient_as_one(dtype, layer_sizes):
+    all_weights, all_biases = network(layer_sizes, dtype)
+    net_input, y = batch(layer_sizes, 70, dtype)
+    vector = fb.pack(all_weights, all_biases)
+    workspace = fb.Workspace(layer_sizes, dtype)
+    loss, *expected = workspace.loss_and_gradients(net_input, all_weights, all_biases, y)
+    got_loss, got = workspace.loss_and_gradients(net_input, vector, None, y)
+    assert got_loss == loss
+    assert_same_bits(got, fb.pack(*expected))
+    out = np.empty_like(vector)
+    assert workspace.loss_and_gradients(net_input, vector, None, y, out=out)[1] is out
+    assert_same_bits(out, got)
+    assert_same_bits(workspace.predict(net_input, vector, None), workspace.predict(net_input, all_weights, all_biases))
+
+    seed = np.ones_like(y)
+    *expected, expected_input = workspace.vjp(net_input, all_weights, all_biases, seed, input_gradient=True)
+    got, dl_dinput = workspace.vjp(net_input, vector, None, seed, input_gradient=True)
+    assert_same_bits(got, fb.pack(*expected))
+    assert_same_bits(dl_dinput, expected_input)
+    assert_same_bits(workspace.vjp(net_input, vector, None, seed), got)
+
+    awkward = np.zeros(2 * vector.size, vector.dtype.newbyteorder())[::2]
+    awkward[:] = vector
+    assert_same_bits(workspace.vjp(net_input, awkward, None, seed), got)
+
+
+def test_a_vector_of_parameters_with_callables_for_the_loss():
+    all_weights, all_biases = network((2, 5, 3), np.float64)
+    net_input, y = batch((2, 5, 3), 70, np.float64)
+    loss = (lambda output, y: np.sum((output - y) ** 2), lambda output, y: 2.0 * (output - y))
+    workspace = fb.Workspace((2, 5, 3))
+    got_loss, got = workspace.loss_and_gradients(net_input, fb.pack(all_weights, all_biases), None, y, loss=loss)
+    expected_loss, *expected = workspace.loss_and_gradients(net_input, all_weights, all_biases, y, loss=loss)
+    assert got_loss == expected_loss
+    assert_same_bits(got, fb.pack(*expected))
+
+
+@pytest.mark.parametrize(
+    ("vector", "options", "error", "text"),
+    [
+        (np.zeros(4), {}, ValueError, r"all_weights has shape \(4,\); expected \(3,\): the parameters of layer sizes"),
+        (np.zeros((3, 1)), {}, ValueError, r"all_weights has shape \(3, 1\); expected \(3,\)"),
+        (np.zeros(3, complex), {}, TypeError, "all_weights has dtype complex128; expected float32 or float64"),
+        (np.zeros(3), {"out": np.zeros(2)}, ValueError, r"out has shape \(2,\); expected \(3,\)"),
+        (np.zeros(3), {"out": np.zeros(3, np.float32)}, TypeError, "out has dtype float32; expected float64"),
+        (np.zeros(3), {"out": ([], [])}, TypeError, r"out is a tuple; expected an array \(P,\)"),
+        (np.zeros(3), {"out": np.broadcast_to(0.0, 3)}, ValueError, "out is read-only"),
+    ],
+)
+def test_a_bad_vector_is_refused(vector, options, error, text):
+    with pytest.raises(error, match=text):
+        fb.Workspace((2, 1)).loss_and_gradients(np.zeros((2, 1)), vector, None, 0.0, **options)
+
+
+def test_lists_and_vectors_do_not_mix():
+    workspace = fb.Workspace((2, 1))
+    with pytest.raises(TypeError, match="all_biases is a NoneType; expected a list of arrays"):
+        fb.loss_and_gradients(np.zeros((2, 1)), [np.zeros((1, 2))], None, 0.0)
+    with pytest.raises(TypeError, match="all_weights is a ndarray; expected a list of arrays"):
+        workspace.loss_and_gradients(np.zeros((2, 1)), np.zeros(3), [np.zeros(1)], 0.0)
+    with pytest.raises(ValueError, match=r"all_weights has shape \(1, 1, 2\); expected \(3,\)"):
+        workspace.loss_and_gradients(np.zeros((2, 1)), [np.zeros((1, 2))], None, 0.0)
+
+
+def test_gradients_beyond_the_largest_structured_dtype_are_split():
+    weights, biases = [np.broadcast_to(0.0, (2**14, 2**14))], [np.broadcast_to(0.0, 2**14)]
+    gradient = np.empty(2**28 + 2**14)  # 2 GB of addresses, no memory
+    (dl_dweights,), (dl_dbiases,) = split(gradient, weights, biases)
+    assert (dl_dweights.shape, dl_dbiases.shape) == ((2**14, 2**14), (2**14,))
+    assert dl_dweights.ctypes.data == gradient.ctypes.data
+    assert dl_dbiases.ctypes.data == gradient.ctypes.data + dl_dweights.nbytes

@@ -173,7 +173,8 @@ def sweep_columns(
     """Add the gradient and the loss of all columns of net_input to the accumulators.
 
     gradient       (P,) written in pack order where these columns are all there are, and no more than are summed in
-                   the element type: the accumulators need not be zero then. Else (0,)
+                   the element type: the accumulators need not be zero then, and the first sum of the loss is that
+                   of all. Else (0,)
     accumulators   float64, added to: the gradient in pack order, or nothing of it, then tile_samples sums of the loss
     columns_out    written: (D_o, N) the output where mode is PREDICT; else (D_i, N) dl/dinput, or (D_i, 0) for none
     net_input      (D_i, N), target (D_o, N), sample_weight (N,) or (0,): read, any strides, any alignment
@@ -293,6 +294,8 @@ def sweep_columns(
             flush(accumulators, partial_sums, layout)
     if gradient.size > 0:
         store(gradient, accumulators, partial_sums, layout)
+        for s in range(1, min(tile_samples, net_input.shape[1])):
+            loss_lanes[0] += loss_lanes[s]
 
 
 @functools.cache
