@@ -1,31 +1,20 @@
 """Each kernel against one NumPy expression, over all heights and widths of its register tile."""
 
+import inspect
+import re
+
+import llvmlite.binding as llvm
+import numba
 import numpy as np
 import pytest
+from llvmlite import ir
+from numba import types
+from numba.core.registry import cpu_target
 
-from fastbackprop.kernels import jit, layers, microkernels, simd, sweep
+from fastbackprop.kernels import jit, layers, simd, sweep
 
 CACHE_LINE = 64
 SAMPLES = 128
-
-
-@jit.inner
-def run_forward_rows(f, weights, biases, h, height, depth, samples, floor):
-    microkernels.forward_rows(
-        simd.pointer(f),
-        f.strides[0],
-        simd.pointer(weights),
-        weights.strides[0],
-        weights.strides[1],
-        simd.pointer(biases),
-        biases.strides[0],
-        simd.pointer(h),
-        h.strides[0],
-        height,
-        depth,
-        samples,
-        floor,
-    )
 
 
 @jit.inner
@@ -48,10 +37,10 @@ def run_forward_layer(f, weights, biases, h, samples, floor):
 
 
 @jit.inner
-def run_backward_layer(dl_dh, weights, dl_df, samples, masked):
+def run_backward_layer(dl_dh, h, weights, dl_df, samples, masked):
     layers.backward_layer(
         simd.pointer(dl_dh),
-        simd.pointer(dl_dh),
+        simd.pointer(h),
         dl_dh.strides[0],
         simd.pointer(weights),
         weights.strides[0],
@@ -88,7 +77,7 @@ def run_dot_gradient(dl_dweights, dl_dbiases, dl_df, h, ones, first, samples):
 @jit.inner
 def run_weight_gradient(dl_dweights, dl_df, transposed, h, units_in, samples, count):
     stride = transposed.strides[0]
-    layers.transpose(simd.pointer(transposed), stride, simd.pointer(h), h.strides[0], h.itemsize, units_in, samples)
+    layers.transpose(simd.pointer(transposed), stride, simd.pointer(h), h.strides[0], units_in, samples)
     layers.weight_gradient(
         simd.pointer(dl_dweights),
         dl_dweights.strides[0],
@@ -96,7 +85,6 @@ def run_weight_gradient(dl_dweights, dl_df, transposed, h, units_in, samples, co
         dl_df.strides[0],
         simd.pointer(transposed),
         stride,
-        h.itemsize,
         dl_dweights.shape[0],
         units_in,
         count,
@@ -118,7 +106,7 @@ def run_copy_rows(target, source, count):
 
 @jit.inner
 def run_clear_tail(tile, count, samples):
-    layers.clear_tail(simd.pointer(tile), tile.strides[0], tile.itemsize, tile.shape[0], count, samples)
+    layers.clear_tail(simd.pointer(tile), tile.strides[0], tile.shape[0], count, samples)
 
 
 def tile(rows, dtype, seed=0, samples=SAMPLES):
@@ -131,25 +119,28 @@ def tolerance(dtype):
     return {"rtol": 1e-12, "atol": 1e-12} if dtype == np.float64 else {"rtol": 5e-5, "atol": 5e-5}
 
 
-@pytest.mark.parametrize("height", range(1, microkernels.HEIGHT + 1))
-def test_forward_rows(height, dtype):
-    weights, biases = tile(height, dtype, 1)[:, :5], tile(height, dtype, 2)[:, 0]
-    h, f = tile(5, dtype, 3), np.full((height + 1, SAMPLES + 3), 7, dtype)
-    run_forward_rows(f, weights, biases, h, height, 5, SAMPLES, dtype.type(0))
-    expected = np.maximum(weights @ h[:, :SAMPLES] + biases[:, None], 0)
-    np.testing.assert_allclose(f[:height, :SAMPLES], expected, **tolerance(dtype))
-    assert (f[height] == 7).all()
-    assert (f[:, SAMPLES:] == 7).all()
-
-
+@pytest.mark.parametrize("depth", [1, 9, layers.DEPTH, layers.DEPTH + 1, 2 * layers.DEPTH + 70])
 @pytest.mark.parametrize("units", [*range(1, 15), 64, 65])
-def test_forward_layer(units, dtype):
-    weights, biases, h = tile(units, dtype, 1)[:, :9], tile(units, dtype, 2)[:, 0], tile(9, dtype, 3)
+def test_forward_layer(units, depth, dtype):
+    weights, biases, h = tile(units, dtype, 1, depth)[:, :depth], tile(units, dtype, 2)[:, 0], tile(depth, dtype, 3)
+    weights /= np.sqrt(dtype.type(depth))
     for floor in 0.0, -np.inf:
-        f = tile(units, dtype, 4)
+        f = tile(units + 1, dtype, 4)
+        f[:, SAMPLES:] = f[units] = 7
         run_forward_layer(f, weights, biases, h, SAMPLES, dtype.type(floor))
         expected = np.maximum(weights @ h[:, :SAMPLES] + biases[:, None], dtype.type(floor))
-        np.testing.assert_allclose(f[:, :SAMPLES], expected, **tolerance(dtype))
+        np.testing.assert_allclose(f[:units, :SAMPLES], expected, **tolerance(dtype))
+        assert (f[:, SAMPLES:] == 7).all()
+        assert (f[units] == 7).all()
+
+
+def test_nan_and_infinities_pass_a_deep_layer(dtype):
+    depth = 2 * layers.DEPTH
+    h = np.zeros((depth, SAMPLES + 16), dtype)
+    h[depth - 1, 0], h[0, 1], h[0, 2] = np.nan, np.nan, -np.inf
+    f = np.full((1, SAMPLES + 16), 7, dtype)
+    run_forward_layer(f, np.ones((1, depth), dtype), np.zeros(1, dtype), h, SAMPLES, dtype.type(0))
+    np.testing.assert_array_equal(f[0, :4], [np.nan, np.nan, 0, 0])
 
 
 def test_forward_layer_takes_weights_of_any_strides(dtype):
@@ -161,15 +152,17 @@ def test_forward_layer_takes_weights_of_any_strides(dtype):
         np.testing.assert_allclose(f[:, :SAMPLES], weights @ h[:, :SAMPLES] + biases[:, None], **tolerance(dtype))
 
 
+@pytest.mark.parametrize("depth", [9, layers.DEPTH + 1, 2 * layers.DEPTH])
 @pytest.mark.parametrize("units", [*range(1, 15), 64, 65])
-def test_backward_layer(units, dtype):
-    weights, dl_df = tile(9, dtype, 1)[:, :units], tile(9, dtype, 2)
+def test_backward_layer(units, depth, dtype):
+    weights, dl_df = tile(depth, dtype, 1)[:, :units] / np.sqrt(dtype.type(depth)), tile(depth, dtype, 2)
     for masked in 0, 1:
-        dl_dh = tile(units, dtype, 3)
-        mask = dl_dh[:, :SAMPLES] > 0 if masked else 1
+        h = tile(units, dtype, 3)
+        mask = h[:, :SAMPLES] > 0 if masked else 1
         expected = (weights.T @ dl_df[:, :SAMPLES]) * mask
-        run_backward_layer(dl_dh, weights, dl_df, SAMPLES, masked)
-        np.testing.assert_allclose(dl_dh[:, :SAMPLES], expected, **tolerance(dtype))
+        for dl_dh in np.full_like(h, np.nan), h:  # the second overwrites what the mask is taken from
+            run_backward_layer(dl_dh, h, weights, dl_df, SAMPLES, masked)
+            np.testing.assert_allclose(dl_dh[:, :SAMPLES], expected, **tolerance(dtype))
 
 
 def test_the_mask_multiplies_and_is_zero_at_zero(dtype):
@@ -178,7 +171,7 @@ def test_the_mask_multiplies_and_is_zero_at_zero(dtype):
     dl_dh[0, :7] = values
     dl_df = np.full((1, SAMPLES + 16), 3, dtype)
     dl_df[0, 7] = np.inf
-    run_backward_layer(dl_dh, np.ones((1, 1), dtype), dl_df, SAMPLES, 1)
+    run_backward_layer(dl_dh, dl_dh, np.ones((1, 1), dtype), dl_df, SAMPLES, 1)
     np.testing.assert_array_equal(dl_dh[0, :8], [0, 0, np.nan, 3, 0, 3, 0, np.nan])
 
 
@@ -251,3 +244,56 @@ def test_squared_error(dtype):
 )
 def test_targets(triple, features, expected):
     assert simd.read_target(triple, features) == expected
+
+
+class ForeignContext:
+    """What the code generators ask of numba's target context, for a target that is not this machine's."""
+
+    def __init__(self, triple, features):
+        self.target = triple, "", features
+        self.get_value_type = cpu_target.target_context.get_value_type
+
+    def codegen(self):
+        return self
+
+    def magic_tuple(self):
+        return self.target
+
+    def get_dummy_value(self):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("triple", "features", "product"),
+    [
+        ("x86_64-unknown-linux-gnu", "+sse2", r"\tmulp[sd]\t.*%xmm"),
+        ("x86_64-unknown-linux-gnu", "+sse2,+avx", r"\tvmulp[sd]\t.*%ymm"),
+        ("x86_64-unknown-linux-gnu", "+sse2,+avx,+avx2,+fma", r"\tvfmadd\d+p[sd]\t.*%ymm"),
+        ("x86_64-unknown-linux-gnu", "+sse2,+avx,+avx2,+fma,+avx512f", r"\tvfmadd\d+p[sd]\t.*%zmm"),
+        ("aarch64-unknown-linux-gnu", "", r"\tfmla\tv\d+\.(4s|2d)"),
+    ],
+)
+@pytest.mark.parametrize("kernel", [layers.forward_layer, layers.backward_layer, layers.weight_gradient])
+def test_kernels_compile_for_other_targets(kernel, triple, features, product, dtype):
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    element = numba.from_dtype(dtype)
+    address = types.CPointer(element)
+    names = list(inspect.signature(kernel._defn).parameters)[1:]
+    pointers = {"f", "weights", "biases", "h", "dl_dh", "dl_df", "dl_dweights", "transposed"}
+    kinds = [address if name in pointers else element if name == "floor" else types.intp for name in names]
+    signature, generate = kernel._defn(None, *kinds)
+    context = ForeignContext(triple, features)
+    module = ir.Module()
+    module.triple = triple
+    kind = ir.FunctionType(ir.VoidType(), [context.get_value_type(argument) for argument in kinds])
+    function = ir.Function(module, kind, "entry")
+    builder = ir.IRBuilder(function.append_basic_block())
+    generate(context, builder, signature, function.args)
+    builder.ret_void()
+    parsed = llvm.parse_assembly(str(module))
+    parsed.verify()
+    machine = llvm.Target.from_triple(triple).create_target_machine(features=features, opt=2)
+    assembly = machine.emit_assembly(parsed)
+    assert len(re.findall(product, assembly)) >= 3 * sum(range(1, layers.HEIGHT + 1))  # two or more vectors, and one
+    assert "fmaf" not in assembly

@@ -8,13 +8,12 @@ import numba
 from numba.core.caching import FunctionCache
 
 inner = numba.njit(nogil=True, error_model="numpy")
-"""For kernels that other kernels call. Never cached on their own: numba would not see an edit of theirs."""
+"""For functions that entry points call. Never cached on their own: numba would not see an edit of theirs.
 
-body = numba.njit(nogil=True, error_model="numpy", inline="always")
-"""For the one kernel an entry point consists of: every further level of calls has LLVM optimise all below it again.
-
-Of an early sweep with half of today's register tiles, compiling took 4.4 s this way, 6.5 s with one level more, and
-5.5 s with everything inlined by numba.
+Only for small ones: numba has LLVM optimise and translate each on its own, and then again within its callers. Kernels
+are intrinsics (see simd.outlined) and entry points long functions for that reason, and arrays are copied element by
+element: one assignment of a slice brings in 20 functions on strings, for an error's text. Together, half of the 10 s
+that the first sweep took to compile.
 """
 
 

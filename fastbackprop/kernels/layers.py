@@ -3,115 +3,173 @@
 A tile is a block of rows in a workspace: row r starts at `tile + r * stride`, a cache line, and holds `samples`
 samples, whole vectors of the target. What lies behind the last true sample of a batch is called its tail. Tails are
 zero in every operand of a weight gradient along the samples, so they add nothing, not even NaN.
+
+Strides and columns are in bytes. Arguments come as outputs, inputs, sizes.
 """
 
-from fastbackprop.kernels import CACHE_LINE
-from fastbackprop.kernels.jit import inner
-from fastbackprop.kernels.microkernels import (
-    HEIGHT,
-    backward_rows,
-    clear_row,
-    copy_row,
-    dot_block,
-    dot_width,
-    forward_rows,
-    gradient_rows,
-    transpose_block,
-)
-from fastbackprop.kernels.simd import advance, vector_lanes
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
-DEPTH = 128
+from fastbackprop.kernels import CACHE_LINE
+from fastbackprop.kernels.microkernels import HEIGHT, dot, product, transposed
+from fastbackprop.kernels.simd import Simd, outlined
+
+DEPTH = 256
+"""The rows of the second operand of a product that are gone through at once: with 128 samples, half of a 512 KB L2."""
+
+SAMPLES = 128
 """The samples of a transposed tile that one pass over the weight gradient takes: 4 vectors of each are 32 KB."""
 
 
-@inner
-def blocks(total, largest):
-    """Into how many blocks of at most `largest` rows `total` rows are cut; their heights differ by at most one."""
-    return (total + largest - 1) // largest
-
-
-@inner
-def block_start(block, count, total):
-    """The first row of a block: 8 rows in 2 blocks are 4 + 4, not 6 + 2, as short tiles waste registers."""
-    return block * total // count
-
-
-@inner
-def whole_vectors(count, tile):
+@intrinsic
+def whole_vectors(typing_context, count, tile):
     """`count` samples rounded up to whole vectors of the target."""
-    lanes = vector_lanes(tile)
-    return (count + lanes - 1) // lanes * lanes
+
+    def generate(context, builder, signature, arguments):
+        simd = Simd(context, builder, tile.dtype)
+        return simd.mul(simd.blocks(arguments[0], simd.lanes), simd.lanes)
+
+    return types.intp(types.intp, tile), generate
 
 
-@inner
-def row_stride(tile, tile_samples):
+@intrinsic
+def row_stride(typing_context, tile, tile_samples):
     """The bytes from one row of a tile to the next: an odd number of cache lines, so that no two rows of a register
     tile fall into the same set of a cache."""
-    return tile_samples * tile.itemsize + CACHE_LINE
+
+    def generate(context, builder, signature, arguments):
+        simd = Simd(context, builder, tile.dtype)
+        return simd.add(simd.mul(arguments[1], simd.itemsize), CACHE_LINE)
+
+    return types.intp(tile, types.intp), generate
 
 
-@inner
-def fill_row(tile, start, count):
-    """Set tile[start], ..., tile[start + count - 1] to 1."""
-    row = tile[start : start + count]
-    for s in range(count):
-        row[s] = row.dtype.type(1.0)
-
-
-@inner
+@intrinsic
 def forward_layer(
-    f, f_stride, weights, row, column, biases, bias_stride, h, h_stride, units_out, units_in, samples, floor
+    typing_context,
+    f,
+    f_stride,
+    weights,
+    row,
+    column,
+    biases,
+    bias_stride,
+    h,
+    h_stride,
+    units_out,
+    units_in,
+    samples,
+    floor,
 ):
-    """f = max(floor, weights h + biases) over one tile. f is written and must not alias h."""
-    count = blocks(units_out, HEIGHT)
-    for block in range(count):
-        first = block_start(block, count, units_out)
-        height = block_start(block + 1, count, units_out) - first
-        forward_rows(
-            advance(f, first * f_stride),
-            f_stride,
-            advance(weights, first * row),
-            row,
-            column,
-            advance(biases, first * bias_stride),
-            bias_stride,
-            h,
-            h_stride,
-            height,
-            units_in,
-            samples,
-            floor,
-        )
+    """f = max(floor, weights h + biases) over one tile.
 
-
-@inner
-def backward_layer(dl_dh, h, stride, weights, row, column, dl_df, df_stride, units_out, units_in, samples, masked):
-    """dl_dh = m(h) * (weights^T dl_df) over one tile, with the mask m of backward_rows.
-
-    dl_dh is written; it may be h, which is read where masked, and must not alias dl_df.
+    floor is 0 for a ReLU and -inf for none; NaN passes through either. f is written, the others are read; f must
+    not alias h.
     """
-    count = blocks(units_in, HEIGHT)
-    for block in range(count):
-        first = block_start(block, count, units_in)
-        height = block_start(block + 1, count, units_in) - first
-        backward_rows(
-            advance(dl_dh, first * stride),
-            advance(h, first * stride),
-            stride,
-            advance(weights, first * column),
-            column,
-            row,
-            dl_df,
-            df_stride,
-            height,
-            units_out,
-            samples,
-            masked,
-        )
+
+    def emit(
+        simd, f, f_stride, weights, row, column, biases, bias_stride, h, h_stride, units_out, units_in, samples, floor
+    ):
+        builder = simd.builder
+        with_floor, without = simd.splat(floor), simd.splat(simd.constant(float("-inf")))
+        for p, depth in simd.range(units_in, DEPTH):
+            fresh = builder.icmp_signed("==", p, simd.int(0))
+            last = builder.icmp_signed("==", simd.add(p, depth), units_in)
+            floors = simd.select(last, with_floor, without)
+            for first, height in simd.tiles(units_out, HEIGHT):
+                place = simd.mul(first, f_stride)
+                a = simd.behind(weights, simd.mul(first, row), simd.mul(p, column))
+                b = simd.behind(h, simd.mul(p, h_stride))
+
+                def start(slots, places, fresh=fresh, first=first, place=place):
+                    with builder.if_else(fresh) as (then, otherwise):
+                        with then:
+                            for i, row_slots in enumerate(slots):
+                                bias = simd.load_scalar(biases, simd.mul(simd.add(first, i), bias_stride))
+                                for slot in row_slots:
+                                    builder.store(simd.splat(bias), slot)
+                        with otherwise:
+                            simd.load_into(slots, simd.behind(f, place), places)
+
+                def finish(value, _place, floors=floors):
+                    return simd.select(simd.greater(floors, value), floors, value)
+
+                for vectors, offset in simd.panels(builder.sdiv(samples, simd.int(simd.lanes))):
+                    operands = (a, row, column, b, h_stride)
+                    target = simd.behind(f, place)
+                    product(simd, target, f_stride, *operands, height, vectors, depth, offset, start, finish)
+
+    strides = [types.intp] * 2
+    sizes = [types.intp] * 3
+    arguments = (f, types.intp, weights, *strides, biases, types.intp, h, types.intp, *sizes, f.dtype)
+    return types.void(*arguments), outlined("forward_layer", f.dtype, emit)
 
 
-@inner
+@intrinsic
+def backward_layer(
+    typing_context,
+    dl_dh,
+    h,
+    stride,
+    weights,
+    row,
+    column,
+    dl_df,
+    df_stride,
+    units_out,
+    units_in,
+    samples,
+    masked,
+):
+    """dl_dh = m(h) * (weights^T dl_df) over one tile.
+
+    The mask is taken from h, a preactivation or its ReLU, which may be dl_dh itself: m(v) = 1 where v > 0, 0 where
+    v <= 0 (so at 0 and -0.0), NaN where v is NaN. It multiplies, so that 0 times infinity is NaN as in NumPy. Where
+    `masked` is 0, m = 1, whatever h holds. dl_dh is written, h and dl_df are read; dl_df must not alias dl_dh.
+    """
+
+    def emit(simd, dl_dh, h, stride, weights, row, column, dl_df, df_stride, units_out, units_in, samples, masked):
+        builder = simd.builder
+        zeros, ones = simd.zeros, simd.splat(simd.constant(1.0))
+        # Where the sums overwrite h, there must be one pass: the second would take the mask from them.
+        alone = builder.icmp_unsigned("==", dl_dh, h)
+        most = builder.select(alone, units_out, simd.int(DEPTH))
+        for p, depth in simd.range(units_out, most):
+            fresh = builder.icmp_signed("==", p, simd.int(0))
+            last = builder.icmp_signed("==", simd.add(p, depth), units_out)
+            wanted = builder.and_(last, builder.icmp_signed("!=", masked, simd.int(0)))
+            for first, height in simd.tiles(units_in, HEIGHT):
+                place = simd.mul(first, stride)
+                target, before = simd.behind(dl_dh, place), simd.behind(h, place)
+                a = simd.behind(weights, simd.mul(first, column), simd.mul(p, row))
+                b = simd.behind(dl_df, simd.mul(p, df_stride))
+
+                def start(slots, places, fresh=fresh, target=target):
+                    with builder.if_else(fresh) as (then, otherwise):
+                        with then:
+                            simd.clear(slots)
+                        with otherwise:
+                            simd.load_into(slots, target, places)
+
+                def finish(value, at, wanted=wanted, before=before):
+                    activation = simd.load(before, at)
+                    relu = simd.select(simd.greater(zeros, activation), zeros, activation)
+                    mask = simd.select(simd.greater(activation, zeros), ones, relu)
+                    return builder.fmul(value, simd.select(wanted, mask, ones))
+
+                for vectors, offset in simd.panels(builder.sdiv(samples, simd.int(simd.lanes))):
+                    operands = (a, column, row, b, df_stride)
+                    product(simd, target, stride, *operands, height, vectors, depth, offset, start, finish)
+
+    strides = [types.intp] * 2
+    arguments = (dl_dh, h, types.intp, weights, *strides, dl_df, types.intp, *[types.intp] * 4)
+    return types.void(*arguments), outlined("backward_layer", h.dtype, emit)
+
+
+@intrinsic
 def dot_gradient(
+    typing_context,
     dl_dweights,
     row,
     column,
@@ -124,94 +182,146 @@ def dot_gradient(
     ones,
     units_out,
     units_in,
-    first,
+    first_column,
     samples,
 ):
     """dl_dweights += dl_df h^T and dl_dbiases += dl_df ones^T over one tile, along the samples.
 
-    dl_dweights and dl_dbiases are float64 and added to. dl_df and h are read, their tails are zero; so is `ones`, a
-    row of ones: the bias gradient is one more column of the product. Columns in front of `first` are left out.
+    dl_dweights and dl_dbiases are float64 and added to: lanes sum one tile's samples in the element type, tiles are
+    summed in double. dl_df and h are read, their tails are zero; so is `ones`, a row of ones: the bias gradient is
+    one more column of the product. Columns in front of first_column are left out.
     """
-    count = blocks(units_out, HEIGHT)
-    total = units_in + 1 - first
-    panels = blocks(total, dot_width(h))
-    for panel in range(panels):
-        p = first + block_start(panel, panels, total)
-        columns = first + block_start(panel + 1, panels, total) - p
-        for block in range(count):
-            i = block_start(block, count, units_out)
-            height = block_start(block + 1, count, units_out) - i
-            last, last_row, operand = advance(dl_dweights, i * row + (p + columns - 1) * column), row, h
-            if panel == panels - 1:
-                last, last_row, operand = advance(dl_dbiases, i * bias_stride), bias_stride, ones
-            else:
-                operand = advance(h, (p + columns - 1) * h_stride)
-            dot_block(
-                advance(dl_dweights, i * row + p * column),
-                row,
-                column,
-                last,
-                last_row,
-                advance(dl_df, i * df_stride),
-                df_stride,
-                advance(h, p * h_stride),
-                h_stride,
-                operand,
-                height,
-                columns,
-                samples,
-            )
+
+    def emit(
+        simd,
+        dl_dweights,
+        row,
+        column,
+        dl_dbiases,
+        bias_stride,
+        dl_df,
+        df_stride,
+        h,
+        h_stride,
+        ones,
+        units_out,
+        units_in,
+        first_column,
+        samples,
+    ):
+        builder, double = simd.builder, ir.DoubleType()
+        total = builder.sub(simd.add(units_in, 1), first_column)
+        for panel, width in simd.tiles(total, simd.tile_vectors):
+            p = simd.add(first_column, panel)
+            ends = builder.icmp_signed(">", simd.add(p, width), units_in)
+            behind = simd.add(p, width - 1)
+            last = builder.select(ends, ones, simd.behind(h, simd.mul(behind, h_stride)))
+            operands = [simd.behind(h, simd.mul(simd.add(p, q), h_stride)) for q in range(width - 1)] + [last]
+            last_start = builder.select(ends, dl_dbiases, simd.behind(dl_dweights, simd.mul(behind, column)))
+            last_row = builder.select(ends, bias_stride, row)
+            for first, height in simd.tiles(units_out, HEIGHT):
+                rows = [simd.add(first, i) for i in range(height)]
+                targets = [
+                    [
+                        *(
+                            simd.at(dl_dweights, simd.add(simd.mul(i, row), simd.mul(simd.add(p, q), column)), double)
+                            for q in range(width - 1)
+                        ),
+                        simd.at(last_start, simd.mul(i, last_row), double),
+                    ]
+                    for i in rows
+                ]
+                g = simd.behind(dl_df, simd.mul(first, df_stride))
+                dot(simd, targets, g, df_stride, operands, height, samples)
+
+    strides = [types.intp] * 2
+    arguments = (dl_dweights, *strides, dl_dbiases, types.intp, dl_df, types.intp, h, types.intp, ones)
+    return types.void(*arguments, *[types.intp] * 4), outlined("dot_gradient", h.dtype, emit)
 
 
-@inner
-def transpose(target, target_stride, source, source_stride, itemsize, rows, samples):
-    """target[s, p] = source[p, s]; whole vectors are written, samples are a multiple of their lanes."""
-    lanes = vector_lanes(source)
-    for p in range(0, rows, lanes):
-        for s in range(0, samples, lanes):
-            transpose_block(
-                advance(target, s * target_stride + p * itemsize),
-                target_stride,
-                advance(source, p * source_stride + s * itemsize),
-                source_stride,
-                rows - p,
-            )
-
-
-@inner
-def weight_gradient(dl_dweights, row, dl_df, df_stride, transposed, stride, itemsize, units_out, units_in, samples):
+@intrinsic
+def weight_gradient(
+    typing_context, dl_dweights, row, dl_df, df_stride, transposed, stride, units_out, units_in, samples
+):
     """dl_dweights += dl_df h^T over one tile, along the units, from h already transposed.
 
-    dl_dweights is of the element type and added to, in rows of whole vectors. Samples need not be a multiple of
-    anything: tails are not read.
+    dl_dweights is of the element type and added to, in rows of whole vectors: what its rows and those of `transposed`
+    hold behind units_in is overwritten and read. Samples need not be a multiple of anything: tails are not read.
     """
-    count = blocks(units_out, HEIGHT)
-    for first in range(0, samples, DEPTH):
-        for block in range(count):
-            i = block_start(block, count, units_out)
-            gradient_rows(
-                advance(dl_dweights, i * row),
-                row,
-                advance(dl_df, i * df_stride + first * itemsize),
-                df_stride,
-                advance(transposed, first * stride),
-                stride,
-                block_start(block + 1, count, units_out) - i,
-                units_in,
-                min(DEPTH, samples - first),
-            )
+
+    def emit(simd, dl_dweights, row, dl_df, df_stride, transposed, stride, units_out, units_in, samples):
+        for s, depth in simd.range(samples, SAMPLES):
+            for first, height in simd.tiles(units_out, HEIGHT):
+                target = simd.behind(dl_dweights, simd.mul(first, row))
+                a = simd.behind(dl_df, simd.mul(first, df_stride), simd.mul(s, simd.itemsize))
+                b = simd.behind(transposed, simd.mul(s, stride))
+
+                def start(slots, _places):
+                    simd.clear(slots)
+
+                # The sum so far is added at the end, not started from: the first products need not wait for it.
+                def finish(value, place, target=target):
+                    return simd.builder.fadd(value, simd.load(target, place))
+
+                for vectors, offset in simd.panels(simd.blocks(units_in, simd.lanes)):
+                    operands = (a, df_stride, simd.int(simd.itemsize), b, stride)
+                    product(simd, target, row, *operands, height, vectors, depth, offset, start, finish)
+
+    arguments = (dl_dweights, types.intp, dl_df, types.intp, transposed, types.intp)
+    return types.void(*arguments, *[types.intp] * 3), outlined("weight_gradient", dl_df.dtype, emit)
 
 
-@inner
-def copy_rows(target, target_stride, source, source_row, source_column, rows, count):
+@intrinsic
+def transpose(typing_context, target, target_stride, source, source_stride, rows, samples):
+    """target[s, p] = source[p, s]; whole vectors are written, samples are a multiple of their lanes."""
+
+    def emit(simd, target, target_stride, source, source_stride, rows, samples):
+        for p, height in simd.range(rows, simd.lanes):
+            for s, _ in simd.range(samples, simd.lanes):
+                corner = simd.behind(target, simd.mul(s, target_stride), simd.mul(p, simd.itemsize))
+                block = simd.behind(source, simd.mul(p, source_stride), simd.mul(s, simd.itemsize))
+                transposed(simd, corner, target_stride, block, source_stride, height)
+
+    return types.void(target, types.intp, source, *[types.intp] * 3), outlined("transpose", source.dtype, emit)
+
+
+@intrinsic
+def copy_rows(typing_context, target, target_stride, source, source_row, source_column, rows, count):
     """target[r, s] = source[r, s] for s < count. The source has any strides, the target's rows are contiguous."""
-    for r in range(rows):
-        copy_row(advance(target, r * target_stride), advance(source, r * source_row), source_column, count)
+
+    def emit(simd, target, target_stride, source, source_row, source_column, rows, count):
+        contiguous = simd.builder.icmp_signed("==", source_column, simd.int(simd.itemsize))
+        with simd.loop(rows) as r:
+            to, start = simd.behind(target, simd.mul(r.index, target_stride)), simd.mul(r.index, source_row)
+            with simd.builder.if_else(contiguous) as (then, otherwise):
+                with then:
+                    cgutils.raw_memcpy(simd.builder, to, simd.behind(source, start), count, simd.itemsize)
+                with otherwise, simd.loop(count) as s:
+                    value = simd.load_scalar(source, simd.add(start, simd.mul(s.index, source_column)))
+                    simd.store_scalar(value, to, simd.mul(s.index, simd.itemsize))
+
+    return types.void(target, types.intp, source, *[types.intp] * 4), outlined("copy_rows", target.dtype, emit)
 
 
-@inner
-def clear_tail(tile, stride, itemsize, rows, count, samples):
+@intrinsic
+def clear_tail(typing_context, tile, stride, rows, count, samples):
     """tile[r, s] = 0 for count <= s < samples."""
-    if count < samples:
-        for r in range(rows):
-            clear_row(advance(tile, r * stride + count * itemsize), samples - count)
+
+    def emit(simd, tile, stride, rows, count, samples):
+        builder = simd.builder
+        with builder.if_then(builder.icmp_signed("<", count, samples)), simd.loop(rows) as r:
+            start = simd.behind(tile, simd.mul(r.index, stride), simd.mul(count, simd.itemsize))
+            cgutils.memset(builder, start, simd.mul(builder.sub(samples, count), simd.itemsize), 0)
+
+    return types.void(tile, *[types.intp] * 4), outlined("clear_tail", tile.dtype, emit)
+
+
+@intrinsic
+def fill_row(typing_context, row, count):
+    """row[s] = 1 for s < count."""
+
+    def emit(simd, row, count):
+        with simd.loop(count) as s:
+            simd.store_scalar(simd.constant(1.0), row, simd.mul(s.index, simd.itemsize))
+
+    return types.void(row, types.intp), outlined("fill_row", row.dtype, emit)

@@ -9,7 +9,7 @@ import functools
 import numpy as np
 from numba import types
 
-from fastbackprop.kernels.jit import array_types, body, compile_entry, inner, source_digest
+from fastbackprop.kernels.jit import array_types, compile_entry, inner, source_digest
 from fastbackprop.kernels.layers import (
     backward_layer,
     clear_tail,
@@ -32,140 +32,129 @@ def relu_row(row):
         row[s] = max(value, zero)
 
 
-@body
-def forward_columns(f, h_next, weights, biases, h, tile, tile_samples):
-    """f = weights h + biases, and h_next = ReLU(f) unless h_next has no columns.
+@functools.cache
+def forward_pass(dtype):
+    """The forward pass of one layer, compiled for float32 or float64."""
+    digest = source_digest()
 
-    f (D_out, N), h_next (D_out, N) or (D_out, 0): written, contiguous along a row;  weights (D_out, D_in),
-    biases (D_out,), h (D_in, N): read, any strides;  tile: workspace of D_in + D_out rows.
-    """
-    itemsize = tile.itemsize
-    stride = row_stride(tile, tile_samples)
-    units_out, units_in = weights.shape
-    lowest = tile.dtype.type(-np.inf)
-    h_tile = pointer(tile)
-    f_tile = advance(h_tile, units_in * stride)
-    for first in range(0, h.shape[1], tile_samples):
-        count = min(tile_samples, h.shape[1] - first)
-        samples = whole_vectors(count, tile)
-        source = advance(pointer(h), first * h.strides[1])
-        copy_rows(h_tile, stride, source, h.strides[0], h.strides[1], units_in, count)
-        clear_tail(h_tile, stride, itemsize, units_in, count, samples)
-        forward_layer(
-            f_tile,
-            stride,
-            pointer(weights),
-            weights.strides[0],
-            weights.strides[1],
-            pointer(biases),
-            biases.strides[0],
-            h_tile,
-            stride,
-            units_out,
-            units_in,
-            samples,
-            lowest,
-        )
-        copy_rows(advance(pointer(f), first * itemsize), f.strides[0], f_tile, stride, itemsize, units_out, count)
-        if h_next.shape[1] > 0:
-            for i in range(units_out):
-                at = (units_in + i) * (stride // itemsize)
-                relu_row(tile[at : at + count])
-            target = advance(pointer(h_next), first * itemsize)
-            copy_rows(target, h_next.strides[0], f_tile, stride, itemsize, units_out, count)
+    def forward_columns(f, h_next, weights, biases, h, tile, tile_samples):
+        """f = weights h + biases, and h_next = ReLU(f) unless h_next has no columns.
 
-
-@body
-def backward_columns(sums, dl_dh, dl_df_before, weights, dl_df, h, f_before, tile, tile_samples, offset):
-    """Add dl_df h^T and sum dl_df to the sums; dl_dh = weights^T dl_df; dl_df_before = dl_dh * [f_before > 0].
-
-    sums: float64, added to; dl_dweights (D_out, D_in) starts at `offset`, dl_dbiases (D_out,) follows it
-    dl_dh, dl_df_before (D_in, N): written, contiguous along a row; those with no columns are not wanted
-    weights (D_out, D_in), dl_df (D_out, N), h and f_before (D_in, N): read, any strides
-    tile: workspace of D_out + D_in + 1 rows
-    """
-    itemsize = tile.itemsize
-    stride = row_stride(tile, tile_samples)
-    units_out, units_in = weights.shape
-    df_tile = pointer(tile)
-    h_tile = advance(df_tile, units_out * stride)
-    ones_row = units_out + units_in
-    ones = advance(df_tile, ones_row * stride)
-    fill_row(tile, ones_row * (stride // itemsize), tile_samples)
-    for first in range(0, h.shape[1], tile_samples):
-        count = min(tile_samples, h.shape[1] - first)
-        samples = whole_vectors(count, tile)
-        source = advance(pointer(dl_df), first * dl_df.strides[1])
-        copy_rows(df_tile, stride, source, dl_df.strides[0], dl_df.strides[1], units_out, count)
-        source = advance(pointer(h), first * h.strides[1])
-        copy_rows(h_tile, stride, source, h.strides[0], h.strides[1], units_in, count)
-        clear_tail(df_tile, stride, itemsize, units_out + units_in, count, samples)
-        dot_gradient(
-            advance(pointer(sums), 8 * offset),
-            8 * units_in,
-            8,
-            advance(pointer(sums), 8 * (offset + units_out * units_in)),
-            8,
-            df_tile,
-            stride,
-            h_tile,
-            stride,
-            ones,
-            units_out,
-            units_in,
-            0,
-            samples,
-        )
-        # h has been used: its rows take f_before for the mask, then the product. Both are asked for only where the
-        # caller wants the intermediates; computing the product twice is what that costs.
-        for masked in range(2):
-            target = dl_df_before if masked else dl_dh
-            if target.shape[1] == 0:
-                continue
-            if masked:
-                source = advance(pointer(f_before), first * f_before.strides[1])
-                copy_rows(h_tile, stride, source, f_before.strides[0], f_before.strides[1], units_in, count)
-            backward_layer(
-                h_tile,
-                h_tile,
+        f (D_out, N), h_next (D_out, N) or (D_out, 0): written, contiguous along a row;  weights (D_out, D_in),
+        biases (D_out,), h (D_in, N): read, any strides;  tile: workspace of D_in + D_out rows.
+        """
+        digest  # noqa: B018 - a closure cell, see source_digest
+        itemsize = tile.itemsize
+        stride = row_stride(tile, tile_samples)
+        units_out, units_in = weights.shape
+        lowest = tile.dtype.type(-np.inf)
+        h_tile = pointer(tile)
+        f_tile = advance(h_tile, units_in * stride)
+        for first in range(0, h.shape[1], tile_samples):
+            count = min(tile_samples, h.shape[1] - first)
+            samples = whole_vectors(count, tile)
+            source = advance(pointer(h), first * h.strides[1])
+            copy_rows(h_tile, stride, source, h.strides[0], h.strides[1], units_in, count)
+            clear_tail(h_tile, stride, units_in, count, samples)
+            forward_layer(
+                f_tile,
                 stride,
                 pointer(weights),
                 weights.strides[0],
                 weights.strides[1],
-                df_tile,
+                pointer(biases),
+                biases.strides[0],
+                h_tile,
                 stride,
                 units_out,
                 units_in,
                 samples,
-                masked,
+                lowest,
             )
-            columns = advance(pointer(target), first * itemsize)
-            copy_rows(columns, target.strides[0], h_tile, stride, itemsize, units_in, count)
-
-
-@functools.cache
-def forward_pass(dtype):
-    """forward_columns, compiled for float32 or float64."""
-    digest = source_digest()
-
-    def entry(f, h_next, weights, biases, h, tile, tile_samples):
-        digest  # noqa: B018 - a closure cell, see source_digest
-        forward_columns(f, h_next, weights, biases, h, tile, tile_samples)
+            copy_rows(advance(pointer(f), first * itemsize), f.strides[0], f_tile, stride, itemsize, units_out, count)
+            if h_next.shape[1] > 0:
+                for i in range(units_out):
+                    at = (units_in + i) * (stride // itemsize)
+                    relu_row(tile[at : at + count])
+                target = advance(pointer(h_next), first * itemsize)
+                copy_rows(target, h_next.strides[0], f_tile, stride, itemsize, units_out, count)
 
     written, read = array_types(dtype)
     return compile_entry(
-        entry, types.void(written(2), written(2), read(2), read(1), read(2), written(1, "C"), types.int64)
+        forward_columns, types.void(written(2), written(2), read(2), read(1), read(2), written(1, "C"), types.int64)
     )
 
 
 @functools.cache
 def backward_pass(dtype):
-    """backward_columns, compiled for float32 or float64."""
+    """The backward pass of one layer, compiled for float32 or float64."""
     digest = source_digest()
 
-    def entry(sums, dl_dh, dl_df_before, weights, dl_df, h, f_before, tile, tile_samples, offset):
+    def backward_columns(sums, dl_dh, dl_df_before, weights, dl_df, h, f_before, tile, tile_samples, offset):
+        """Add dl_df h^T and sum dl_df to the sums; dl_dh = weights^T dl_df; dl_df_before = dl_dh * [f_before > 0].
+
+        sums: float64, added to; dl_dweights (D_out, D_in) starts at `offset`, dl_dbiases (D_out,) follows it
+        dl_dh, dl_df_before (D_in, N): written, contiguous along a row; those with no columns are not wanted
+        weights (D_out, D_in), dl_df (D_out, N), h and f_before (D_in, N): read, any strides
+        tile: workspace of D_out + D_in + 1 rows
+        """
         digest  # noqa: B018 - a closure cell, see source_digest
-        backward_columns(sums, dl_dh, dl_df_before, weights, dl_df, h, f_before, tile, tile_samples, offset)
+        itemsize = tile.itemsize
+        stride = row_stride(tile, tile_samples)
+        units_out, units_in = weights.shape
+        df_tile = pointer(tile)
+        h_tile = advance(df_tile, units_out * stride)
+        ones = advance(df_tile, (units_out + units_in) * stride)
+        fill_row(ones, tile_samples)
+        for first in range(0, h.shape[1], tile_samples):
+            count = min(tile_samples, h.shape[1] - first)
+            samples = whole_vectors(count, tile)
+            source = advance(pointer(dl_df), first * dl_df.strides[1])
+            copy_rows(df_tile, stride, source, dl_df.strides[0], dl_df.strides[1], units_out, count)
+            source = advance(pointer(h), first * h.strides[1])
+            copy_rows(h_tile, stride, source, h.strides[0], h.strides[1], units_in, count)
+            clear_tail(df_tile, stride, units_out + units_in, count, samples)
+            dot_gradient(
+                advance(pointer(sums), 8 * offset),
+                8 * units_in,
+                8,
+                advance(pointer(sums), 8 * (offset + units_out * units_in)),
+                8,
+                df_tile,
+                stride,
+                h_tile,
+                stride,
+                ones,
+                units_out,
+                units_in,
+                0,
+                samples,
+            )
+            # h has been used: its rows take f_before for the mask, then the product. Both are asked for only where the
+            # caller wants the intermediates; computing the product twice is what that costs.
+            for masked in range(2):
+                target = dl_df_before if masked else dl_dh
+                if target.shape[1] == 0:
+                    continue
+                if masked:
+                    source = advance(pointer(f_before), first * f_before.strides[1])
+                    copy_rows(h_tile, stride, source, f_before.strides[0], f_before.strides[1], units_in, count)
+                backward_layer(
+                    h_tile,
+                    h_tile,
+                    stride,
+                    pointer(weights),
+                    weights.strides[0],
+                    weights.strides[1],
+                    df_tile,
+                    stride,
+                    units_out,
+                    units_in,
+                    samples,
+                    masked,
+                )
+                columns = advance(pointer(target), first * itemsize)
+                copy_rows(columns, target.strides[0], h_tile, stride, itemsize, units_in, count)
 
     written, read = array_types(dtype)
     arrays = [
@@ -178,4 +167,4 @@ def backward_pass(dtype):
         read(2),
         written(1, "C"),
     ]
-    return compile_entry(entry, types.void(*arrays, types.int64, types.int64))
+    return compile_entry(backward_columns, types.void(*arrays, types.int64, types.int64))

@@ -67,6 +67,7 @@ class Simd:
         self.vector = ir.VectorType(self.element, self.lanes)
         # A register tile of HEIGHT rows and this many vectors fits the register file with its operands.
         self.tile_vectors = 4 if self.target.registers == 32 else 2
+        self.zeros = ir.Constant(self.vector, [0.0] * self.lanes)
 
     def constant(self, value):
         return ir.Constant(self.element, value)
@@ -76,6 +77,10 @@ class Simd:
         byte = self.builder.bitcast(pointer, ir.IntType(8).as_pointer())
         address = self.builder.gep(byte, [self.int(offset)])
         return self.builder.bitcast(address, (pointee or self.vector).as_pointer())
+
+    def behind(self, pointer, *offsets):
+        """The address of an element, that many bytes behind `pointer`."""
+        return self.at(pointer, self.add(*offsets), pointer.type.pointee)
 
     def int(self, value):
         return ir.Constant(INT, value) if isinstance(value, int) else value
@@ -151,19 +156,60 @@ class Simd:
         """The lanes `pick` of two vectors, those of the right one counted on behind the left one's."""
         return self.builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(ir.IntType(32), len(pick)), pick))
 
-    def variable(self, value):
-        """A vector that changes; LLVM keeps it in a register."""
-        slot = cgutils.alloca_once(self.builder, self.vector)
-        self.builder.store(value, slot)
-        return slot
+    def variables(self, count, value=None):
+        """`count` vectors that change, and start at `value` where it is given; LLVM keeps them in registers."""
+        slots = [cgutils.alloca_once(self.builder, self.vector) for _ in range(count)]
+        for slot in slots if value is not None else []:
+            self.builder.store(value, slot)
+        return slots
 
-    def variables(self, count, value):
-        """`count` vectors that start at `value`."""
-        return [self.variable(value) for _ in range(count)]
+    def clear(self, slots):
+        """Zero in all variables of a tile."""
+        for slot in [slot for row in slots for slot in row]:
+            self.builder.store(self.zeros, slot)
+
+    def load_into(self, slots, pointer, places):
+        """What stands at the places of a tile, in its variables."""
+        for row, row_places in zip(slots, places, strict=True):
+            for slot, place in zip(row, row_places, strict=True):
+                self.builder.store(self.load(pointer, place), slot)
 
     def loop(self, count):
         """Run the code emitted in this context `count` times; yields the loop, with its index."""
         return cgutils.for_range(self.builder, count)
+
+    def range(self, total, step):
+        """Run the code emitted for each `step` of `total`, the last of which may be short.
+
+        ``for first, count in simd.range(total, step): <emit the code for [first, first + count)>``
+        """
+        with self.loop(self.blocks(total, step)) as block:
+            first = self.mul(block.index, step)
+            yield first, self.least(self.builder.sub(total, first), step)
+
+    def blocks(self, total, largest):
+        """Into how many blocks of at most `largest` rows `total` rows are cut."""
+        return self.builder.sdiv(self.add(total, self.int(largest), -1), self.int(largest))
+
+    def least(self, left, right):
+        """The lesser of two integers."""
+        left, right = self.int(left), self.int(right)
+        return self.builder.select(self.builder.icmp_signed("<", left, right), left, right)
+
+    def tiles(self, total, largest):
+        """Run the code emitted for each register tile of `total` rows, once for every height that one can have.
+
+        ``for first, height in simd.tiles(total, largest): <emit the code for that many rows from the first on>``
+
+        Heights differ by at most one: 8 rows are 4 + 4, not 6 + 2, as short tiles waste registers.
+        """
+        count = self.blocks(total, largest)
+        with self.loop(count) as block:
+            first, end = (
+                self.builder.sdiv(self.mul(number, total), count) for number in (block.index, self.add(block.index, 1))
+            )
+            for height in self.cases(self.builder.sub(end, first), range(1, largest + 1)):
+                yield first, height
 
     def panels(self, count):
         """Run the code emitted for each piece of a row of `count` vectors: its whole panels, then vectors one by one.
@@ -195,6 +241,29 @@ class Simd:
             yield value
             self.builder.branch(end)
         self.builder.position_at_end(end)
+
+
+def outlined(name, element, emit):
+    """The code generator of an intrinsic whose instructions stand in a function of their own, once in a module.
+
+    emit(simd, *arguments) writes them. A kernel that numba compiled as a function would be optimised and translated
+    by LLVM on its own, and again within every caller, up to the entry point: that was half of the compile time.
+    """
+
+    def generate(context, builder, signature, arguments):
+        function = builder.module.globals.get(name)
+        if function is None:
+            kind = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
+            function = ir.Function(builder.module, kind, name)
+            function.linkage = "internal"
+            function.attributes.add("noinline")
+            inside = ir.IRBuilder(function.append_basic_block("entry"))
+            emit(Simd(context, inside, element), *function.args)
+            inside.ret_void()
+        builder.call(function, arguments)
+        return context.get_dummy_value()
+
+    return generate
 
 
 @intrinsic

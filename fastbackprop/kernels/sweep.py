@@ -15,7 +15,7 @@ import numpy as np
 from numba import types
 
 from fastbackprop.kernels import FLUSH_TILES, PREDICT, SEED
-from fastbackprop.kernels.jit import array_types, body, compile_entry, inner, source_digest
+from fastbackprop.kernels.jit import array_types, compile_entry, inner, source_digest
 from fastbackprop.kernels.layers import (
     backward_layer,
     clear_tail,
@@ -73,61 +73,23 @@ def clear_sums(sums, layout):
     """Set to 0 what take_gradient adds to in float64: biases, and weights that are not taken along the units."""
     for k in range(layout.shape[0]):
         start = layout[k, 3] if along_units(layout[k, 0], layout[k, 1]) else layout[k, 2]
-        sums[start : layout[k, 3] + layout[k, 1]] = 0.0
+        for p in range(start, layout[k, 3] + layout[k, 1]):
+            sums[p] = 0.0
 
 
 @inner
 def store(gradient, sums, partial_sums, layout):
     """gradient = sums + partial_sums in pack order, where either holds what the other does not."""
+    itemsize = gradient.itemsize
     for k in range(layout.shape[0]):
-        units_in, units_out, weights = layout[k, 0], layout[k, 1], layout[k, 2]
-        start = weights
+        units_in, units_out, start = layout[k, 0], layout[k, 1], layout[k, 2]
         if along_units(units_in, units_out):
+            target = advance(pointer(gradient), start * itemsize)
+            source = advance(pointer(partial_sums), layout[k, 5] * itemsize)
+            copy_rows(target, units_in * itemsize, source, padded(units_in) * itemsize, itemsize, units_out, units_in)
             start = layout[k, 3]
-            for i in range(units_out):
-                source, target = layout[k, 5] + i * padded(units_in), weights + i * units_in
-                gradient[target : target + units_in] = partial_sums[source : source + units_in]
         for p in range(start, layout[k, 3] + units_out):
             gradient[p] = sums[p]
-
-
-@inner
-def take_gradient(sums, partial, transposed, dl_df, h, ones, stride, itemsize, layout, k, count, samples):
-    """Add layer k's gradient over one tile to `sums`, in float64, or that of its weights to `partial`, padded."""
-    units_in, units_out = layout[k, 0], layout[k, 1]
-    first_column = 0
-    if along_units(units_in, units_out):
-        first_column = units_in
-        t_stride = transposed_stride(units_in, itemsize)
-        transpose(transposed, t_stride, h, stride, itemsize, units_in, samples)
-        weight_gradient(
-            advance(partial, layout[k, 5] * itemsize),
-            padded(units_in) * itemsize,
-            dl_df,
-            stride,
-            transposed,
-            t_stride,
-            itemsize,
-            units_out,
-            units_in,
-            count,
-        )
-    dot_gradient(
-        advance(sums, layout[k, 2] * 8),
-        units_in * 8,
-        8,
-        advance(sums, layout[k, 3] * 8),
-        8,
-        dl_df,
-        stride,
-        h,
-        stride,
-        ones,
-        units_out,
-        units_in,
-        first_column,
-        samples,
-    )
 
 
 @inner
@@ -154,156 +116,12 @@ def weighted_squared_error(loss_lanes, output, target, sample_weight, factor, sc
         output[s] = slope * sample_weight[s] * error
 
 
-@body
-def sweep_columns(
-    gradient,
-    accumulators,
-    columns_out,
-    net_input,
-    target,
-    sample_weight,
-    parameters,
-    layout,
-    tile,
-    tile_samples,
-    mode,
-    factor,
-    scale,
-):
-    """Add the gradient and the loss of all columns of net_input to the accumulators.
-
-    gradient       (P,) written in pack order where these columns are all there are, and no more than are summed in
-                   the element type: the accumulators need not be zero then, and the first sum of the loss is that
-                   of all. Else (0,)
-    accumulators   float64, added to: the gradient in pack order, or nothing of it, then tile_samples sums of the loss
-    columns_out    written: (D_o, N) the output where mode is PREDICT; else (D_i, N) dl/dinput, or (D_i, 0) for none
-    net_input      (D_i, N), target (D_o, N), sample_weight (N,) or (0,): read, any strides, any alignment
-    parameters     in pack order, with or without the transposed weights behind them: read
-    layout         a row for each layer, see parameters.layout_table: read
-    tile           workspace, starts at a cache line; tile_samples, a multiple of 64, is the length of its rows
-    """
-    itemsize = tile.itemsize
-    stride = row_stride(tile, tile_samples)
-    layers = layout.shape[0]
-    units_in, units_out = layout[0, 0], layout[layers - 1, 1]
-    output_row = layout[layers - 1, 4] + layout[layers - 1, 0]
-    target_row = output_row + units_out
-    ones_row = target_row + units_out
-
-    start = pointer(tile)
-    weights_start = pointer(parameters)
-    sums = pointer(accumulators)
-    output = advance(start, output_row * stride)
-    ones = advance(start, ones_row * stride)
-    loss_lanes = accumulators[accumulators.size - tile_samples :]
-    zero = tile.dtype.type(0.0)
-    lowest = tile.dtype.type(-np.inf)
-    fill_row(tile, ones_row * (stride // itemsize), tile_samples)
-    widest = 0
-    for k in range(layers):
-        widest = max(widest, layout[k, 0])
-    transposed = advance(start, (ones_row + 1) * stride)
-    partial_at = (ones_row + 1) * (stride // itemsize) + tile_samples * transposed_stride(widest, 1)
-    partial = advance(start, partial_at * itemsize)
-    wants_gradients = accumulators.size > tile_samples
-    partial_sums = tile[partial_at:]
-    if wants_gradients:
-        partial_sums[:] = zero
-    if gradient.size > 0:
-        loss_lanes[: net_input.shape[1]] = 0.0
-        clear_sums(accumulators, layout)
-
-    for first in range(0, net_input.shape[1], tile_samples):
-        count = min(tile_samples, net_input.shape[1] - first)
-        samples = whole_vectors(count, tile)
-        columns = advance(pointer(net_input), first * net_input.strides[1])
-        copy_rows(start, stride, columns, net_input.strides[0], net_input.strides[1], units_in, count)
-        clear_tail(start, stride, itemsize, units_in, count, samples)
-
-        for k in range(layers):
-            forward_layer(
-                advance(start, (layout[k, 4] + layout[k, 0]) * stride),
-                stride,
-                advance(weights_start, layout[k, 2] * itemsize),
-                layout[k, 0] * itemsize,
-                itemsize,
-                advance(weights_start, layout[k, 3] * itemsize),
-                itemsize,
-                advance(start, layout[k, 4] * stride),
-                stride,
-                layout[k, 1],
-                layout[k, 0],
-                samples,
-                zero if k < layers - 1 else lowest,
-            )
-        if mode == PREDICT:
-            columns = advance(pointer(columns_out), first * itemsize)
-            copy_rows(columns, columns_out.strides[0], output, stride, itemsize, units_out, count)
-            continue
-        # Tails of hidden layers hold ReLU(biases ...), which may be infinite: 0 times that would be NaN.
-        clear_tail(
-            advance(start, units_in * stride), stride, itemsize, output_row + units_out - units_in, count, samples
-        )
-
-        columns = advance(pointer(target), first * target.strides[1])
-        if mode == SEED:
-            copy_rows(output, stride, columns, target.strides[0], target.strides[1], units_out, count)
-        else:
-            targets = advance(start, target_row * stride)
-            copy_rows(targets, stride, columns, target.strides[0], target.strides[1], units_out, count)
-            for i in range(units_out):
-                at = (output_row + i) * (stride // itemsize)
-                y_at = (target_row + i) * (stride // itemsize)
-                row, y = tile[at : at + count], tile[y_at : y_at + count]
-                if sample_weight.size > 0:
-                    weighted_squared_error(loss_lanes, row, y, sample_weight[first : first + count], factor, scale)
-                else:
-                    squared_error(loss_lanes, row, y, sample_weight, factor, scale)
-
-        for k in range(layers - 1, -1, -1):
-            h = advance(start, layout[k, 4] * stride)
-            dl_df = advance(start, (output_row if k == layers - 1 else layout[k + 1, 6]) * stride)
-            if wants_gradients:
-                take_gradient(sums, partial, transposed, dl_df, h, ones, stride, itemsize, layout, k, count, samples)
-            if k > 0 or columns_out.shape[1] > 0:
-                dl_dh = advance(start, layout[k, 6] * stride)
-                weights, row, column = layout[k, 2], layout[k, 0] * itemsize, itemsize
-                if layout[k, 7] > 0:
-                    weights, row, column = layout[k, 7], itemsize, padded(layout[k, 1]) * itemsize
-                backward_layer(
-                    dl_dh,
-                    h,
-                    stride,
-                    advance(weights_start, weights * itemsize),
-                    row,
-                    column,
-                    dl_df,
-                    stride,
-                    layout[k, 1],
-                    layout[k, 0],
-                    samples,
-                    1 if k > 0 else 0,
-                )
-                clear_tail(dl_dh, stride, itemsize, layout[k, 0], count, samples)
-        if columns_out.shape[1] > 0:
-            columns = advance(pointer(columns_out), first * itemsize)
-            dl_dinput = advance(start, layout[0, 6] * stride)
-            copy_rows(columns, columns_out.strides[0], dl_dinput, stride, itemsize, units_in, count)
-        last = (first // tile_samples + 1) % FLUSH_TILES == 0 or first + count == net_input.shape[1]
-        if wants_gradients and gradient.size == 0 and last:
-            flush(accumulators, partial_sums, layout)
-    if gradient.size > 0:
-        store(gradient, accumulators, partial_sums, layout)
-        for s in range(1, min(tile_samples, net_input.shape[1])):
-            loss_lanes[0] += loss_lanes[s]
-
-
 @functools.cache
 def sweep(dtype):
-    """sweep_columns, compiled for float32 or float64."""
+    """The sweep over a batch, compiled for float32 or float64."""
     digest = source_digest()
 
-    def entry(
+    def sweep_columns(
         gradient,
         accumulators,
         columns_out,
@@ -318,26 +136,168 @@ def sweep(dtype):
         factor,
         scale,
     ):
+        """Add the gradient and the loss of all columns of net_input to the accumulators.
+
+        gradient       (P,) written in pack order where these columns are all there are, and no more than are summed in
+                       the element type: the accumulators need not be zero then, and the first sum of the loss is that
+                       of all. Else (0,)
+        accumulators   float64, added to: the gradient in pack order or nothing of it, then tile_samples sums of loss
+        columns_out    written: (D_o, N) the output where mode is PREDICT; else (D_i, N) dl/dinput, or (D_i, 0) for none
+        net_input      (D_i, N), target (D_o, N), sample_weight (N,) or (0,): read, any strides, any alignment
+        parameters     in pack order, with or without the transposed weights behind them: read
+        layout         a row for each layer, see parameters.layout_table: read
+        tile           workspace, starts at a cache line; tile_samples, a multiple of 64, is the length of its rows
+        """
         digest  # noqa: B018 - a closure cell, see source_digest
-        sweep_columns(
-            gradient,
-            accumulators,
-            columns_out,
-            net_input,
-            target,
-            sample_weight,
-            parameters,
-            layout,
-            tile,
-            tile_samples,
-            mode,
-            factor,
-            scale,
-        )
+        itemsize = tile.itemsize
+        stride = row_stride(tile, tile_samples)
+        layers = layout.shape[0]
+        units_in, units_out = layout[0, 0], layout[layers - 1, 1]
+        output_row = layout[layers - 1, 4] + layout[layers - 1, 0]
+        target_row = output_row + units_out
+        ones_row = target_row + units_out
+
+        start = pointer(tile)
+        weights_start = pointer(parameters)
+        sums = pointer(accumulators)
+        output = advance(start, output_row * stride)
+        ones = advance(start, ones_row * stride)
+        loss_lanes = accumulators[accumulators.size - tile_samples :]
+        zero = tile.dtype.type(0.0)
+        lowest = tile.dtype.type(-np.inf)
+        fill_row(ones, tile_samples)
+        widest = 0
+        for k in range(layers):
+            widest = max(widest, layout[k, 0])
+        transposed = advance(start, (ones_row + 1) * stride)
+        partial_at = (ones_row + 1) * (stride // itemsize) + tile_samples * transposed_stride(widest, 1)
+        partial = advance(start, partial_at * itemsize)
+        wants_gradients = accumulators.size > tile_samples
+        partial_sums = tile[partial_at:]
+        if wants_gradients:
+            for p in range(partial_sums.size):
+                partial_sums[p] = zero
+        if gradient.size > 0:
+            for s in range(min(tile_samples, net_input.shape[1])):
+                loss_lanes[s] = 0.0
+            clear_sums(accumulators, layout)
+
+        for first in range(0, net_input.shape[1], tile_samples):
+            count = min(tile_samples, net_input.shape[1] - first)
+            samples = whole_vectors(count, tile)
+            columns = advance(pointer(net_input), first * net_input.strides[1])
+            copy_rows(start, stride, columns, net_input.strides[0], net_input.strides[1], units_in, count)
+            clear_tail(start, stride, units_in, count, samples)
+
+            for k in range(layers):
+                forward_layer(
+                    advance(start, (layout[k, 4] + layout[k, 0]) * stride),
+                    stride,
+                    advance(weights_start, layout[k, 2] * itemsize),
+                    layout[k, 0] * itemsize,
+                    itemsize,
+                    advance(weights_start, layout[k, 3] * itemsize),
+                    itemsize,
+                    advance(start, layout[k, 4] * stride),
+                    stride,
+                    layout[k, 1],
+                    layout[k, 0],
+                    samples,
+                    zero if k < layers - 1 else lowest,
+                )
+            if mode == PREDICT:
+                columns = advance(pointer(columns_out), first * itemsize)
+                copy_rows(columns, columns_out.strides[0], output, stride, itemsize, units_out, count)
+                continue
+            # Tails of hidden layers hold ReLU(biases ...), which may be infinite: 0 times that would be NaN.
+            clear_tail(advance(start, units_in * stride), stride, output_row + units_out - units_in, count, samples)
+
+            columns = advance(pointer(target), first * target.strides[1])
+            if mode == SEED:
+                copy_rows(output, stride, columns, target.strides[0], target.strides[1], units_out, count)
+            else:
+                targets = advance(start, target_row * stride)
+                copy_rows(targets, stride, columns, target.strides[0], target.strides[1], units_out, count)
+                for i in range(units_out):
+                    at = (output_row + i) * (stride // itemsize)
+                    y_at = (target_row + i) * (stride // itemsize)
+                    row, y = tile[at : at + count], tile[y_at : y_at + count]
+                    if sample_weight.size > 0:
+                        weighted_squared_error(loss_lanes, row, y, sample_weight[first : first + count], factor, scale)
+                    else:
+                        squared_error(loss_lanes, row, y, sample_weight, factor, scale)
+
+            for k in range(layers - 1, -1, -1):
+                h = advance(start, layout[k, 4] * stride)
+                dl_df = advance(start, (output_row if k == layers - 1 else layout[k + 1, 6]) * stride)
+                if wants_gradients:
+                    first_column = 0
+                    if along_units(layout[k, 0], layout[k, 1]):
+                        first_column = layout[k, 0]
+                        t_stride = transposed_stride(layout[k, 0], itemsize)
+                        transpose(transposed, t_stride, h, stride, layout[k, 0], samples)
+                        weight_gradient(
+                            advance(partial, layout[k, 5] * itemsize),
+                            padded(layout[k, 0]) * itemsize,
+                            dl_df,
+                            stride,
+                            transposed,
+                            t_stride,
+                            layout[k, 1],
+                            layout[k, 0],
+                            count,
+                        )
+                    dot_gradient(
+                        advance(sums, layout[k, 2] * 8),
+                        layout[k, 0] * 8,
+                        8,
+                        advance(sums, layout[k, 3] * 8),
+                        8,
+                        dl_df,
+                        stride,
+                        h,
+                        stride,
+                        ones,
+                        layout[k, 1],
+                        layout[k, 0],
+                        first_column,
+                        samples,
+                    )
+                if k > 0 or columns_out.shape[1] > 0:
+                    dl_dh = advance(start, layout[k, 6] * stride)
+                    weights, row, column = layout[k, 2], layout[k, 0] * itemsize, itemsize
+                    if layout[k, 7] > 0:
+                        weights, row, column = layout[k, 7], itemsize, padded(layout[k, 1]) * itemsize
+                    backward_layer(
+                        dl_dh,
+                        h,
+                        stride,
+                        advance(weights_start, weights * itemsize),
+                        row,
+                        column,
+                        dl_df,
+                        stride,
+                        layout[k, 1],
+                        layout[k, 0],
+                        samples,
+                        1 if k > 0 else 0,
+                    )
+                    clear_tail(dl_dh, stride, layout[k, 0], count, samples)
+            if columns_out.shape[1] > 0:
+                columns = advance(pointer(columns_out), first * itemsize)
+                dl_dinput = advance(start, layout[0, 6] * stride)
+                copy_rows(columns, columns_out.strides[0], dl_dinput, stride, itemsize, units_in, count)
+            last = (first // tile_samples + 1) % FLUSH_TILES == 0 or first + count == net_input.shape[1]
+            if wants_gradients and gradient.size == 0 and last:
+                flush(accumulators, partial_sums, layout)
+        if gradient.size > 0:
+            store(gradient, accumulators, partial_sums, layout)
+            for s in range(1, min(tile_samples, net_input.shape[1])):
+                loss_lanes[0] += loss_lanes[s]
 
     written, read = array_types(dtype)
     return compile_entry(
-        entry,
+        sweep_columns,
         types.void(
             written(1, "C"),
             types.Array(types.float64, 1, "C"),
