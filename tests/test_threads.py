@@ -152,6 +152,7 @@ def test_an_error_in_progress_stops_the_call(problem):
 def test_a_wrong_environment_variable_is_named(problem, monkeypatch, setting):
     monkeypatch.setenv("FASTBACKPROP_NUM_THREADS", setting)
     net_input, all_weights, all_biases, y = problem
+    message = r"FASTBACKPROP_NUM_THREADS is '.*'; expected a whole number from 1 up"
     for samples in 0, 1, 200_003:
         x, t = net_input[:, :samples], y[:, :samples]
         for call in (
@@ -159,7 +160,7 @@ def test_a_wrong_environment_variable_is_named(problem, monkeypatch, setting):
             lambda x=x: fb.compute_network_output(x, all_weights, all_biases),
             lambda x=x, t=t: fb.Workspace(LAYER_SIZES, t.dtype).vjp(x, all_weights, all_biases, t),
         ):
-            with pytest.raises(ValueError, match=r"FASTBACKPROP_NUM_THREADS is '.*'; expected a whole number from 1 up"):
+            with pytest.raises(ValueError, match=message):
                 call()
         fb.loss_and_gradients(x, all_weights, all_biases, t, num_threads=2)  # does not look at it
 
