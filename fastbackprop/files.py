@@ -135,7 +135,8 @@ def _members(path: Path, archive: zipfile.ZipFile, expected: list[str]) -> Itera
 
 def _listed(names: list[str]) -> str:
     more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more or "no arrays"
+    shown = [name if name.isprintable() else repr(name) for name in names[:SHOWN]]
+    return ", ".join(shown) + more or "no arrays"
 
 
 def _mapped(path: Path) -> Array:

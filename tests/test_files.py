@@ -21,6 +21,7 @@ from tests.conftest import assert_close, assert_same_bits
 
 LAYER_SIZES = (3, 7, 5, 2)
 GRADIENTS = ["gradients", "net.npz", "data.npz", "--out", "grads.npz"]
+ON_DISK_GRADIENTS = ["gradients", "net.npz", "x.npy", "y.npy", "--out", "grads.npz"]
 
 
 BOTH_DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -118,7 +119,7 @@ def test_the_dtype_can_be_chosen(problem, wanted):
 @BOTH_DTYPES
 def test_files_that_stay_on_disk_are_widened_but_not_narrowed(problem, capsys):
     net_input, all_weights, all_biases, y = problem
-    arguments = ["gradients", "net.npz", "x.npy", "y.npy", "--out", "grads.npz", "--dtype"]
+    arguments = [*ON_DISK_GRADIENTS, "--dtype"]
     assert __main__.main([*arguments, "float64"]) == 0
     wide = [[a.astype(np.float64) for a in p] for p in (all_weights, all_biases)]
     assert_written(reference.loss_and_gradients(net_input.astype(np.float64), *wide, y.astype(np.float64)))
@@ -256,6 +257,10 @@ REFUSED = {
         network_with(lambda arrays: arrays.update(epoch=np.array(3))),
         f"net.npz has epoch; expected {NAMES} and nothing else",
     ),
+    "a name of two lines": (
+        network_with(lambda arrays: arrays.update({"two\nlines": np.array(3)})),
+        rf"net.npz has 'two\nlines'; expected {NAMES} and nothing else",
+    ),
     "no y": (data_with(y=None), "data.npz has no y; found net_input"),
     "a weight for each sample": (
         data_with(sample_weight=np.ones(600)),
@@ -320,12 +325,31 @@ REFUSED_ON_DISK = {
 def test_what_is_wrong_on_disk_is_one_line_and_status_2(problem, fault, capsys):
     make, line = REFUSED_ON_DISK[fault]
     make(*problem)
-    assert __main__.main(["gradients", "net.npz", "x.npy", "y.npy", "--out", "grads.npz"]) == 2
+    assert __main__.main(ON_DISK_GRADIENTS) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"fastbackprop gradients: {line}")
     assert error.count("\n") == 1
     assert not Path("grads.npz").exists()
     assert not Path("unpickled").exists()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_files_are_one_line_each(capsys, seed):
+    rng = np.random.default_rng(seed)
+    wrong = 0
+    for name, region in ("net.npz", None), ("x.npy", 128):  # of the batch, its header: other numbers are no fault
+        right = Path(name).read_bytes()
+        for _ in range(60):
+            raw = bytearray(right)
+            for place in rng.integers(region or len(raw), size=rng.integers(1, 5)):
+                raw[place] = rng.integers(256)
+            Path(name).write_bytes(raw[: rng.integers(len(raw)) if rng.random() < 0.2 else None])
+            status = __main__.main(ON_DISK_GRADIENTS)
+            error = capsys.readouterr().err
+            assert (status, error.count("\n")) in [(0, 0), (2, 1)], error
+            wrong += status == 2
+        Path(name).write_bytes(right)
+    assert wrong > 60
 
 
 def test_three_files_of_data(capsys):
@@ -441,9 +465,6 @@ def big_batch(inputs, samples):
     np.savez("net.npz", **named(*network(sizes)))
 
 
-ON_DISK_COMMAND = ["gradients", "net.npz", "x.npy", "y.npy", "--out", "grads.npz"]
-
-
 WATCHED = """
 import signal, sys, time
 import fastbackprop
@@ -463,7 +484,7 @@ SLOW = WATCHED.format("time.sleep(0.04)")
 
 def test_ctrl_c_leaves_no_file_and_no_traceback():
     big_batch(1, 200_000)
-    command = [sys.executable, "-c", INTERRUPTED, *ON_DISK_COMMAND]
+    command = [sys.executable, "-c", INTERRUPTED, *ON_DISK_GRADIENTS]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
     assert not Path("grads.npz").exists()
@@ -491,7 +512,7 @@ print(demonstration.peak_memory() - before)
 def test_batches_on_disk_take_no_memory():
     big_batch(8, 2_500_000)
     assert Path("x.npy").stat().st_size > 150e6
-    command = [sys.executable, "-c", GROWTH, *ON_DISK_COMMAND]
+    command = [sys.executable, "-c", GROWTH, *ON_DISK_GRADIENTS]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert float(done.stdout.splitlines()[-1]) < 64
 
@@ -506,7 +527,9 @@ def on_a_terminal(code):
 
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (24, 80))
-    process = subprocess.Popen([sys.executable, "-c", code, *ON_DISK_COMMAND], stderr=follower, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *ON_DISK_GRADIENTS], stderr=follower, stdout=subprocess.PIPE
+    )
     os.close(follower)
     written = b""
     try:
@@ -535,7 +558,7 @@ def test_long_calls_show_a_bar_on_a_terminal():
 
 def test_no_bar_where_there_is_no_terminal():
     big_batch(1, 4_000_000)
-    done = subprocess.run([sys.executable, "-c", SLOW, *ON_DISK_COMMAND], capture_output=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", SLOW, *ON_DISK_GRADIENTS], capture_output=True, timeout=60, check=True)
     assert not done.stderr
 
 
