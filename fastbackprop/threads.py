@@ -50,7 +50,7 @@ def run(
     Raises what a lane raised, after all of them have stopped.
     """
     if num_threads is None:
-        num_threads = threads_setting()  # by the smallest calls too: a wrong one is told by the first call
+        num_threads = threads_setting()  # where one thread will do as well: a wrong one is told soon
     if len(chunks) == 1 and chunks[0][1] <= slice_columns and progress is None:
         work(0, 0, *chunks[0])
         return
