@@ -1,49 +1,110 @@
-"""The command line: the notebooks' network checked and timed, and what the package runs on."""
+"""The command line: the main job, gradients and checks of files, and what the package runs on."""
 
 import argparse
 import contextlib
-import functools
 import os
 import platform
-import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
 import fastbackprop
-from fastbackprop import reference, threads
-from fastbackprop.validation import Array
+from fastbackprop import files, losses, threads
+from fastbackprop.demonstration import demonstrate, fits_into_memory
 
-HIDDEN_LAYERS, WIDTH = 5, 6
-LOSSES = {"least_squares": 327.371, "half_least_squares": 163.685}
-AGREEMENT = {"float64": 1e-10, "float32": 1e-5}
-"""Relative norm of the difference to the oracle in float64, up to which two gradients agree."""
+NETWORK_AND_BATCH = """\
+NET.npz holds weights_0, biases_0, weights_1, ...: what the functions take as all_weights[0], all_biases[0], ...
+DATA.npz holds net_input, (D_i, N), and y, (D_o, N): samples are columns. Instead of it, two files X.npy and Y.npy with
+one of the two each may be given, which stay on disk and may be larger than memory.
+Pickled arrays are refused, and so is a file with arrays of other names.
+"""
+GRADS = """
+GRADS.npz gets loss, dl_dweights_0, dl_dbiases_0, dl_dweights_1, ..., each with its parameter's shape, and dl_dinput
+where it is asked for. The file appears when it is complete: until then, and after an error or Ctrl-C, what was there
+before is there. Long calls show a bar where tqdm is installed.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = _Parser(prog="fastbackprop", description="Check the notebooks' network, then time a large batch.")
-    parser.add_argument("--version", action="version", version=f"fastbackprop {fastbackprop.__version__}")
-    parser.add_argument("--samples", type=_whole, default=1_000_000, help="samples of the batch (%(default)s)")
-    parser.add_argument("--threads", type=_whole, default=None, help="threads to use (all processors)")
-    commands = parser.add_subparsers(dest="command", metavar="info")
-    commands.add_parser("info", help="show versions, processor, threads and cache folder instead")
-    options = parser.parse_args(arguments)
+    parser, options = parse(arguments)
+    try:
+        status = run(parser, options)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:  # of printing: files name theirs
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # what reads the output has seen enough
+            return 141
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+
+
+def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Run the command that was asked for."""
     try:
         num_threads = options.threads or threads.available_threads()
     except ValueError as error:
         parser.error(str(error))
+    if options.command == "info":
+        return info(num_threads)
+    if options.command is None:
+        if not fits_into_memory(options.samples):
+            parser.error(f"--samples {options.samples} is more than fits into memory")
+        return demonstrate(options.samples, num_threads)
     try:
-        return info(num_threads) if options.command == "info" else demonstrate(options.samples, num_threads)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # what reads the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return gradients(options, num_threads) if options.command == "gradients" else check(options)
+    except (ValueError, TypeError, MemoryError) as error:  # what is wrong with the files or the arrays in them
+        print(f"{parser.prog} {options.command}: {str(error) or 'there is not enough memory'}", file=sys.stderr)
+        return 2
+
+
+def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """The parser, for what it can say about errors, and the options."""
+    parser = _Parser(prog="fastbackprop", description="Check the notebooks' network, then time a large batch.")
+    parser.add_argument("--version", action="version", version=f"fastbackprop {fastbackprop.__version__}")
+    parser.add_argument("--samples", type=_whole, default=1_000_000, help="samples of the batch (%(default)s)")
+    parser.add_argument("--threads", type=_whole, default=None, help="threads to use (all processors)")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="other commands")
+
+    problem = argparse.ArgumentParser(add_help=False)
+    problem.add_argument("net", type=Path, metavar="NET.npz", help="the network")
+    problem.add_argument("data", type=Path, metavar="DATA", nargs="+", help="the batch: DATA.npz, or X.npy Y.npy")
+    problem.add_argument("--loss", choices=list(losses.LOSSES), default="least_squares", help="(%(default)s)")
+    problem.add_argument("--reduction", choices=["sum", "mean"], default="sum", help="(%(default)s)")
+    shared: dict[str, Any] = {"parents": [problem], "formatter_class": argparse.RawDescriptionHelpFormatter}
+
+    command = commands.add_parser(
+        "gradients",
+        help="write the loss of a batch and its gradients",
+        usage="%(prog)s NET.npz (DATA.npz | X.npy Y.npy) --out GRADS.npz [options]",
+        description="Write the loss of a batch and its gradient by every weight and bias.",
+        epilog=NETWORK_AND_BATCH + GRADS,
+        **shared,
+    )
+    command.add_argument("--out", type=Path, metavar="GRADS.npz", required=True, help="the file to write")
+    dtype_help = "what to compute in (the widest type of the arrays; integers count as float64)"
+    command.add_argument("--dtype", choices=["float32", "float64"], help=dtype_help)
+    command.add_argument("--input-gradient", action="store_true", help="write dl_dinput too; it is kept in memory")
+    command.add_argument("--threads", type=_whole, default=argparse.SUPPRESS, help="threads to use (all processors)")
+
+    commands.add_parser(
+        "check",
+        help="check the gradients by central differences",
+        usage="%(prog)s NET.npz (DATA.npz | X.npy Y.npy) [options]",
+        description="Check the gradients by central differences, in memory: a few thousand samples will do.\n"
+        "The exit status is 0 where they are right and 1 where one is wrong.",
+        epilog=NETWORK_AND_BATCH,
+        **shared,
+    )
+    commands.add_parser("info", help="show versions, processor, threads and cache folder")
+    return parser, parser.parse_args(arguments)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,122 +119,64 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def notebook_network() -> tuple[list[Array], list[Array]]:
-    """The network of the notebooks, drawn in their order: first and last layer, then those in between."""
-    rng = np.random.RandomState(0)
-    all_weights, all_biases = [np.empty(0)] * (HIDDEN_LAYERS + 1), [np.empty(0)] * (HIDDEN_LAYERS + 1)
-    all_weights[0], all_weights[-1] = rng.normal(size=(WIDTH, 1)), rng.normal(size=(1, WIDTH))
-    all_biases[0], all_biases[-1] = rng.normal(size=(WIDTH, 1)), rng.normal(size=(1, 1))
-    for k in range(1, HIDDEN_LAYERS):
-        all_weights[k], all_biases[k] = rng.normal(size=(WIDTH, WIDTH)), rng.normal(size=(WIDTH, 1))
-    return all_weights, all_biases
+def gradients(options: argparse.Namespace, num_threads: int) -> int:
+    """Write the loss and the gradients of the files' network and batch."""
+    dtype = None if options.dtype is None else np.dtype(options.dtype)
+    all_weights, all_biases = files.read_network(options.net, dtype)
+    net_input, y = files.read_data(options.data, dtype)
+    files.check_output(options.out, [options.net, *options.data])
+    start = time.perf_counter()
+    with progress_bar() as bar:
 
+        def progress(done: int, total: int) -> None:
+            files.release_pages([net_input, y])
+            if bar is not None:
+                bar.total = total
+                bar.update(done - bar.n)
 
-def demonstrate(samples: int, num_threads: int) -> int:
-    """The main job: the notebooks' numbers, every derivative, then a large batch."""
-    try:
-        np.empty((2 * HIDDEN_LAYERS * WIDTH, samples))  # about what the oracle keeps
-    except (ValueError, MemoryError):
-        _Parser(prog="fastbackprop").error(f"--samples {samples} is more than fits into memory")
-    all_weights, all_biases = notebook_network()
-    agree = show_notebook_numbers(all_weights, all_biases)
-    agree &= show_batch(all_weights, all_biases, samples, num_threads)
-    print("\nAll agree." if agree else "\nNOT ALL AGREE.")
-    return 0 if agree else 1
-
-
-def show_notebook_numbers(all_weights: list[Array], all_biases: list[Array]) -> bool:
-    """Output, losses and every derivative at one sample."""
-    net_input, y = np.full((1, 1), 1.2), np.full((1, 1), 20.0)
-    net_output, all_f, all_h = fastbackprop.compute_network_output(net_input, all_weights, all_biases)
-    agree = bool(round(net_output.item(), 3) == 1.907)
-    print(f"Network of the notebooks: {HIDDEN_LAYERS} hidden layers of {WIDTH}, input 1.2, target 20")
-    print(f"Output {net_output.item():.3f}, expected 1.907")
-    for loss, expected in LOSSES.items():
-        found, *_ = fastbackprop.loss_and_gradients(net_input, all_weights, all_biases, y, loss=loss)
-        gradients = fastbackprop.backward_pass(all_weights, all_biases, all_f, all_h, y, loss=loss)
-        report = fastbackprop.check_gradients(net_input, all_weights, all_biases, y, loss=loss, gradients=gradients)
-        print(f"\nLoss {found:.3f} ({loss}), expected {expected}\n{report}")
-        agree &= round(found, 3) == expected and report.passed
-    return agree
-
-
-def show_batch(all_weights: list[Array], all_biases: list[Array], samples: int, num_threads: int) -> bool:
-    """Time, difference to the oracle and growth of memory at many samples."""
-    rng = np.random.default_rng(0)
-    batches = {}
-    for dtype in np.float64, np.float32:
-        parameters = [[array.astype(dtype) for array in arrays] for arrays in (all_weights, all_biases)]
-        net_input = rng.standard_normal((1, samples), np.float32).astype(dtype)
-        batches[np.dtype(dtype).name] = net_input, *parameters, np.sin(3 * net_input)
-    print(f"\nGradient of a batch of {samples:,} samples on {num_threads} threads (median of 5 calls)")
-    for batch in batches.values():
-        gradient(batch, slice(0, 1000), num_threads)  # compiles the kernels, or loads them
-    found = {}
-    for name, batch in batches.items():
-        # The oracle keeps all activations: it runs only after the peak of both fused calls has been read.
-        reset_peak_memory()
-        before = peak_memory()
-        times, result = timed(functools.partial(gradient, batch, slice(None), num_threads), 5)
-        found[name] = times, result, peak_memory() - before
-    agree = True
-    print("dtype     fastbackprop      NumPy   ratio   difference   growth of peak memory")
-    for name, batch in batches.items():
-        times, result, growth = found[name]
-        oracle_times, expected = timed(
-            functools.partial(reference.loss_and_gradients, *batch), 1 if samples > 10**6 else 3
+        loss, all_dl_dweights, all_dl_dbiases, *rest = fastbackprop.loss_and_gradients(
+            net_input,
+            all_weights,
+            all_biases,
+            y,
+            loss=options.loss,
+            reduction=options.reduction,
+            input_gradient=options.input_gradient,
+            num_threads=num_threads,
+            progress=progress,
         )
-        if name != "float64":
-            net_input, weights, biases, y = batch
-            wide = [array.astype(np.float64) for array in weights], [array.astype(np.float64) for array in biases]
-            expected = reference.loss_and_gradients(net_input.astype(np.float64), *wide, y.astype(np.float64))
-        difference = relative_difference(result, expected)
-        agree &= difference <= AGREEMENT[name]
-        print(
-            f"{name}  {1e3 * times:9.2f} ms  {1e3 * oracle_times:7.1f} ms  {oracle_times / times:5.1f}x   "
-            f"{difference:9.1e}    {growth:6.1f} MB"
-        )
-    return agree
+    seconds = time.perf_counter() - start
+    arrays = {"loss": loss}
+    for k, (dl_dweights, dl_dbiases) in enumerate(zip(all_dl_dweights, all_dl_dbiases, strict=True)):
+        arrays |= {f"dl_dweights_{k}": dl_dweights, f"dl_dbiases_{k}": dl_dbiases}
+    if options.input_gradient:
+        arrays["dl_dinput"] = rest[0]
+    files.write_arrays(options.out, arrays)
+    print(f"loss {loss:.9g}, samples {net_input.shape[1]:,}, time {seconds:.3g} s")
+    return 0
 
 
-def gradient(batch: tuple[Any, ...], part: slice, num_threads: int) -> tuple[Any, ...]:
-    """The fused gradient of a part of a batch."""
-    net_input, weights, biases, y = batch
-    return fastbackprop.loss_and_gradients(net_input[:, part], weights, biases, y[:, part], num_threads=num_threads)
-
-
-def timed(call: Callable[[], Any], repeats: int) -> tuple[float, Any]:
-    """The median time of a call in seconds, and its last result."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times), result
-
-
-def relative_difference(got: tuple[Any, ...], expected: tuple[Any, ...]) -> float:
-    """The largest relative norm of a difference, over the loss and all arrays."""
-    pairs = [(got[0], expected[0])]
-    pairs += [pair for k in (1, 2) for pair in zip(got[k], expected[k], strict=True)]
-    differences = [np.linalg.norm(np.subtract(a, b, dtype=np.float64)) / (np.linalg.norm(b) or 1.0) for a, b in pairs]
-    return float(np.max(differences))  # NaN where one of them is
-
-
-def peak_memory() -> float:
-    """The largest resident size of this process so far, in MB; NaN where the system does not tell."""
+def progress_bar() -> contextlib.AbstractContextManager[Any]:
+    """A bar on a terminal, from the second second on; None where tqdm is not installed."""
     try:
-        import resource
-    except ImportError:  # Windows
-        return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+        from tqdm import tqdm
+    except ImportError:
+        return contextlib.nullcontext()
+    bar: contextlib.AbstractContextManager[Any] = tqdm(
+        unit=" samples", unit_scale=True, delay=1.0, leave=False, disable=None
+    )
+    return bar
 
 
-def reset_peak_memory() -> None:
-    """Let the peak start from now, where the system can: what the compiler used before would hide a call's own."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+def check(options: argparse.Namespace) -> int:
+    """Check the gradients of the files' network and batch."""
+    all_weights, all_biases = files.read_network(options.net)
+    net_input, y = files.read_data(options.data)
+    report = fastbackprop.check_gradients(
+        net_input, all_weights, all_biases, y, loss=options.loss, reduction=options.reduction
+    )
+    print(report)
+    return 0 if report.passed else 1
 
 
 def info(num_threads: int) -> int:

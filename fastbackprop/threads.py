@@ -20,14 +20,20 @@ Work = Callable[[int, int, int, int], None]
 Progress = Callable[[int, int], object]
 
 
-def available_threads() -> int:
-    """FASTBACKPROP_NUM_THREADS, or the number of processors this process may run on."""
+def threads_setting() -> int | None:
+    """FASTBACKPROP_NUM_THREADS, or None where it is not set."""
     setting = os.environ.get("FASTBACKPROP_NUM_THREADS", "").strip()
     if not setting:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return None
     if not setting.isdecimal() or int(setting) < 1:
         raise ValueError(f"FASTBACKPROP_NUM_THREADS is {setting!r}; expected a whole number from 1 up")
     return int(setting)
+
+
+def available_threads() -> int:
+    """FASTBACKPROP_NUM_THREADS, or the number of processors this process may run on."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return threads_setting() or processors
 
 
 def run(
@@ -43,6 +49,8 @@ def run(
     calling thread, which also calls progress(done, total); work is never called twice at once with the same lane.
     Raises what a lane raised, after all of them have stopped.
     """
+    if num_threads is None:
+        num_threads = threads_setting()  # where one thread will do as well: a wrong one is told soon
     if len(chunks) == 1 and chunks[0][1] <= slice_columns and progress is None:
         work(0, 0, *chunks[0])
         return

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastbackprop
-from fastbackprop import __main__, notebook
+from fastbackprop import __main__, demonstration, notebook
 
 
 def run(*arguments):
@@ -85,7 +85,7 @@ def test_wrong_options_are_one_line_and_status_2(arguments, message, capsys):
 
 def test_a_batch_with_nan_is_told():
     gradients = 1.0, [np.ones((2, 2)), np.array([[np.nan]])], [np.ones((2, 1)), np.ones((1, 1))]
-    assert np.isnan(__main__.relative_difference(gradients, gradients))
+    assert np.isnan(demonstration.relative_difference(gradients, gradients))
 
 
 @pytest.mark.parametrize("arguments", [["info"], ["--samples", "10"]])

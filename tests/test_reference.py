@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.cases import batch, network
 from fastbackprop import reference
-from fastbackprop.__main__ import notebook_network
+from fastbackprop.demonstration import notebook_network
 
 FIRST_BIASES = {
     "least_squares": [-4.486, 4.947, 6.812, -3.883, -24.935, 0.0],

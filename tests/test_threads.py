@@ -151,8 +151,23 @@ def test_an_error_in_progress_stops_the_call(problem):
 @pytest.mark.parametrize("setting", ["0", "-1", "two", "1.5"])
 def test_a_wrong_environment_variable_is_named(problem, monkeypatch, setting):
     monkeypatch.setenv("FASTBACKPROP_NUM_THREADS", setting)
-    with pytest.raises(ValueError, match=r"FASTBACKPROP_NUM_THREADS is '.*'; expected a whole number from 1 up"):
-        fb.loss_and_gradients(*problem)
+    net_input, all_weights, all_biases, y = problem
+    message = r"FASTBACKPROP_NUM_THREADS is '.*'; expected a whole number from 1 up"
+    for samples in 1, 6000, 200_003:
+        x, t = net_input[:, :samples], y[:, :samples]
+        calls = [
+            lambda x=x: fb.predict(x, all_weights, all_biases),
+            lambda x=x: fb.compute_network_output(x, all_weights, all_biases),
+        ]
+        if samples > 1:  # the time of a small gradient is not worth spending on it
+            calls += [
+                lambda x=x, t=t: fb.loss_and_gradients(x, all_weights, all_biases, t),
+                lambda x=x, t=t: fb.Workspace(LAYER_SIZES, t.dtype).vjp(x, all_weights, all_biases, t),
+            ]
+        for call in calls:
+            with pytest.raises(ValueError, match=message):
+                call()
+        fb.loss_and_gradients(x, all_weights, all_biases, t, num_threads=2)  # does not look at it
 
 
 def test_available_threads(monkeypatch):

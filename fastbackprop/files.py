@@ -1,0 +1,157 @@
+"""The files of the command line: networks and data in, gradients out.
+
+Nothing is ever unpickled. Whatever is wrong with a file is a ValueError of one line that names it, or a TypeError
+where it is the dtype of an array.
+"""
+
+import contextlib
+import mmap
+import os
+import secrets
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from fastbackprop.validation import FLOAT32, Array, DType, as_array
+
+SHOWN = 6  # of the names in a file
+
+
+def read_network(path: Path, dtype: DType | None = None) -> tuple[list[Array], list[Array]]:
+    """all_weights and all_biases: the arrays weights_0, biases_0, weights_1, ... of an .npz file, and no others."""
+    with _archive(path) as archive:
+        found = _names(archive)
+        layers = max(sum(name.startswith(part) for name in found) for part in ("weights_", "biases_"))
+        expected = [f"{part}_{k}" for k in range(max(layers, 1)) for part in ("weights", "biases")]
+        arrays = [_converted(array, name, dtype) for name, array in _members(path, archive, expected)]
+    return arrays[::2], arrays[1::2]
+
+
+def read_data(paths: Sequence[Path], dtype: DType | None = None) -> tuple[Array, Array]:
+    """net_input and y: the arrays of one .npz file, or two .npy files, which stay on disk."""
+    names = ["net_input", "y"]
+    if len(paths) == 1:
+        with _archive(paths[0]) as archive:
+            arrays = list(_members(paths[0], archive, names))
+    elif len(paths) == 2:
+        arrays = [(str(path), _mapped(path)) for path in paths]
+    else:
+        raise ValueError(f"{len(paths)} data files are given; expected one .npz file or two .npy files, X.npy Y.npy")
+    (label, net_input), (y_label, y) = arrays
+    # Integers for y may be classes, and never count towards the dtype of the result.
+    return _converted(net_input, label, dtype), _converted(y, y_label, dtype if y.dtype.kind == "f" else None)
+
+
+def release_pages(arrays: Iterable[Array]) -> None:
+    """Let go of what has been read of the arrays that lie on disk: it counts as memory of this process.
+
+    The system keeps it while it has room, so that nothing is read from disk twice.
+    """
+    for array in arrays:
+        if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            array.base.madvise(mmap.MADV_DONTNEED)
+
+
+def check_output(path: Path, inputs: Iterable[Path]) -> None:
+    """Refuse an output file that could not be written, or would replace an input, before anything is computed."""
+    with _naming(f"{path} cannot be written"):
+        if path.exists():
+            if not path.is_file():
+                raise ValueError("it is a folder" if path.is_dir() else "it is no regular file")
+            for other in inputs:
+                if path.samefile(other):
+                    raise ValueError("it is an input")
+            if not os.access(path, os.W_OK):
+                raise ValueError("it is read-only")
+        with _temporary(path):
+            pass
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write an .npz file; after an error or an interrupt, the path is as it was before."""
+    with _naming(f"{path} cannot be written"), _temporary(path) as file:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()  # Windows does not rename open files
+        Path(file.name).replace(path.resolve())
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[BinaryIO]:
+    """A new file in the folder of `path`, where links lead: gone at the end, unless it was renamed."""
+    temporary = path.resolve().with_name(f".fastbackprop-{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Say in one line what could not be done, whatever is raised: what foreign bytes set off has no end of types."""
+    try:
+        yield
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ValueError(f"{what}: {' '.join(reason.split())}") from error
+
+
+@contextlib.contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    with contextlib.ExitStack() as stack:
+        with _naming(f"{path} cannot be read as an .npz file"):
+            archive = stack.enter_context(zipfile.ZipFile(path))
+        yield archive
+
+
+def _names(archive: zipfile.ZipFile) -> list[str]:
+    return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def _members(path: Path, archive: zipfile.ZipFile, expected: list[str]) -> Iterator[tuple[str, Array]]:
+    """The arrays of an archive that has these and no others, each with what an error calls it.
+
+    Others are refused, because a name that is mistyped would be ignored, and with it a layer.
+    """
+    found = _names(archive)
+    for name in expected:
+        if name not in found:
+            raise ValueError(f"{path} has no {name}; found {_listed(found)}")
+    if unknown := [name for name in found if name not in expected]:
+        raise ValueError(f"{path} has {_listed(unknown)}; expected {_listed(expected)} and nothing else")
+    for name in expected:
+        label = f"{name} of {path}"
+        with _naming(f"{label} cannot be read"), archive.open(f"{name}.npy") as member:
+            array = npy.read_array(member, allow_pickle=False)
+        as_array(array, label)
+        yield label, array
+
+
+def _listed(names: list[str]) -> str:
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    shown = [name if name.isprintable() else repr(name) for name in names[:SHOWN]]
+    return ", ".join(shown) + more or "no arrays"
+
+
+def _mapped(path: Path) -> Array:
+    with _naming(f"{path} cannot be read as an .npy file"):
+        array = npy.open_memmap(path, mode="r")
+    as_array(array, str(path))  # what it returns is no longer the array that can be told from one in memory
+    return array
+
+
+def _converted(array: Array, label: str, dtype: DType | None) -> Array:
+    """An array as a dtype: one on disk only as far as the call converts it itself, slice by slice."""
+    if dtype is None or array.dtype.newbyteorder("=") == dtype:
+        return array
+    if not isinstance(array.base, mmap.mmap):
+        return array.astype(dtype)
+    if dtype == FLOAT32:
+        raise ValueError(f"{label} has dtype {array.dtype}; expected float32: what stays on disk is not narrowed")
+    return array

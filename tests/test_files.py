@@ -1,0 +1,597 @@
+"""The commands on one's own files: right results, one line for what is wrong, no half-written file."""
+
+import errno
+import os
+import pickle
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.lib.format import open_memmap
+
+import fastbackprop as fb
+from benchmarks.cases import batch, network
+from fastbackprop import __main__, files, reference
+from fastbackprop.losses import LOSSES
+from tests.conftest import assert_close, assert_same_bits
+
+LAYER_SIZES = (3, 7, 5, 2)
+GRADIENTS = ["gradients", "net.npz", "data.npz", "--out", "grads.npz"]
+ON_DISK_GRADIENTS = ["gradients", "net.npz", "x.npy", "y.npy", "--out", "grads.npz"]
+
+
+BOTH_DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
+
+
+@pytest.fixture
+def dtype():
+    """Of the problem, where a test does not ask for both."""
+    return "float64"
+
+
+@pytest.fixture(autouse=True)
+def problem(tmp_path, monkeypatch, dtype):
+    """A network and a batch, and their files in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    all_weights, all_biases = network(LAYER_SIZES, dtype)
+    net_input, y = batch(LAYER_SIZES, 600, dtype)
+    np.savez("net.npz", **named(all_weights, all_biases))
+    np.savez("data.npz", net_input=net_input, y=y)
+    np.save("x.npy", net_input)
+    np.save("y.npy", y)
+    return net_input, all_weights, all_biases, y
+
+
+def named(all_weights, all_biases):
+    arrays = {f"weights_{k}": weights for k, weights in enumerate(all_weights)}
+    return arrays | {f"biases_{k}": biases for k, biases in enumerate(all_biases)}
+
+
+def assert_written(expected, path="grads.npz"):
+    loss, all_dl_dweights, all_dl_dbiases, *dl_dinput = expected
+    with np.load(path, allow_pickle=False) as got:
+        layers = range(len(all_dl_dweights))
+        names = {"loss"} | {f"dl_{part}_{k}" for part in ("dweights", "dbiases") for k in layers}
+        assert set(got.files) == names | ({"dl_dinput"} if dl_dinput else set())
+        assert got["loss"] == pytest.approx(loss, rel=1e-5)
+        for k in layers:
+            assert_close(got[f"dl_dweights_{k}"], all_dl_dweights[k])
+            assert_close(got[f"dl_dbiases_{k}"], all_dl_dbiases[k])
+        if dl_dinput:
+            assert_close(got["dl_dinput"], dl_dinput[0])
+
+
+@BOTH_DTYPES
+@pytest.mark.parametrize("data", [["data.npz"], ["x.npy", "y.npy"]])
+def test_gradients(problem, data, capsys):
+    net_input, all_weights, all_biases, y = problem
+    assert __main__.main(["gradients", "net.npz", *data, "--out", "grads.npz", "--input-gradient"]) == 0
+    expected = reference.loss_and_gradients(net_input, all_weights, all_biases, y, input_gradient=True)
+    assert_written(expected)
+    printed = capsys.readouterr()
+    loss, samples, seconds = re.fullmatch(r"loss (\S+), samples (\S+), time (\S+) s\n", printed.out).groups()
+    assert float(loss) == pytest.approx(expected[0], rel=1e-5)
+    assert samples == "600"
+    assert float(seconds) > 0
+    assert not printed.err
+    assert sorted(path.name for path in Path().iterdir()) == ["data.npz", "grads.npz", "net.npz", "x.npy", "y.npy"]
+
+
+@BOTH_DTYPES
+def test_files_give_the_same_bits_as_the_call(problem):
+    expected = fb.loss_and_gradients(*problem)
+    for count in "1", "2":
+        assert __main__.main([*GRADIENTS, "--threads", count]) == 0
+        with np.load("grads.npz", allow_pickle=False) as got:
+            assert got["loss"] == expected[0]
+            for k in range(len(LAYER_SIZES) - 1):
+                assert_same_bits(got[f"dl_dweights_{k}"], expected[1][k])
+                assert_same_bits(got[f"dl_dbiases_{k}"], expected[2][k])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_every_loss_and_reduction(problem, loss, reduction):
+    net_input, all_weights, all_biases, y = problem
+    y = np.abs(y) / np.sum(np.abs(y), axis=0)  # a target for every loss: numbers, probabilities, shares of classes
+    np.savez("data.npz", net_input=net_input, y=y)
+    assert __main__.main([*GRADIENTS, "--loss", loss, "--reduction", reduction]) == 0
+    assert_written(
+        reference.loss_and_gradients(net_input, all_weights, all_biases, y, loss=loss, reduction=reduction),
+    )
+    assert __main__.main(["check", "net.npz", "data.npz", "--loss", loss, "--reduction", reduction]) == 0
+
+
+@BOTH_DTYPES
+@pytest.mark.parametrize("wanted", ["float32", "float64"])
+def test_the_dtype_can_be_chosen(problem, wanted):
+    net_input, all_weights, all_biases, y = problem
+    assert __main__.main([*GRADIENTS, "--dtype", wanted]) == 0
+    wide = [np.asarray(net_input, wanted), *([a.astype(wanted) for a in p] for p in (all_weights, all_biases))]
+    assert_written(reference.loss_and_gradients(*wide, y.astype(wanted)))
+
+
+@BOTH_DTYPES
+def test_files_that_stay_on_disk_are_widened_but_not_narrowed(problem, capsys):
+    net_input, all_weights, all_biases, y = problem
+    arguments = [*ON_DISK_GRADIENTS, "--dtype"]
+    assert __main__.main([*arguments, "float64"]) == 0
+    wide = [[a.astype(np.float64) for a in p] for p in (all_weights, all_biases)]
+    assert_written(reference.loss_and_gradients(net_input.astype(np.float64), *wide, y.astype(np.float64)))
+    capsys.readouterr()
+    narrow = net_input.dtype == np.float32
+    assert __main__.main([*arguments, "float32"]) == (0 if narrow else 2)
+    line = "x.npy has dtype float64; expected float32: what stays on disk is not narrowed"
+    assert capsys.readouterr().err == ("" if narrow else f"fastbackprop gradients: {line}\n")
+
+
+@BOTH_DTYPES
+def test_integers_and_other_byte_orders(problem):
+    net_input, all_weights, all_biases, y = problem
+    small = (10 * net_input).astype(np.int8)
+    np.savez("data.npz", net_input=small, y=y)
+    assert __main__.main(GRADIENTS) == 0
+    wide = [[a.astype(np.float64) for a in p] for p in (all_weights, all_biases)]
+    assert_written(reference.loss_and_gradients(small.astype(np.float64), *wide, y.astype(np.float64)))
+    swapped = net_input.astype(net_input.dtype.newbyteorder())
+    np.save("x.npy", np.asfortranarray(swapped))
+    dtype = net_input.dtype.name
+    assert __main__.main([*ON_DISK_GRADIENTS, "--dtype", dtype]) == 0
+    assert_written(reference.loss_and_gradients(*problem))
+
+
+def test_check_tells_by_its_status(monkeypatch, capsys):
+    for data in ["data.npz"], ["x.npy", "y.npy"]:
+        assert __main__.main(["check", "net.npz", *data]) == 0
+        assert "All derivatives agree." in capsys.readouterr().out
+    right = fb.check_gradients
+
+    def planted(*arguments, **options):
+        _, *gradients = fb.loss_and_gradients(*arguments, **options)
+        gradients[0][1][2, 3] *= 1.01
+        return right(*arguments, gradients=gradients, **options)
+
+    monkeypatch.setattr(fb, "check_gradients", planted)
+    assert __main__.main(["check", "net.npz", "data.npz"]) == 1
+    assert "WRONG" in capsys.readouterr().out
+
+
+# What is wrong with files: how they are made, and the line that says so.
+
+
+def network_with(change):
+    def make(_net_input, all_weights, all_biases, _y):
+        arrays = named(all_weights, all_biases)
+        change(arrays)
+        np.savez("net.npz", **arrays)
+
+    return make
+
+
+def data_with(**changes):
+    def make(net_input, _all_weights, _all_biases, y):
+        arrays = {"net_input": net_input, "y": y} | changes
+        np.savez("data.npz", **{name: array for name, array in arrays.items() if array is not None})
+
+    return make
+
+
+def rename(old, new):
+    return network_with(lambda arrays: arrays.update({new: arrays.pop(old)}))
+
+
+def truncated(name, size):
+    return lambda *_: Path(name).write_bytes(Path(name).read_bytes()[:size])
+
+
+def damaged(*_):
+    raw = bytearray(Path("data.npz").read_bytes())
+    raw[300] ^= 255
+    Path("data.npz").write_bytes(raw)
+
+
+def with_a_text_member(*_):
+    with zipfile.ZipFile("data.npz", "w") as archive:
+        archive.writestr("net_input.npy", "1 2 3")
+        archive.writestr("y.npy", "4")
+
+
+def pickled(name):
+    return lambda *_: Path(name).write_bytes(pickle.dumps([1, 2, 3]))
+
+
+def objects(_net_input, *_):
+    np.save("x.npy", np.array([[Planted()]], object), allow_pickle=True)
+
+
+class Planted:
+    def __reduce__(self):
+        return os.mkdir, ("unpickled",)
+
+
+NOT_ZIP = "cannot be read as an .npz file: File is not a zip file"
+OBJECTS = "Object arrays cannot be loaded when allow_pickle=False"
+NAMES = "weights_0, biases_0, weights_1, biases_1, weights_2, biases_2"
+REFUSED = {
+    "no file": (
+        lambda *_: Path("net.npz").unlink(),
+        "net.npz cannot be read as an .npz file: No such file or directory",
+    ),
+    "a folder": (
+        lambda *_: (Path("data.npz").unlink(), Path("data.npz").mkdir()),
+        "data.npz cannot be read as an .npz file: Is a directory",
+    ),
+    "an empty file": (truncated("net.npz", 0), f"net.npz {NOT_ZIP}"),
+    "a truncated file": (truncated("net.npz", 500), f"net.npz {NOT_ZIP}"),
+    "a pickle": (pickled("data.npz"), f"data.npz {NOT_ZIP}"),
+    "one .npy": (lambda *_: Path("x.npy").rename("data.npz"), f"data.npz {NOT_ZIP}"),
+    "a damaged file": (damaged, "net_input of data.npz cannot be read: Bad CRC-32 for file 'net_input.npy'"),
+    "a text": (
+        with_a_text_member,
+        r"net_input of data.npz cannot be read: EOF: reading magic string, expected 8 bytes got 5",
+    ),
+    "objects": (data_with(y=np.array([[Planted()]], object)), f"y of data.npz cannot be read: {OBJECTS}"),
+    "a gap": (
+        rename("weights_1", "weights_3"),
+        "net.npz has no weights_1; found weights_0, weights_2, biases_0, biases_1, biases_2, weights_3",
+    ),
+    "no biases": (
+        network_with(lambda arrays: [arrays.pop(f"biases_{k}") for k in range(3)]),
+        "net.npz has no biases_0; found weights_0, weights_1, weights_2",
+    ),
+    "a missing last array": (
+        network_with(lambda arrays: arrays.pop("biases_2")),
+        "net.npz has no biases_2; found weights_0, weights_1, weights_2, biases_0, biases_1",
+    ),
+    "nothing": (network_with(lambda arrays: arrays.clear()), "net.npz has no weights_0; found no arrays"),
+    "many others": (
+        network_with(lambda arrays: (arrays.clear(), arrays.update({f"a{k}": np.ones(1) for k in range(1000)}))),
+        "net.npz has no weights_0; found a0, a1, a2, a3, a4, a5, and 994 more",
+    ),
+    "an array too many": (
+        network_with(lambda arrays: arrays.update(epoch=np.array(3))),
+        f"net.npz has epoch; expected {NAMES} and nothing else",
+    ),
+    "a name of two lines": (
+        network_with(lambda arrays: arrays.update({"two\nlines": np.array(3)})),
+        rf"net.npz has 'two\nlines'; expected {NAMES} and nothing else",
+    ),
+    "no y": (data_with(y=None), "data.npz has no y; found net_input"),
+    "a weight for each sample": (
+        data_with(sample_weight=np.ones(600)),
+        "data.npz has sample_weight; expected net_input, y and nothing else",
+    ),
+    "strings": (
+        data_with(y=np.array([["a"]])),
+        "y of data.npz has dtype <U1; expected float32 or float64 (integers count as float64)",
+    ),
+    "half precision": (
+        network_with(lambda arrays: arrays.update(weights_1=arrays["weights_1"].astype(np.float16))),
+        "weights_1 of net.npz has dtype float16; expected float32 or float64 (integers count as float64)",
+    ),
+    "a wrong shape in the network": (
+        network_with(lambda arrays: arrays.update(weights_1=np.ones((5, 6)))),
+        "all_weights[1] has shape (5, 6); expected (5, 7): its columns must match the rows of all_weights[0]",
+    ),
+    "samples in rows": (
+        lambda x, _w, _b, y: np.savez("data.npz", net_input=x.T, y=y),
+        "net_input has shape (600, 3); expected (3, N): its rows must match the columns of all_weights[0], "
+        "one column for each sample (samples are columns: pass net_input.T)",
+    ),
+    "one sample without its axis": (
+        data_with(net_input=np.ones(3)),
+        "net_input has shape (3,); expected (3, N): its rows must match the columns of all_weights[0], "
+        "one column for each sample",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+@pytest.mark.parametrize("command", ["gradients", "check"])
+def test_what_is_wrong_is_one_line_and_status_2(problem, fault, command, capsys):
+    make, line = REFUSED[fault]
+    make(*problem)
+    arguments = GRADIENTS if command == "gradients" else ["check", "net.npz", "data.npz"]
+    assert __main__.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err == f"fastbackprop {command}: {line}\n"
+    assert not printed.out
+    assert not Path("grads.npz").exists()
+    assert not Path("unpickled").exists()
+    assert not list(Path().glob(".*"))
+
+
+ON_DISK = "x.npy cannot be read as an .npy file:"
+REFUSED_ON_DISK = {
+    "a pickle": (pickled("x.npy"), f"{ON_DISK} the magic string is not correct; expected b'\\x93NUMPY', got "),
+    "objects": (objects, f"{ON_DISK} Array can't be memory-mapped: Python objects in dtype."),
+    "truncated": (truncated("x.npy", 1000), f"{ON_DISK} mmap length is greater than file size"),
+    "empty": (truncated("x.npy", 0), f"{ON_DISK} EOF: reading magic string, expected 8 bytes got 0"),
+    "no file": (lambda *_: Path("x.npy").unlink(), f"{ON_DISK} No such file or directory"),
+    "complex": (lambda x, *_: np.save("x.npy", x * 1j), "x.npy has dtype complex"),
+    "an archive": (
+        lambda *_: Path("data.npz").rename("x.npy"),
+        f"{ON_DISK} the magic string is not correct; expected b'\\x93NUMPY', got b'PK",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED_ON_DISK)
+def test_what_is_wrong_on_disk_is_one_line_and_status_2(problem, fault, capsys):
+    make, line = REFUSED_ON_DISK[fault]
+    make(*problem)
+    assert __main__.main(ON_DISK_GRADIENTS) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"fastbackprop gradients: {line}")
+    assert error.count("\n") == 1
+    assert not Path("grads.npz").exists()
+    assert not Path("unpickled").exists()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_files_are_one_line_each(capsys, seed):
+    rng = np.random.default_rng(seed)
+    wrong = 0
+    for name, region in ("net.npz", None), ("x.npy", 128):  # of the batch, its header: other numbers are no fault
+        right = Path(name).read_bytes()
+        for _ in range(60):
+            raw = bytearray(right)
+            for place in rng.integers(region or len(raw), size=rng.integers(1, 5)):
+                raw[place] = rng.integers(256)
+            Path(name).write_bytes(raw[: rng.integers(len(raw)) if rng.random() < 0.2 else None])
+            status = __main__.main(ON_DISK_GRADIENTS)
+            error = capsys.readouterr().err
+            assert (status, error.count("\n")) in [(0, 0), (2, 1)], error
+            wrong += status == 2
+        Path(name).write_bytes(right)
+    assert wrong > 60
+
+
+def test_three_files_of_data(capsys):
+    assert __main__.main(["check", "net.npz", "x.npy", "y.npy", "y.npy"]) == 2
+    line = "3 data files are given; expected one .npz file or two .npy files, X.npy Y.npy"
+    assert capsys.readouterr().err == f"fastbackprop check: {line}\n"
+
+
+@pytest.mark.parametrize(
+    ("out", "reason"),
+    [
+        ("net.npz", "it is an input"),
+        ("./data.npz", "it is an input"),
+        ("link.npz", "it is an input"),
+        ("folder", "it is a folder"),
+        ("none/grads.npz", "No such file or directory"),
+        ("net.npz/grads.npz", "Not a directory"),
+        (os.devnull, "it is no regular file"),
+        ("n" * 300, "File name too long"),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="the reasons are those of POSIX")
+def test_outputs_that_cannot_be(out, reason, capsys, monkeypatch):
+    Path("folder").mkdir()
+    Path("link.npz").symlink_to("data.npz")
+    before = {name: Path(name).read_bytes() for name in ("net.npz", "data.npz")}
+    monkeypatch.setattr(fb, "loss_and_gradients", lambda *_, **__: pytest.fail("computed before it was refused"))
+    assert __main__.main(["gradients", "net.npz", "data.npz", "--out", out]) == 2
+    assert capsys.readouterr().err == f"fastbackprop gradients: {Path(out)} cannot be written: {reason}\n"
+    assert {name: Path(name).read_bytes() for name in before} == before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everything")
+def test_a_read_only_output(capsys):
+    Path("grads.npz").touch(mode=0o444)
+    assert __main__.main(GRADIENTS) == 2
+    assert capsys.readouterr().err == "fastbackprop gradients: grads.npz cannot be written: it is read-only\n"
+
+
+# Writing: all or nothing.
+
+
+@pytest.mark.parametrize("before", [None, b"what was there"])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(OSError(errno.ENOSPC, "No space left on device"), 2), (KeyboardInterrupt(), 130), (MemoryError(), 2)],
+)
+def test_an_error_while_writing_leaves_what_was_there(monkeypatch, capsys, before, error, status):
+    if before:
+        Path("grads.npz").write_bytes(before)
+
+    def savez(file, **_arrays):
+        file.write(b"half")
+        file.flush()
+        assert len(list(Path().glob(".*"))) == 1
+        raise error
+
+    monkeypatch.setattr(np, "savez", savez)
+    assert __main__.main(GRADIENTS) == status
+    assert not list(Path().glob(".*"))
+    assert Path("grads.npz").exists() == bool(before)
+    if before:
+        assert Path("grads.npz").read_bytes() == before
+    reason = getattr(error, "strerror", None) or "MemoryError"
+    line = f"fastbackprop gradients: grads.npz cannot be written: {reason}\n" if status == 2 else ""
+    assert capsys.readouterr().err == line
+
+
+def run(*arguments, **options):
+    command = [sys.executable, "-m", "fastbackprop", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+FULL = """
+import resource, signal, sys
+from fastbackprop.__main__ import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+import fastbackprop
+fastbackprop.loss_and_gradients([[1.0]], [[[1.0]]], [[[0.0]]], 0.0)  # so that nothing else has to be written
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of POSIX")
+def test_a_file_that_outgrows_its_limit():
+    command = [sys.executable, "-c", FULL, *GRADIENTS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "fastbackprop gradients: grads.npz cannot be written: File too large\n"
+    assert not Path("grads.npz").exists()
+    assert not list(Path().glob(".*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links")
+def test_a_link_stays_one_and_files_are_replaced():
+    Path("folder").mkdir()
+    Path("grads.npz").symlink_to("folder/real.npz")
+    for _ in range(2):
+        assert __main__.main(GRADIENTS) == 0
+        assert Path("grads.npz").is_symlink()
+        assert zipfile.is_zipfile("folder/real.npz")
+    mode = Path("folder/real.npz").stat().st_mode
+    Path("plain").touch()
+    assert mode == Path("plain").stat().st_mode
+
+
+def big_batch(inputs, samples):
+    """Zeros that take no room on the disk."""
+    for name, rows in ("x.npy", inputs), ("y.npy", 1):
+        open_memmap(name, "w+", np.float64, (rows, samples))
+    sizes = (inputs, 16, 1)
+    np.savez("net.npz", **named(*network(sizes)))
+
+
+WATCHED = """
+import signal, sys, time
+import fastbackprop
+from fastbackprop.__main__ import main
+inner = fastbackprop.loss_and_gradients
+def watched(*arguments, progress, **options):
+    def report(done, total):
+        {}
+        progress(done, total)
+    return inner(*arguments, progress=report, **options)
+fastbackprop.loss_and_gradients = watched
+sys.exit(main([*sys.argv[1:], "--threads", "1"]))
+"""
+INTERRUPTED = WATCHED.format("signal.raise_signal(signal.SIGINT)")
+SLOW = WATCHED.format("time.sleep(0.04)")
+
+
+def test_ctrl_c_leaves_no_file_and_no_traceback():
+    big_batch(1, 200_000)
+    command = [sys.executable, "-c", INTERRUPTED, *ON_DISK_GRADIENTS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert not Path("grads.npz").exists()
+    assert not list(Path().glob(".*"))
+
+
+GROWTH = """
+import sys
+import numpy as np
+from fastbackprop import demonstration
+from fastbackprop.__main__ import main
+x, y = np.load("x.npy", mmap_mode="r"), np.load("y.npy", mmap_mode="r")
+np.save("first_x.npy", x[:, :300_000])
+np.save("first_y.npy", y[:, :300_000])
+del x, y
+main(["gradients", "net.npz", "first_x.npy", "first_y.npy", "--out", "grads.npz", "--threads", "1"])
+demonstration.reset_peak_memory()
+before = demonstration.peak_memory()
+assert main([*sys.argv[1:], "--threads", "1"]) == 0
+print(demonstration.peak_memory() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, pages of files count as long as the system keeps them")
+def test_batches_on_disk_take_no_memory():
+    big_batch(8, 2_500_000)
+    assert Path("x.npy").stat().st_size > 150e6
+    command = [sys.executable, "-c", GROWTH, *ON_DISK_GRADIENTS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert float(done.stdout.splitlines()[-1]) < 64
+
+
+# Progress and pipes.
+
+
+def on_a_terminal(code):
+    """What a program with a terminal for standard error writes to it."""
+    import pty
+    import termios
+
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 80))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *ON_DISK_GRADIENTS], stderr=follower, stdout=subprocess.PIPE
+    )
+    os.close(follower)
+    written = b""
+    try:
+        while block := os.read(leader, 4096):
+            written += block
+    except OSError:  # how Linux tells that the other end is closed
+        pass
+    finally:
+        os.close(leader)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, written
+    assert out.count(b"\n") == 1
+    return written.decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_long_calls_show_a_bar_on_a_terminal():
+    pytest.importorskip("tqdm")
+    big_batch(1, 4_000_000)
+    written = on_a_terminal(SLOW)
+    assert "samples/s" in written
+    assert "4.00M" in written
+    without = on_a_terminal("import sys; sys.modules['tqdm'] = None\n" + SLOW)
+    assert not without
+
+
+def test_no_bar_where_there_is_no_terminal():
+    big_batch(1, 4_000_000)
+    done = subprocess.run([sys.executable, "-c", SLOW, *ON_DISK_GRADIENTS], capture_output=True, timeout=60, check=True)
+    assert not done.stderr
+
+
+def test_as_a_program():
+    done = run(*GRADIENTS)
+    assert done.returncode == 0
+    assert not done.stderr
+    assert Path("grads.npz").exists()
+    assert run("check", "net.npz", "data.npz").returncode == 0
+    done = run("check", "none.npz", "data.npz")
+    assert done.returncode == 2
+    line = "none.npz cannot be read as an .npz file: No such file or directory"
+    assert (done.stdout, done.stderr) == ("", f"fastbackprop check: {line}\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pipes of POSIX")
+def test_broken_pipes_are_quiet():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "fastbackprop", "check", "net.npz", "data.npz"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=300, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_report_that_cannot_be_written():
+    command = [sys.executable, "-m", "fastbackprop", "check", "net.npz", "data.npz"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (2, b"fastbackprop: [Errno 28] No space left on device\n")
+
+
+def test_pages_of_arrays_in_memory_are_left_alone():
+    array = np.arange(10_000.0)
+    files.release_pages([array, array[5:]])
+    np.testing.assert_array_equal(array, np.arange(10_000.0))
