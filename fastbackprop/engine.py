@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbackprop.kernels import CACHE_LINE, FLUSH_TILES, PANEL, PREDICT
+from fastbackprop.kernels import CACHE_LINE, FEW, FLUSH_TILES, PANEL, PREDICT
 from fastbackprop.parameters import layout_table, padded, round_up, split
 from fastbackprop.threads import run
 from fastbackprop.validation import Array, Batch, DType, parameter_count
@@ -48,6 +48,7 @@ class Engine:
         self._parameters = np.empty(self.size, self.dtype)
         self._accumulator_size = self.size + self.tile_samples
         self._accumulators = np.empty((0, self._accumulator_size))
+        self._few_losses = np.zeros(FEW)
         self._no_gradient = np.empty(0, dtype)
         self._no_columns = np.empty((self.layer_sizes[0], 0), dtype)
         self._tiles: dict[int, Array] = {}
@@ -67,6 +68,9 @@ class Engine:
         """The network's output (D_o, N)."""
         net_output = np.empty((self.layer_sizes[-1], batch.samples), self.dtype)
         batch.mode, batch.target = PREDICT, net_output  # the target is not looked at
+        if 0 < batch.samples <= FEW:
+            self._take_few(batch, self._no_gradient, net_output)
+            return net_output
         chunks = self.chunks(batch.samples, sums=False)
         self._sweep_chunks(batch, net_output, chunks, np.empty((len(chunks), self.tile_samples)), self._load(batch))
         return net_output
@@ -76,13 +80,27 @@ class Engine:
         dl_dinput = self._no_columns
         if batch.input_gradient:
             dl_dinput = np.empty((self.layer_sizes[0], batch.samples), self.dtype)
-        loss, gradient = self._gradient(batch, dl_dinput)
+        if 0 < batch.samples <= FEW:
+            gradient = np.empty(self.size, self.dtype)
+            loss = self._take_few(batch, gradient, dl_dinput)
+        else:
+            loss, gradient = self._gradient(batch, dl_dinput)
         result = (loss * batch.scale, *returned(gradient, batch))
         return (*result, dl_dinput) if batch.input_gradient else result
 
+    def _take_few(self, batch: Batch, gradient: Array, columns_out: Array) -> float:
+        """The loss of a few samples; the gradient or the output are written, and dl/dinput where it has columns."""
+        columns = native([columns_out, batch.net_input, batch.target, batch.sample_weight], self.dtype)
+        losses = self._few_losses
+        fixed = Engine._load(self, batch), self.layout, self.tile(0)
+        self._few(gradient, losses, *columns, *fixed, batch.mode, batch.factor, batch.scale)
+        if batch.progress is not None:
+            batch.progress(batch.samples, batch.samples)
+        return losses.item(0)
+
     def _gradient(self, batch: Batch, dl_dinput: Array) -> tuple[float, Array]:
         """The sum of the loss and the gradient in pack order; dl_dinput is written where it has columns."""
-        if 0 < batch.samples <= self.direct_samples:
+        if FEW < batch.samples <= self.direct_samples:
             gradient = np.empty(self.size, self.dtype)
             sums = self.accumulators(1)[0]
             columns = native([dl_dinput, batch.net_input, batch.target, batch.sample_weight], self.dtype)
@@ -138,6 +156,12 @@ class Engine:
 
         staged = any(array.dtype != dtype for array in arrays)
         run(work, chunks, self.slice_samples(staged), batch.num_threads, batch.progress)
+
+    @functools.cached_property
+    def _few(self) -> Any:
+        from fastbackprop.kernels.few import few  # imports numba
+
+        return few(self.dtype)
 
     @functools.cached_property
     def _sweep(self) -> Any:

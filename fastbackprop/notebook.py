@@ -163,6 +163,8 @@ def compute_network_output(
     all_f = [np.empty((units, samples), dtype) for units in batch.layer_sizes[1:]]
     all_h = [net_input, *[np.empty((units, samples), dtype) for units in batch.layer_sizes[1:-1]]]
     weights, biases = native(batch.weights, dtype), [array.ravel() for array in native(batch.biases, dtype)]
+    if samples == 1:
+        weights = [np.ascontiguousarray(array) for array in weights]
     layers = list(
         zip(all_f, [*all_h[1:], NO_COLUMNS[dtype]], weights, biases, [batch.net_input, *all_h[1:]], strict=True)
     )
@@ -178,7 +180,10 @@ def compute_network_output(
                 h = h.astype(dtype, copy=False)
             layer(f, h_next, layer_weights, layer_biases, h, tile, tile_samples)
 
-    run(work, engine.chunks(samples, sums=False), engine.pass_samples)
+    if samples == 1:
+        work(0, 0, 0, 1)
+    else:
+        run(work, engine.chunks(samples, sums=False), engine.pass_samples)
     give_back(engine)
     return all_f[-1], all_f, all_h + [all_f[-1]] * append_output
 
@@ -241,6 +246,8 @@ def backward_pass(
     dl_doutput = _loss_derivative(batch, y, loss)
     dtype, samples = batch.dtype, batch.samples
     weights = native(batch.weights, dtype)
+    if samples == 1:
+        weights = [np.ascontiguousarray(array) for array in weights]
     no_columns = NO_COLUMNS[dtype]
     all_dl_dh, all_dl_df = [no_columns] * len(weights), [no_columns] * len(weights)
     if intermediates:
@@ -254,7 +261,7 @@ def backward_pass(
 
     def work(lane: int, chunk: int, first: int, last: int) -> None:
         sums = accumulators[chunk]
-        if first == chunks[chunk][0]:
+        if samples > 1 and first == chunks[chunk][0]:
             sums.fill(0.0)
         tile, tile_samples = engine.tile(lane), engine.tile_samples
         whole = last - first == samples
@@ -270,13 +277,17 @@ def backward_pass(
                 before = all_dl_df[k - 1] if intermediates else np.empty(f_before.shape, dtype)
             if intermediates and not whole:
                 dl_dh, before = dl_dh[:, first:last], before[:, first:last]
-            layer(sums, dl_dh, before, weights[k], dl_df, all_h[k], f_before, tile, tile_samples, offsets[k])
+            layer(gradient, sums, dl_dh, before, weights[k], dl_df, all_h[k], f_before, tile, tile_samples, offsets[k])
             dl_df = before
 
     chunks, offsets = engine.chunks(samples), engine.weights_offsets
     accumulators = engine.accumulators(len(chunks))
-    run(work, chunks, engine.pass_samples)
-    gradient = engine.total_gradient(len(chunks))
+    gradient = np.empty(engine.size if samples == 1 else 0, dtype)
+    if samples == 1:
+        work(0, 0, 0, 1)
+    else:
+        run(work, chunks, engine.pass_samples)
+        gradient = engine.total_gradient(len(chunks))
     give_back(engine)
     gradients = split(gradient, batch.weights, batch.biases)
     return (*gradients, all_dl_dh, all_dl_df) if intermediates else gradients

@@ -22,6 +22,9 @@ def give_back(engine: Engine) -> None:
 
     Not after an error: a second interrupt may leave a thread behind that still writes to its buffers.
     """
+    if not _free and engine.nbytes <= KEPT_BYTES:
+        _free[engine.layer_sizes, engine.dtype] = engine
+        return
     size = engine.nbytes
     if len(_free) >= KEPT or sum([kept.nbytes for kept in list(_free.values())], size) > KEPT_BYTES:
         _free.clear()
@@ -57,9 +60,16 @@ def warmup(dtype: DTypeLike | None = None) -> None:
     >>> fastbackprop.warmup()
     """
     wanted = FLOATS if dtype is None else (check_dtype(dtype),)
-    from fastbackprop.kernels import passes, sweep, wide  # imports numba
+    from fastbackprop.kernels import few, passes, sweep, wide  # imports numba
 
     for known in wanted:
-        kernels = sweep.sweep, passes.forward_pass, passes.backward_pass, wide.wide_gradient, wide.transpose_weights
+        kernels = (
+            few.few,
+            sweep.sweep,
+            passes.forward_pass,
+            passes.backward_pass,
+            wide.wide_gradient,
+            wide.transpose_weights,
+        )
         for kernel in kernels:
             kernel(known)

@@ -12,7 +12,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastbackprop.kernels import CACHE_LINE
-from fastbackprop.kernels.microkernels import HEIGHT, dot, product, transposed
+from fastbackprop.kernels.microkernels import HEIGHT, dot, masked, product, resumed, transposed
 from fastbackprop.kernels.simd import Simd, outlined
 
 DEPTH = 256
@@ -78,26 +78,22 @@ def forward_layer(
             last = builder.icmp_signed("==", simd.add(p, depth), units_in)
             floors = simd.select(last, with_floor, without)
             for first, height in simd.tiles(units_out, HEIGHT):
-                place = simd.mul(first, f_stride)
+                target = simd.behind(f, simd.mul(first, f_stride))
                 a = simd.behind(weights, simd.mul(first, row), simd.mul(p, column))
                 b = simd.behind(h, simd.mul(p, h_stride))
 
-                def start(slots, places, fresh=fresh, first=first, place=place):
-                    with builder.if_else(fresh) as (then, otherwise):
-                        with then:
-                            for i, row_slots in enumerate(slots):
-                                bias = simd.load_scalar(biases, simd.mul(simd.add(first, i), bias_stride))
-                                for slot in row_slots:
-                                    builder.store(simd.splat(bias), slot)
-                        with otherwise:
-                            simd.load_into(slots, simd.behind(f, place), places)
+                def begin(slots, first=first):
+                    for i, row_slots in enumerate(slots):
+                        bias = simd.splat(simd.load_scalar(biases, simd.mul(simd.add(first, i), bias_stride)))
+                        for slot in row_slots:
+                            builder.store(bias, slot)
 
                 def finish(value, _place, floors=floors):
                     return simd.select(simd.greater(floors, value), floors, value)
 
                 for vectors, offset in simd.panels(builder.sdiv(samples, simd.int(simd.lanes))):
                     operands = (a, row, column, b, h_stride)
-                    target = simd.behind(f, place)
+                    start = resumed(simd, fresh, begin, target)
                     product(simd, target, f_stride, *operands, height, vectors, depth, offset, start, finish)
 
     strides = [types.intp] * 2
@@ -120,44 +116,30 @@ def backward_layer(
     units_out,
     units_in,
     samples,
-    masked,
+    with_mask,
 ):
     """dl_dh = m(h) * (weights^T dl_df) over one tile.
 
-    The mask is taken from h, a preactivation or its ReLU, which may be dl_dh itself: m(v) = 1 where v > 0, 0 where
-    v <= 0 (so at 0 and -0.0), NaN where v is NaN. It multiplies, so that 0 times infinity is NaN as in NumPy. Where
-    `masked` is 0, m = 1, whatever h holds. dl_dh is written, h and dl_df are read; dl_df must not alias dl_dh.
+    The mask is taken from h, a preactivation or its ReLU, which may be dl_dh itself. Where `with_mask` is 0, m = 1,
+    whatever h holds. dl_dh is written, h and dl_df are read; dl_df must not alias dl_dh.
     """
 
-    def emit(simd, dl_dh, h, stride, weights, row, column, dl_df, df_stride, units_out, units_in, samples, masked):
+    def emit(simd, dl_dh, h, stride, weights, row, column, dl_df, df_stride, units_out, units_in, samples, with_mask):
         builder = simd.builder
-        zeros, ones = simd.zeros, simd.splat(simd.constant(1.0))
         # Where the sums overwrite h, there must be one pass: the second would take the mask from them.
         alone = builder.icmp_unsigned("==", dl_dh, h)
         most = builder.select(alone, units_out, simd.int(DEPTH))
         for p, depth in simd.range(units_out, most):
             fresh = builder.icmp_signed("==", p, simd.int(0))
             last = builder.icmp_signed("==", simd.add(p, depth), units_out)
-            wanted = builder.and_(last, builder.icmp_signed("!=", masked, simd.int(0)))
+            wanted = builder.and_(last, builder.icmp_signed("!=", with_mask, simd.int(0)))
             for first, height in simd.tiles(units_in, HEIGHT):
                 place = simd.mul(first, stride)
                 target, before = simd.behind(dl_dh, place), simd.behind(h, place)
                 a = simd.behind(weights, simd.mul(first, column), simd.mul(p, row))
                 b = simd.behind(dl_df, simd.mul(p, df_stride))
 
-                def start(slots, places, fresh=fresh, target=target):
-                    with builder.if_else(fresh) as (then, otherwise):
-                        with then:
-                            simd.clear(slots)
-                        with otherwise:
-                            simd.load_into(slots, target, places)
-
-                def finish(value, at, wanted=wanted, before=before):
-                    activation = simd.load(before, at)
-                    relu = simd.select(simd.greater(zeros, activation), zeros, activation)
-                    mask = simd.select(simd.greater(activation, zeros), ones, relu)
-                    return builder.fmul(value, simd.select(wanted, mask, ones))
-
+                start, finish = resumed(simd, fresh, simd.clear, target), masked(simd, before, wanted)
                 for vectors, offset in simd.panels(builder.sdiv(samples, simd.int(simd.lanes))):
                     operands = (a, column, row, b, df_stride)
                     product(simd, target, stride, *operands, height, vectors, depth, offset, start, finish)
@@ -220,19 +202,20 @@ def dot_gradient(
             last_start = builder.select(ends, dl_dbiases, simd.behind(dl_dweights, simd.mul(behind, column)))
             last_row = builder.select(ends, bias_stride, row)
             for first, height in simd.tiles(units_out, HEIGHT):
-                rows = [simd.add(first, i) for i in range(height)]
-                targets = [
-                    [
-                        *(
-                            simd.at(dl_dweights, simd.add(simd.mul(i, row), simd.mul(simd.add(p, q), column)), double)
-                            for q in range(width - 1)
-                        ),
-                        simd.at(last_start, simd.mul(i, last_row), double),
-                    ]
-                    for i in rows
-                ]
+
+                def finish(i, q, total, p=p, first=first, width=width, last_start=last_start, last_row=last_row):
+                    i = simd.add(first, i)
+                    if q < width - 1:
+                        offset = simd.add(simd.mul(i, row), simd.mul(simd.add(p, q), column))
+                        target = simd.at(dl_dweights, offset, double)
+                    else:
+                        target = simd.at(last_start, simd.mul(i, last_row), double)
+                    if simd.itemsize < 8:
+                        total = builder.fpext(total, double)
+                    builder.store(builder.fadd(builder.load(target), total), target)
+
                 g = simd.behind(dl_df, simd.mul(first, df_stride))
-                dot(simd, targets, g, df_stride, operands, height, samples)
+                dot(simd, g, df_stride, operands, height, samples, finish)
 
     strides = [types.intp] * 2
     arguments = (dl_dweights, *strides, dl_dbiases, types.intp, dl_df, types.intp, h, types.intp, ones)

@@ -4,14 +4,12 @@ A tile of samples is stored feature-major: units in rows, samples contiguous alo
 line, and what is read and written of it are whole vectors, so these kernels have no remainder along the samples.
 
     product   C[i, s]  = start[i, s] + sum_p A[i, p] B[p, s]    A: weights, broadcast;  lanes along s
-    dot       C[i, p] += sum_s G[i, s] H[p, s]                  both operands contiguous; lanes along s
+    dot       C[i, p]  = sum_s G[i, s] H[p, s]                  both operands contiguous; lanes along s
 
 Each function writes the instructions of one register tile; who calls it does so once for every shape of tile, behind
 a switch (see Simd.tiles). Edges get a tile of their own shape, and no operand is ever padded to more than whole
 vectors. Strides and offsets are in bytes. Arguments come as outputs, inputs, sizes.
 """
-
-from llvmlite import ir
 
 HEIGHT = 6
 """The rows of the largest register tile: 6 x 4 vectors of 32 registers, 6 x 2 of 16."""
@@ -40,10 +38,40 @@ def product(simd, c, c_stride, a, a_row, a_column, b, b_stride, rows, vectors, d
             simd.store(finish(builder.load(slot), place), c, place)
 
 
-def dot(simd, targets, g, g_stride, operands, rows, samples):
-    """targets[i][p] += sum_s g[i, s] operands[p][s] for pointers to float64 and to rows of samples.
+def resumed(simd, fresh, begin, c):
+    """A start of `product`, for one of several parts of its depth: begin(slots) where `fresh`, else what C holds."""
 
-    Lanes sum in the element type, their sum is added in double. The targets alias neither g nor the operands.
+    def start(slots, places):
+        with simd.builder.if_else(fresh) as (then, otherwise):
+            with then:
+                begin(slots)
+            with otherwise:
+                simd.load_into(slots, c, places)
+
+    return start
+
+
+def masked(simd, h, wanted):
+    """A finish of `product`: times the derivative of ReLU at h where `wanted`; h is read at the places of C always.
+
+    h is a preactivation or its ReLU: 1 where h > 0, 0 where h <= 0 (so at 0 and -0.0), NaN where h is. It multiplies,
+    so that 0 times infinity is NaN as in NumPy.
+    """
+    ones = simd.splat(simd.constant(1.0))
+
+    def finish(value, place):
+        before = simd.load(h, place)
+        relu = simd.select(simd.greater(simd.zeros, before), simd.zeros, before)
+        mask = simd.select(simd.greater(before, simd.zeros), ones, relu)
+        return simd.builder.fmul(value, simd.select(wanted, mask, ones))
+
+    return finish
+
+
+def dot(simd, g, g_stride, operands, rows, samples, finish):
+    """finish(i, p, sum_s g[i, s] operands[p][s]) for `rows` rows i and the rows p that the operands point to.
+
+    Samples behind the last whole vector are left out. The sums are scalars of the element type.
     """
     builder, size = simd.builder, simd.target.vector_bytes
     slots = [simd.variables(len(operands), simd.zeros) for _ in range(rows)]
@@ -55,11 +83,8 @@ def dot(simd, targets, g, g_stride, operands, rows, samples):
             for slot, factor in zip(slots[i], right, strict=True):
                 builder.store(simd.fma(left, factor, builder.load(slot)), slot)
     for i in range(rows):
-        for slot, target in zip(slots[i], targets[i], strict=True):
-            total = simd.sum(builder.load(slot))
-            if simd.itemsize < 8:
-                total = builder.fpext(total, ir.DoubleType())
-            builder.store(builder.fadd(builder.load(target), total), target)
+        for p, slot in enumerate(slots[i]):
+            finish(i, p, simd.sum(builder.load(slot)))
 
 
 def transposed(simd, target, target_stride, source, source_stride, rows):

@@ -9,6 +9,7 @@ import functools
 import numpy as np
 from numba import types
 
+from fastbackprop.kernels.few import forward_samples, sum_rows
 from fastbackprop.kernels.jit import array_types, compile_entry, inner, source_digest
 from fastbackprop.kernels.layers import (
     backward_layer,
@@ -42,11 +43,33 @@ def forward_pass(dtype):
 
         f (D_out, N), h_next (D_out, N) or (D_out, 0): written, contiguous along a row;  weights (D_out, D_in),
         biases (D_out,), h (D_in, N): read, any strides;  tile: workspace of D_in + D_out rows.
+
+        At N = 1, f is contiguous and so are the rows of weights: lanes go along the inputs, see few.
         """
         digest  # noqa: B018 - a closure cell, see source_digest
         itemsize = tile.itemsize
         stride = row_stride(tile, tile_samples)
         units_out, units_in = weights.shape
+        if h.shape[1] == 1:
+            for p in range(units_in):
+                tile[p] = h[p, 0]
+            forward_samples(
+                pointer(f),
+                itemsize,
+                pointer(weights),
+                weights.strides[0],
+                pointer(biases),
+                biases.strides[0],
+                pointer(tile),
+                itemsize,
+                units_out,
+                units_in,
+                1,
+            )
+            for i in range(h_next.size):
+                value = f[i, 0]
+                h_next[i, 0] = max(value, tile.dtype.type(0.0))
+            return
         lowest = tile.dtype.type(-np.inf)
         h_tile = pointer(tile)
         f_tile = advance(h_tile, units_in * stride)
@@ -90,19 +113,56 @@ def backward_pass(dtype):
     """The backward pass of one layer, compiled for float32 or float64."""
     digest = source_digest()
 
-    def backward_columns(sums, dl_dh, dl_df_before, weights, dl_df, h, f_before, tile, tile_samples, offset):
+    def backward_columns(gradient, sums, dl_dh, dl_df_before, weights, dl_df, h, f_before, tile, tile_samples, offset):
         """Add dl_df h^T and sum dl_df to the sums; dl_dh = weights^T dl_df; dl_df_before = dl_dh * [f_before > 0].
 
         sums: float64, added to; dl_dweights (D_out, D_in) starts at `offset`, dl_dbiases (D_out,) follows it
         dl_dh, dl_df_before (D_in, N): written, contiguous along a row; those with no columns are not wanted
         weights (D_out, D_in), dl_df (D_out, N), h and f_before (D_in, N): read, any strides
         tile: workspace of D_out + D_in + 1 rows
+
+        At N = 1, the gradient (P,) is written instead of the sums, dl_dh and dl_df_before are contiguous, and so are
+        the rows of weights: lanes go along the inputs, see few.
         """
         digest  # noqa: B018 - a closure cell, see source_digest
         itemsize = tile.itemsize
         stride = row_stride(tile, tile_samples)
         units_out, units_in = weights.shape
         df_tile = pointer(tile)
+        if h.shape[1] == 1:
+            start = advance(pointer(gradient), offset * itemsize)
+            h_start = advance(df_tile, units_out * itemsize)
+            row = units_in * itemsize
+            for i in range(units_out):
+                tile[i] = dl_df[i, 0]
+                gradient[offset + units_out * units_in + i] = dl_df[i, 0]
+            for p in range(units_in):
+                tile[units_out + p] = h[p, 0]
+            sum_rows(start, row, start, df_tile, itemsize, itemsize, h_start, row, units_out, units_in, 1, 0)
+            for masked in range(2):
+                target = dl_df_before if masked else dl_dh
+                if target.size == 0:
+                    continue
+                before = pointer(target)
+                if masked:
+                    before = h_start
+                    for p in range(units_in):
+                        tile[units_out + p] = f_before[p, 0]
+                sum_rows(
+                    pointer(target),
+                    row,
+                    before,
+                    df_tile,
+                    itemsize,
+                    itemsize,
+                    pointer(weights),
+                    weights.strides[0],
+                    1,
+                    units_in,
+                    units_out,
+                    masked,
+                )
+            return
         h_tile = advance(df_tile, units_out * stride)
         ones = advance(df_tile, (units_out + units_in) * stride)
         fill_row(ones, tile_samples)
@@ -158,6 +218,7 @@ def backward_pass(dtype):
 
     written, read = array_types(dtype)
     arrays = [
+        written(1, "C"),
         types.Array(types.float64, 1, "C"),
         written(2),
         written(2),

@@ -10,7 +10,7 @@ Addresses come from getelementptr on the array's data pointer: LLVM 22 miscompil
 cast to pointers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -53,13 +53,14 @@ def host_target() -> tuple[Target, str, str]:
 class Simd:
     """An IR builder for vectors of one element type on one target.
 
-    Loads and stores of whole vectors claim the element's alignment only, and those of scalars claim none: a user's
-    array may start at any byte. Tiles start at cache lines, which is what makes them fast.
+    Loads and stores claim no alignment: a user's array may start at any byte. Tiles start at cache lines, which is
+    what makes them fast.
     """
 
-    def __init__(self, context, builder, element):
+    def __init__(self, context, builder, element, target=None):
         triple, _, features = context.codegen().magic_tuple()
-        self.target = read_target(triple, features)
+        self.target = target or read_target(triple, features)
+        self.made_of = context, builder, element
         self.builder = builder
         self.itemsize = element.bitwidth // 8
         self.lanes = self.target.vector_bytes // self.itemsize
@@ -68,6 +69,10 @@ class Simd:
         # A register tile of HEIGHT rows and this many vectors fits the register file with its operands.
         self.tile_vectors = 4 if self.target.registers == 32 else 2
         self.zeros = ir.Constant(self.vector, [0.0] * self.lanes)
+
+    def scalar(self):
+        """The same with vectors of one lane, for what is left of a row behind its last whole vector."""
+        return Simd(*self.made_of, replace(self.target, vector_bytes=self.itemsize))
 
     def constant(self, value):
         return ir.Constant(self.element, value)
@@ -96,10 +101,10 @@ class Simd:
         return self.builder.mul(self.int(left), self.int(right))
 
     def load(self, pointer, offset):
-        return self.builder.load(self.at(pointer, offset), align=self.itemsize)
+        return self.builder.load(self.at(pointer, offset), align=1)
 
     def store(self, value, pointer, offset):
-        self.builder.store(value, self.at(pointer, offset), align=self.itemsize)
+        self.builder.store(value, self.at(pointer, offset), align=1)
 
     def load_scalar(self, pointer, offset):
         return self.builder.load(self.at(pointer, offset, self.element), align=1)

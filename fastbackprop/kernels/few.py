@@ -1,0 +1,266 @@
+"""Few samples: the whole network with vector lanes along the units, in one call.
+
+With fewer samples than a vector has lanes, tiles of samples would be padding for the most part. Here activations are
+stored sample by sample, units contiguous, and weights are used as they come, row by row:
+
+    forward     f[s, i]      = biases[i] + sum_p weights[i, p] h[s, p]      dot products along the inputs
+    backward    dl_dh[s, p]  = sum_i dl_df[s, i] weights[i, p]              lanes along the inputs
+    gradient    dw[i, p]     = sum_s dl_df[s, i] h[s, p]                    lanes along the inputs
+
+The last two are one kernel. What is left of a row behind its last whole vector is gone through element by element:
+nothing is read or written behind a row's end.
+"""
+
+import functools
+
+from numba import types
+from numba.extending import intrinsic
+
+from fastbackprop.kernels import PREDICT, SEED
+from fastbackprop.kernels.jit import array_types, compile_entry, inner, source_digest
+from fastbackprop.kernels.microkernels import HEIGHT, dot, masked, product, resumed
+from fastbackprop.kernels.simd import advance, outlined, pointer
+from fastbackprop.kernels.sweep import squared_error, weighted_squared_error
+
+ROWS = 64
+"""The rows of weights that the backward product goes through at once: as many pages as a first-level TLB has."""
+
+
+@intrinsic
+def forward_samples(
+    typing_context, f, f_stride, weights, row, biases, bias_stride, h, h_stride, units_out, units_in, samples
+):
+    """f[s, i] = biases[i] + sum_p weights[i, p] h[s, p].
+
+    f is written, the others are read; f must not alias h. Elements of weights, f and h are contiguous along a row.
+    """
+
+    def emit(simd, f, f_stride, weights, row, biases, bias_stride, h, h_stride, units_out, units_in, samples):
+        builder, scalar = simd.builder, simd.scalar()
+        whole = simd.mul(builder.sdiv(units_in, simd.int(simd.lanes)), simd.lanes)
+        rest = builder.sub(units_in, whole)
+        for s, width in simd.tiles(samples, simd.tile_vectors):
+            operands = [simd.behind(h, simd.mul(simd.add(s, q), h_stride)) for q in range(width)]
+            for first, height in simd.tiles(units_out, HEIGHT):
+
+                def finish(i, q, total, s=s, first=first):
+                    i, q = simd.add(first, i), simd.add(s, q)
+                    total = builder.fadd(total, simd.load_scalar(biases, simd.mul(i, bias_stride)))
+                    simd.store_scalar(total, f, simd.add(simd.mul(q, f_stride), simd.mul(i, simd.itemsize)))
+
+                g = simd.behind(weights, simd.mul(first, row))
+                dot(simd, g, row, operands, height, whole, finish)
+        with builder.if_then(builder.icmp_signed(">", rest, simd.int(0))), simd.loop(samples) as s:
+            behind = simd.mul(whole, simd.itemsize)
+            with simd.loop(units_out) as i:
+                place = simd.add(simd.mul(s.index, f_stride), simd.mul(i.index, simd.itemsize))
+                (total,) = scalar.variables(1, scalar.load(f, place))
+                with simd.loop(rest) as p:
+                    offset = simd.add(behind, simd.mul(p.index, simd.itemsize))
+                    left = scalar.load(weights, simd.add(simd.mul(i.index, row), offset))
+                    right = scalar.load(h, simd.add(simd.mul(s.index, h_stride), offset))
+                    builder.store(scalar.fma(left, right, builder.load(total)), total)
+                scalar.store(builder.load(total), f, place)
+
+    arguments = (f, types.intp, weights, types.intp, biases, types.intp, h, *[types.intp] * 4)
+    return types.void(*arguments), outlined("forward_samples", f.dtype, emit)
+
+
+@intrinsic
+def sum_rows(typing_context, c, c_stride, h, a, a_row, a_column, b, b_stride, rows, columns, depth, with_mask):
+    """c[i, p] = m(h[i, p]) sum_q a[i, q] b[q, p], with the mask m of backward_layer where with_mask is 1, else m = 1.
+
+    c is written in rows of `columns` elements. h has c's strides and is read in any case: it may be c where there is
+    no mask. c must not alias a or b.
+    """
+
+    def emit(simd, c, c_stride, h, a, a_row, a_column, b, b_stride, rows, columns, depth, with_mask):
+        builder = simd.builder
+        asked = builder.icmp_signed("!=", with_mask, simd.int(0))
+        for q, count in simd.range(depth, ROWS):
+            fresh = builder.icmp_signed("==", q, simd.int(0))
+            wanted = builder.and_(asked, builder.icmp_signed("==", simd.add(q, count), depth))
+            right = simd.behind(b, simd.mul(q, b_stride))
+            for first, height in simd.tiles(rows, HEIGHT):
+                place = simd.mul(first, c_stride)
+                target, before = simd.behind(c, place), simd.behind(h, place)
+                left = simd.behind(a, simd.mul(first, a_row), simd.mul(q, a_column))
+                for kind, vectors, offset in pieces(simd, columns):
+                    start, finish = resumed(kind, fresh, kind.clear, target), masked(kind, before, wanted)
+                    operands = left, a_row, a_column, right, b_stride
+                    product(kind, target, c_stride, *operands, height, vectors, count, offset, start, finish)
+
+    strides = [types.intp] * 2
+    arguments = (c, types.intp, h, a, *strides, b, types.intp, *[types.intp] * 4)
+    return types.void(*arguments), outlined("sum_rows", c.dtype, emit)
+
+
+def pieces(simd, columns):
+    """Run the code emitted for each piece of a row: whole panels, single vectors, then the elements behind them.
+
+    ``for kind, vectors, offset in pieces(simd, columns): <emit the code for that many vectors of that kind>``
+    """
+    whole = simd.builder.sdiv(columns, simd.int(simd.lanes))
+    for vectors, offset in simd.panels(whole):
+        yield simd, vectors, offset
+    behind = simd.mul(whole, simd.lanes)
+    with simd.loop(simd.builder.sub(columns, behind)) as p:
+        yield simd.scalar(), 1, simd.mul(simd.add(behind, p.index), simd.itemsize)
+
+
+@inner
+def relu(row):
+    """row = max(0, row), NaN where it is NaN."""
+    zero = row.dtype.type(0.0)
+    for s in range(row.size):
+        value = row[s]
+        row[s] = max(value, zero)
+
+
+@functools.cache
+def few(dtype):
+    """The gradient of a few samples, compiled for float32 or float64."""
+    digest = source_digest()
+
+    def few_samples(
+        gradient,
+        losses,
+        columns_out,
+        net_input,
+        target,
+        sample_weight,
+        parameters,
+        layout,
+        space,
+        mode,
+        factor,
+        scale,
+    ):
+        """Write the gradient and the loss of the columns of net_input, or their output.
+
+        gradient       (P,) written in pack order, unless mode is PREDICT
+        losses         float64, written: the sum in the first element; N elements at least
+        columns_out    written: (D_o, N) the output where mode is PREDICT; else (D_i, N) dl/dinput, or (D_i, 0) for none
+        net_input      (D_i, N), target (D_o, N), sample_weight (N,) or (0,): read, any strides, any alignment
+        parameters     in pack order: read
+        layout         a row for each layer, see parameters.layout_table: read
+        space          workspace, the activations sample by sample: h_0 ... h_K, output | dl/dh_0 ... dl/dh_K | the
+                       rows of the loss, units by samples
+        """
+        digest  # noqa: B018 - a closure cell, see source_digest
+        itemsize = space.itemsize
+        layers, samples = layout.shape[0], net_input.shape[1]
+        inputs, outputs = layout[0, 0], layout[layers - 1, 1]
+        output_at = samples * (layout[layers - 1, 4] + layout[layers - 1, 0])
+        back_at = output_at + samples * outputs
+        loss_at = back_at + output_at
+        start, weights_start = pointer(space), pointer(parameters)
+        for s in range(samples):
+            for p in range(inputs):
+                space[s * inputs + p] = net_input[p, s]
+        for k in range(layers):
+            h_at = samples * layout[k, 4]
+            f_at = h_at + samples * layout[k, 0]
+            forward_samples(
+                advance(start, f_at * itemsize),
+                layout[k, 1] * itemsize,
+                advance(weights_start, layout[k, 2] * itemsize),
+                layout[k, 0] * itemsize,
+                advance(weights_start, layout[k, 3] * itemsize),
+                itemsize,
+                advance(start, h_at * itemsize),
+                layout[k, 0] * itemsize,
+                layout[k, 1],
+                layout[k, 0],
+                samples,
+            )
+            if k < layers - 1:
+                relu(space[f_at : f_at + samples * layout[k, 1]])
+        if mode == PREDICT:
+            for i in range(outputs):
+                for s in range(samples):
+                    columns_out[i, s] = space[output_at + s * outputs + i]
+            return
+
+        if mode == SEED:
+            for i in range(outputs):
+                for s in range(samples):
+                    space[output_at + s * outputs + i] = target[i, s]
+        else:
+            for s in range(samples):
+                losses[s] = 0.0
+            for i in range(outputs):
+                row = space[loss_at + i * samples : loss_at + (i + 1) * samples]
+                y = space[loss_at + (outputs + i) * samples : loss_at + (outputs + i + 1) * samples]
+                for s in range(samples):
+                    row[s] = space[output_at + s * outputs + i]
+                    y[s] = target[i, s]
+                if sample_weight.size > 0:
+                    weighted_squared_error(losses, row, y, sample_weight, factor, scale)
+                else:
+                    squared_error(losses, row, y, sample_weight, factor, scale)
+                for s in range(samples):
+                    space[output_at + s * outputs + i] = row[s]
+            for s in range(1, samples):
+                losses[0] += losses[s]
+
+        for k in range(layers - 1, -1, -1):
+            units_in, units_out = layout[k, 0], layout[k, 1]
+            df_at = output_at if k == layers - 1 else back_at + samples * layout[k + 1, 4]
+            dl_df, h = advance(start, df_at * itemsize), advance(start, samples * layout[k, 4] * itemsize)
+            sum_rows(
+                advance(pointer(gradient), layout[k, 2] * itemsize),
+                units_in * itemsize,
+                advance(pointer(gradient), layout[k, 2] * itemsize),
+                dl_df,
+                itemsize,
+                units_out * itemsize,
+                h,
+                units_in * itemsize,
+                units_out,
+                units_in,
+                samples,
+                0,
+            )
+            for i in range(units_out):
+                total = space[df_at + i]
+                for s in range(1, samples):
+                    total += space[df_at + s * units_out + i]
+                gradient[layout[k, 3] + i] = total
+            if k > 0 or columns_out.shape[1] > 0:
+                sum_rows(
+                    advance(start, (back_at + samples * layout[k, 4]) * itemsize),
+                    units_in * itemsize,
+                    h,
+                    dl_df,
+                    units_out * itemsize,
+                    itemsize,
+                    advance(weights_start, layout[k, 2] * itemsize),
+                    units_in * itemsize,
+                    samples,
+                    units_in,
+                    units_out,
+                    1 if k > 0 else 0,
+                )
+        for p in range(columns_out.shape[0]):
+            for s in range(columns_out.shape[1]):
+                columns_out[p, s] = space[back_at + s * inputs + p]
+
+    written, read = array_types(dtype)
+    return compile_entry(
+        few_samples,
+        types.void(
+            written(1, "C"),
+            types.Array(types.float64, 1, "C"),
+            written(2),
+            read(2),
+            read(2),
+            read(1),
+            read(1, "C"),
+            types.Array(types.int64, 2, "C", readonly=True),
+            written(1, "C"),
+            types.int64,
+            types.float64,
+            types.float64,
+        ),
+    )
