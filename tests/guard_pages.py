@@ -67,6 +67,8 @@ def everything(layer_sizes, samples, dtype, layout, guarded):
         fb.loss_and_gradients(net_input, all_weights, all_biases, y, num_threads=num_threads, **options)
         fb.vjp(net_input, all_weights, all_biases, y, num_threads=num_threads)
         fb.predict(net_input, all_weights, all_biases, num_threads=num_threads)
+    vector = place(fb.pack(all_weights, all_biases))
+    fb.Workspace(layer_sizes, dtype).loss_and_gradients(net_input, vector, None, y, **options)
     net_output, all_f, all_h = fb.compute_network_output(net_input, all_weights, all_biases)
     all_f, all_h = [place(layout(f)) for f in all_f], [place(layout(h)) for h in all_h]
     for intermediates in False, True:

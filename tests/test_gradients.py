@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import fastbackprop as fb
 from benchmarks.cases import CASES, batch, network
 from fastbackprop import reference
+from fastbackprop.kernels import FEW
 from fastbackprop.parameters import split
 from tests.conftest import assert_close, assert_same_bits, smooth_batch
 
@@ -36,6 +37,14 @@ def test_depths_and_samples(depth, samples, dtype):
 @pytest.mark.parametrize("width", range(1, 131))
 def test_widths(width):
     compare((3, width, max(1, width - 1), 2), 70, np.dtype(np.float64), input_gradient=True)
+
+
+@pytest.mark.parametrize("samples", range(1, FEW + 2))
+def test_few_samples(samples, dtype):
+    for layer_sizes in (1, 6, 6, 1), (3, 17, 70, 2), (40, 130, 5), (33, 300, 400, 3):
+        compare(layer_sizes, samples, dtype, input_gradient=True)
+    weight = np.linspace(-0.5, 1.0, samples)
+    compare((3, 17, 2), samples, dtype, reduction="mean", sample_weight=weight, loss="half_least_squares")
 
 
 @pytest.mark.parametrize("width", [1, 5, 6, 7, 31, 64, 65, 130])

@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.core.registry import cpu_target
 
-from fastbackprop.kernels import jit, layers, simd, sweep
+from fastbackprop.kernels import few, jit, layers, simd, sweep
 
 CACHE_LINE = 64
 SAMPLES = 128
@@ -244,6 +244,76 @@ def test_squared_error(dtype):
 )
 def test_targets(triple, features, expected):
     assert simd.read_target(triple, features) == expected
+
+
+@jit.inner
+def run_forward_samples(f, weights, biases, h):
+    few.forward_samples(
+        simd.pointer(f),
+        f.strides[0],
+        simd.pointer(weights),
+        weights.strides[0],
+        simd.pointer(biases),
+        biases.strides[0],
+        simd.pointer(h),
+        h.strides[0],
+        weights.shape[0],
+        weights.shape[1],
+        h.shape[0],
+    )
+
+
+@jit.inner
+def run_sum_rows(c, h, a, b, with_mask):
+    few.sum_rows(
+        simd.pointer(c),
+        c.strides[0],
+        simd.pointer(h),
+        simd.pointer(a),
+        a.strides[0],
+        a.strides[1],
+        simd.pointer(b),
+        b.strides[0],
+        c.shape[0],
+        c.shape[1],
+        a.shape[1],
+        with_mask,
+    )
+
+
+def rows(count, columns, dtype, seed):
+    """Rows that another array's values stand behind."""
+    values = np.random.default_rng(seed).standard_normal((count + 1, columns + 3)).astype(dtype)
+    return values[:count, :columns]
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("units_in", [*range(1, 20), 31, 32, 33, 64, 70, 200])
+def test_forward_samples(units_in, samples, dtype):
+    for units_out in 1, 2, 5, 6, 7, 13:
+        weights, biases = rows(units_out, units_in, dtype, 1), rows(1, units_out, dtype, 2)[0]
+        h, storage = rows(samples, units_in, dtype, 3), np.full((samples + 1, units_out + 3), 7, dtype)
+        run_forward_samples(storage[:samples, :units_out], weights, biases, h)
+        np.testing.assert_allclose(storage[:samples, :units_out], h @ weights.T + biases, **tolerance(dtype))
+        assert (storage[:, units_out:] == 7).all()
+        assert (storage[samples] == 7).all()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 8, few.ROWS, few.ROWS + 1, 3 * few.ROWS])
+@pytest.mark.parametrize("columns", [*range(1, 20), 33, 64, 70, 200])
+def test_sum_rows(columns, depth, dtype):
+    for count in 1, 2, 6, 7, 13:
+        a, b = rows(depth, count, dtype, 1).T / np.sqrt(dtype.type(depth)), rows(depth, columns, dtype, 2)
+        h = np.full((count + 1, columns + 3), np.nan, dtype)
+        h[:count, :columns] = rows(count, columns, dtype, 3)
+        for with_mask in 0, 1:
+            storage = np.full((count + 1, columns + 3), 7, dtype)
+            c = storage[:count, :columns]
+            run_sum_rows(c, h if with_mask else c, a, b, with_mask)
+            mask = h[:count, :columns] > 0 if with_mask else 1
+            np.testing.assert_allclose(c, (a @ b) * mask, **tolerance(dtype))
+            assert (storage[:, columns:] == 7).all()
+            assert (storage[count] == 7).all()
 
 
 class ForeignContext:
