@@ -169,10 +169,11 @@ def compute_network_output(
         zip(all_f, [*all_h[1:], NO_COLUMNS[dtype]], weights, biases, [batch.net_input, *all_h[1:]], strict=True)
     )
     engine = borrow(batch.layer_sizes, dtype)
+    tile_samples = 1 if samples == 1 else engine.tile_samples
     layer = engine.forward_layer
 
     def work(lane: int, _chunk: int, first: int, last: int) -> None:
-        tile, tile_samples = engine.tile(lane), engine.tile_samples
+        tile = engine.tile(lane)
         for f, h_next, layer_weights, layer_biases, h in layers:
             if last - first < samples:
                 f, h_next, h = f[:, first:last], h_next[:, first:last], h[:, first:last]
@@ -257,13 +258,14 @@ def backward_pass(
             dl_doutput.astype(dtype),
         ]
     engine = borrow(batch.layer_sizes, dtype)
+    tile_samples = 1 if samples == 1 else engine.tile_samples
     layer = engine.backward_layer
 
     def work(lane: int, chunk: int, first: int, last: int) -> None:
         sums = accumulators[chunk]
         if samples > 1 and first == chunks[chunk][0]:
             sums.fill(0.0)
-        tile, tile_samples = engine.tile(lane), engine.tile_samples
+        tile = engine.tile(lane)
         whole = last - first == samples
         all_h, all_f, dl_df = batch.all_h, batch.all_f, dl_doutput
         if not whole:

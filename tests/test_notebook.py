@@ -9,7 +9,7 @@ import fastbackprop as fb
 from benchmarks.cases import batch, network
 from fastbackprop import reference
 from fastbackprop.demonstration import notebook_network
-from tests.conftest import assert_close
+from tests.conftest import assert_close, smooth_batch
 
 DEPTHS = {0: (4, 3), 1: (5, 7, 2), 5: (1, 6, 6, 6, 6, 6, 1), 60: (3, *[8] * 60, 2)}
 SAMPLES = [0, 1, 2, 7, 64, 257, 1000]
@@ -160,3 +160,16 @@ def test_integers_count_as_float64():
     weights, biases = [np.array([[1, -2]])], [np.array([[3]])]
     net_output, _, _ = fb.compute_network_output(np.array([[1, 2], [3, 4]]), weights, biases)
     np.testing.assert_array_equal(net_output, np.array([[-2.0, -3.0]]), strict=True)
+
+
+@pytest.mark.parametrize("samples", [2, 129, 257, 513, 1025])
+def test_a_last_slice_of_one_sample(samples, dtype):
+    for layer_sizes in (2, 5, 3), (3, 400, 400, 2):
+        all_weights, all_biases = network(layer_sizes, dtype)
+        net_input, y = smooth_batch(layer_sizes, samples, all_weights, all_biases, dtype)
+        output, all_f, all_h = fb.compute_network_output(net_input, all_weights, all_biases)
+        expected_output, expected_f, expected_h = reference.compute_network_output(net_input, all_weights, all_biases)
+        assert_close([output, all_f, all_h], [expected_output, expected_f, expected_h])
+        got = fb.backward_pass(all_weights, all_biases, all_f, all_h, y, intermediates=True)
+        expected = reference.backward_pass(all_weights, all_biases, all_f, all_h, y, intermediates=True)
+        assert_close(got, expected)

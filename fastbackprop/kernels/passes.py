@@ -44,13 +44,13 @@ def forward_pass(dtype):
         f (D_out, N), h_next (D_out, N) or (D_out, 0): written, contiguous along a row;  weights (D_out, D_in),
         biases (D_out,), h (D_in, N): read, any strides;  tile: workspace of D_in + D_out rows.
 
-        At N = 1, f is contiguous and so are the rows of weights: lanes go along the inputs, see few.
+        With tile_samples = 1 (and N = 1, f and the rows of weights contiguous) lanes go along the inputs, see few.
         """
         digest  # noqa: B018 - a closure cell, see source_digest
         itemsize = tile.itemsize
         stride = row_stride(tile, tile_samples)
         units_out, units_in = weights.shape
-        if h.shape[1] == 1:
+        if tile_samples == 1:
             for p in range(units_in):
                 tile[p] = h[p, 0]
             forward_samples(
@@ -121,15 +121,15 @@ def backward_pass(dtype):
         weights (D_out, D_in), dl_df (D_out, N), h and f_before (D_in, N): read, any strides
         tile: workspace of D_out + D_in + 1 rows
 
-        At N = 1, the gradient (P,) is written instead of the sums, dl_dh and dl_df_before are contiguous, and so are
-        the rows of weights: lanes go along the inputs, see few.
+        With tile_samples = 1 (and N = 1, dl_dh and dl_df_before contiguous, the rows of weights contiguous) lanes go
+        along the inputs, see few, and the gradient (P,) is written instead of the sums.
         """
         digest  # noqa: B018 - a closure cell, see source_digest
         itemsize = tile.itemsize
         stride = row_stride(tile, tile_samples)
         units_out, units_in = weights.shape
         df_tile = pointer(tile)
-        if h.shape[1] == 1:
+        if tile_samples == 1:
             start = advance(pointer(gradient), offset * itemsize)
             h_start = advance(df_tile, units_out * itemsize)
             row = units_in * itemsize
