@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbackprop.kernels import CACHE_LINE, FLUSH_TILES, PANEL, PREDICT
+from fastbackprop.kernels import CACHE_LINE, FLUSH_TILES, LOSS_ROWS, PANEL, PREDICT
 from fastbackprop.parameters import layout_table, padded, round_up, split
 from fastbackprop.threads import run
 from fastbackprop.validation import Array, Batch, DType, parameter_count
@@ -34,8 +34,8 @@ class Engine:
         self.dtype = dtype
         self.layout = layout_table(layer_sizes)
         self.size = parameter_count(layer_sizes)
-        # The rows of a sweep's tile: h_0 ... h_K, output, target, ones.
-        self.tile_rows = sum(self.layer_sizes) + self.layer_sizes[-1] + 1
+        # The rows of a sweep's tile: h_0 ... h_K, output, target, those of the loss, ones.
+        self.tile_rows = sum(self.layer_sizes) + self.layer_sizes[-1] + LOSS_ROWS + 1
         fitting = TILE_BYTES // (self.tile_rows * self.dtype.itemsize) // PANEL * PANEL
         self.tile_samples = min(max(fitting, PANEL), MOST_TILE_SAMPLES)
         self.flops = 6 * int(np.sum(self.layout[:, 0] * self.layout[:, 1]))  # for each sample
@@ -158,6 +158,13 @@ class Engine:
         from fastbackprop.kernels.passes import backward_pass  # imports numba
 
         return backward_pass(self.dtype)
+
+    @functools.cached_property
+    def loss_derivative(self) -> Any:
+        """The compiled derivative of a cross-entropy by the output."""
+        from fastbackprop.kernels.losses import loss_derivative  # imports numba
+
+        return loss_derivative(self.dtype)
 
     # Buffers and the cutting of batches; also used by the notebooks' passes.
 
