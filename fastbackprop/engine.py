@@ -136,7 +136,7 @@ class Engine:
             fixed = (parameters, self.layout, tile, self.tile_samples, mode, factor, scale)
             sweep(no_gradient, sums, *columns, weights, *fixed)
 
-        staged = any(array.dtype != dtype for array in arrays)
+        staged = sum(array.shape[0] for array in arrays if array.dtype != dtype)
         run(work, chunks, self.slice_samples(staged), batch.num_threads, batch.progress)
 
     @functools.cached_property
@@ -203,12 +203,11 @@ class Engine:
         total: Array = used[0] if chunks == 1 else np.add.reduce(used, axis=0)
         return total.astype(self.dtype)
 
-    def slice_samples(self, staged: bool) -> int:
-        """How many samples are handed to a kernel at once; fewer where they are converted first."""
+    def slice_samples(self, staged: int) -> int:
+        """How many samples are handed to a kernel at once; fewer where that many rows of them are converted first."""
         most = min(SLICE_SAMPLES, SLICE_FLOPS // self.flops)
         if staged:
-            row = (self.layer_sizes[0] + self.layer_sizes[-1]) * self.dtype.itemsize
-            most = min(most, STAGING_BYTES // row)
+            most = min(most, STAGING_BYTES // (staged * self.dtype.itemsize))
         unit = FLUSH_TILES * self.tile_samples  # or the bits would depend on whether there is a conversion
         return max(most // unit, 1) * unit
 

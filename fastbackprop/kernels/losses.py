@@ -6,6 +6,10 @@ Rows of a tile, from the first of the output on:
 
 Loops over the samples are innermost, and few arrays are in each: above a few pairs of them, LLVM no longer checks
 whether they overlap, and makes no vectors. They stand in one function because numba compiles each on its own as well.
+
+A gradient with a cross-entropy took 2 to 6 % longer than with a squared error for layers (16, 64, 64, 64, 64, 10),
+about 1 % for (784, 100, 10), and half again as long for (1, 6, 6, 6, 6, 6, 3), whose whole gradient takes 10 to 17 ns a
+sample (one thread, Zen 5, targets' check included).
 """
 
 import functools
