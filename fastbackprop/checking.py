@@ -224,7 +224,7 @@ class _Problem:
             [np.asarray(array, np.float64) for array in arrays] for arrays in (batch.weights, batch.biases)
         ]
         self.net_input = np.asarray(batch.net_input, np.float64)
-        self.y = np.asarray(batch.target, np.float64) if isinstance(loss, str) else y
+        self.y = batch.target if isinstance(loss, str) else y
         self.loss, self.reduction, self.sample_weight = loss, reduction, sample_weight
 
     def evaluate(self, part: int, layer: int, change: Array) -> tuple[float, list[Array]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbackprop.kernels import CACHE_LINE, FEW, FLUSH_TILES, PANEL, PREDICT
+from fastbackprop.kernels import CACHE_LINE, FEW, FLUSH_TILES, LOSS_ROWS, PANEL, PREDICT
 from fastbackprop.parameters import layout_table, padded, round_up, split
 from fastbackprop.threads import run
 from fastbackprop.validation import Array, Batch, DType, parameter_count
@@ -34,8 +34,8 @@ class Engine:
         self.dtype = dtype
         self.layout = layout_table(layer_sizes)
         self.size = parameter_count(layer_sizes)
-        # The rows of a sweep's tile: h_0 ... h_K, output, target, ones.
-        self.tile_rows = sum(self.layer_sizes) + self.layer_sizes[-1] + 1
+        # The rows of a sweep's tile: h_0 ... h_K, output, target, those of the loss, ones.
+        self.tile_rows = sum(self.layer_sizes) + self.layer_sizes[-1] + LOSS_ROWS + 1
         fitting = TILE_BYTES // (self.tile_rows * self.dtype.itemsize) // PANEL * PANEL
         self.tile_samples = min(max(fitting, PANEL), MOST_TILE_SAMPLES)
         self.flops = 6 * int(np.sum(self.layout[:, 0] * self.layout[:, 1]))  # for each sample
@@ -154,7 +154,7 @@ class Engine:
             fixed = (parameters, self.layout, tile, self.tile_samples, mode, factor, scale)
             sweep(no_gradient, sums, *columns, weights, *fixed)
 
-        staged = any(array.dtype != dtype for array in arrays)
+        staged = sum(array.shape[0] for array in arrays if array.dtype != dtype)
         run(work, chunks, self.slice_samples(staged), batch.num_threads, batch.progress)
 
     @functools.cached_property
@@ -182,6 +182,13 @@ class Engine:
         from fastbackprop.kernels.passes import backward_pass  # imports numba
 
         return backward_pass(self.dtype)
+
+    @functools.cached_property
+    def loss_derivative(self) -> Any:
+        """The compiled derivative of a cross-entropy by the output."""
+        from fastbackprop.kernels.losses import loss_derivative  # imports numba
+
+        return loss_derivative(self.dtype)
 
     # Buffers and the cutting of batches; also used by the notebooks' passes.
 
@@ -220,12 +227,11 @@ class Engine:
         total: Array = used[0] if chunks == 1 else np.add.reduce(used, axis=0)
         return total.astype(self.dtype)
 
-    def slice_samples(self, staged: bool) -> int:
-        """How many samples are handed to a kernel at once; fewer where they are converted first."""
+    def slice_samples(self, staged: int) -> int:
+        """How many samples are handed to a kernel at once; fewer where that many rows of them are converted first."""
         most = min(SLICE_SAMPLES, SLICE_FLOPS // self.flops)
         if staged:
-            row = (self.layer_sizes[0] + self.layer_sizes[-1]) * self.dtype.itemsize
-            most = min(most, STAGING_BYTES // row)
+            most = min(most, STAGING_BYTES // (staged * self.dtype.itemsize))
         unit = FLUSH_TILES * self.tile_samples  # or the bits would depend on whether there is a conversion
         return max(most // unit, 1) * unit
 

@@ -37,10 +37,14 @@ def loss_and_gradients(
         ``all_biases[k]`` is (D_{k+1}, 1) or (D_{k+1},).
     y : array (D_o, N)
         The target; (D_o, 1), (1, 1), a scalar, and (N,) where D_o is 1, are broadcast. Callables get it as it is.
+        The cross-entropies want probabilities, 0 to 1; for the softmax, each column sums to 1 (within 1e-4), or y
+        holds class numbers 0 .. D_o - 1: integers (N,), (1, N) or one for all samples, where D_o is 2 or more.
+        Integers (D_o, N) and (D_o, 1), such as one-hot columns, are probabilities.
     loss : str or pair of callables
-        ``"least_squares"``, sum (o - y)^2; ``"half_least_squares"``, half of it; or ``(value, derivative)``, each
-        called once as ``f(net_output, y)`` with the whole (D_o, N) output. Callables cost memory of size D_o N and a
-        second forward pass.
+        ``"least_squares"``, sum (o - y)^2; ``"half_least_squares"``, half of it; from the raw output,
+        ``"softmax_cross_entropy"``, sum y (logsumexp(o) - o), and ``"binary_cross_entropy"``,
+        sum log(1 + exp(o)) - o y; or ``(value, derivative)``, each called once as ``f(net_output, y)`` with the whole
+        (D_o, N) output. Callables cost memory of size D_o N and a second forward pass.
     reduction : {"sum", "mean"}
         The mean divides by N, or by the sum of sample_weight. Not with callables.
     sample_weight : array (N,), optional
@@ -68,7 +72,8 @@ def loss_and_gradients(
     ------
     ValueError
         For shapes and values, as ``all_weights[2] has shape (6, 5); expected (6, 6): its columns must match the rows
-        of all_weights[1]``, or a mean over no samples.
+        of all_weights[1]``, ``y[3] is 10; expected class numbers in 0 .. 9``, or a mean over no samples. Targets are
+        looked at before anything is computed.
     TypeError
         For types, as ``net_input has dtype float16; expected float32 or float64 (integers count as float64): pass
         net_input.astype(np.float64)``.
@@ -77,6 +82,7 @@ def loss_and_gradients(
     -----
     The backpropagation of Prince, "Understanding Deep Learning", section 7.4: equations 7.16 (forward), 7.21 and 7.22
     (bias and weights) and 7.25 (the recursion), summed over the samples. The derivative of ReLU at 0 is 0.
+    No output is too large for the cross-entropies: only exponentials of what is not positive are taken.
 
     Examples
     --------
@@ -86,6 +92,15 @@ def loss_and_gradients(
     >>> loss, all_dl_dweights, all_dl_dbiases = loss_and_gradients(np.array([[1.0, -3.0]]), weights, biases, y=3.0)
     >>> loss, all_dl_dweights[0].ravel(), all_dl_dbiases[1].ravel()
     (13.0, array([-4.,  4.]), array([-10.]))
+
+    Two samples of the classes 1 and 0, of two:
+
+    >>> weights, biases = [np.eye(2)], [np.zeros((2, 1))]
+    >>> loss, _, all_dl_dbiases = loss_and_gradients(
+    ...     np.array([[0.0, 900.0], [0.0, 0.0]]), weights, biases, [1, 0], loss="softmax_cross_entropy"
+    ... )
+    >>> round(loss, 6), all_dl_dbiases[0].ravel()
+    (0.693147, array([ 0.5, -0.5]))
     """
     options: dict[str, Any] = {
         "input_gradient": input_gradient,

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from fastbackprop import losses
 from fastbackprop.engine import native
+from fastbackprop.kernels import SEED, SQUARED_ERROR
 from fastbackprop.parameters import split
 from fastbackprop.pool import borrow, give_back
 from fastbackprop.threads import run
@@ -19,7 +20,7 @@ from fastbackprop.validation import (
     ForwardPass,
     check_columns,
     check_loss,
-    check_target,
+    check_loss_target,
 )
 
 
@@ -110,7 +111,7 @@ def d_loss_d_output(net_output: Any, y: Any) -> Any:
     >>> d_loss_d_output(np.array([[1.0, 2.0]]), np.array([[0.0, 4.0]]))
     array([[ 2., -4.]])
     """
-    return losses.derivative("least_squares", net_output, y)
+    return losses.squared_error_derivative(1.0, net_output, y)
 
 
 def compute_network_output(
@@ -210,10 +211,11 @@ def backward_pass(
     all_h : list of K + 1 or K + 2 arrays
         The activations; a (K + 2)th entry is ignored.
     y : array (D_o, N)
-        The target; a callable loss gets it as it is.
+        The target, as for :func:`loss_and_gradients`: for ``"softmax_cross_entropy"`` also class numbers. A callable
+        loss gets it as it is.
     loss : str or callable
-        ``"least_squares"``, ``"half_least_squares"``, or a function ``(net_output, y) -> dl_doutput`` (D_o, N), such as
-        a script's own ``d_loss_d_output``.
+        ``"least_squares"``, ``"half_least_squares"``, ``"softmax_cross_entropy"``, ``"binary_cross_entropy"``, or a
+        function ``(net_output, y) -> dl_doutput`` (D_o, N), such as a script's own ``d_loss_d_output``.
     intermediates : bool
         Also return the derivatives by the activations and preactivations.
 
@@ -244,8 +246,9 @@ def backward_pass(
     (array([-4.,  4.]), array([-10.]))
     """
     batch = ForwardPass(all_weights, all_biases, all_f, all_h)
-    dl_doutput = _loss_derivative(batch, y, loss)
+    mode, target = _take_loss(batch, y, loss)
     dtype, samples = batch.dtype, batch.samples
+    dl_doutput = target if mode == SEED else np.empty(batch.all_f[-1].shape, dtype)
     weights = native(batch.weights, dtype)
     if samples == 1:
         weights = [np.ascontiguousarray(array) for array in weights]
@@ -255,7 +258,7 @@ def backward_pass(
         all_dl_dh = [np.empty((units, samples), dtype) for units in batch.layer_sizes[:-1]]
         all_dl_df = [
             *[np.empty((units, samples), dtype) for units in batch.layer_sizes[1:-1]],
-            dl_doutput.astype(dtype),
+            dl_doutput.astype(dtype, copy=mode == SEED),
         ]
     engine = borrow(batch.layer_sizes, dtype)
     tile_samples = 1 if samples == 1 else engine.tile_samples
@@ -272,6 +275,9 @@ def backward_pass(
             all_h, all_f = ([array[:, first:last] for array in arrays] for arrays in (all_h, all_f))
             dl_df = dl_df[:, first:last]
         all_h, all_f, (dl_df,) = native(all_h, dtype), native(all_f, dtype), native([dl_df], dtype)
+        if mode != SEED:
+            (y_part,) = native([target if whole else target[:, first:last]], dtype)
+            engine.loss_derivative(dl_df, all_f[-1], y_part, sums[engine.size :], tile, tile_samples, mode)
         for k in range(len(weights) - 1, -1, -1):
             dl_dh, f_before, before = all_dl_dh[k], no_columns, no_columns
             if k > 0:
@@ -295,20 +301,23 @@ def backward_pass(
     return (*gradients, all_dl_dh, all_dl_df) if intermediates else gradients
 
 
-def _loss_derivative(batch: ForwardPass, y: Any, loss: str | Callable[[Array, Any], Any]) -> Array:
-    """dl/df_K from a named loss or a callable; its dtype counts for that of the result."""
+def _take_loss(batch: ForwardPass, y: Any, loss: str | Callable[[Array, Any], Any]) -> tuple[int, Array]:
+    """SEED and dl/df_K, or the mode of a cross-entropy and its target; their dtype counts for that of the result."""
     net_output, units = batch.all_f[-1], batch.layer_sizes[-1]
     if callable(loss):
         returned = loss(net_output, y)
         derivative = check_columns(returned, "what loss returned", units, batch.samples, OUTPUT_SHAPE)
         batch.widen_by_target(returned, derivative)
-        return derivative
+        return SEED, derivative
     if not isinstance(loss, str):
         raise TypeError(f"loss is {loss!r}; expected a name or a callable (net_output, y) -> dl_doutput")
     check_loss(loss)
-    target = check_target(y, units, batch.samples)
+    mode, factor = losses.LOSSES[loss]
+    target = check_loss_target(y, mode, units, batch.samples)
     batch.widen_by_target(y, target)
-    return losses.derivative(loss, *native([net_output, target], batch.dtype))
+    if mode == SQUARED_ERROR:
+        return SEED, losses.squared_error_derivative(factor, *native([net_output, target], batch.dtype))
+    return mode, target
 
 
 NO_COLUMNS = {dtype: np.empty((1, 0), dtype) for dtype in FLOATS}

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastbackprop.kernels import LOSS_ROWS
 from fastbackprop.validation import FLOATS, Array, DType, Network, check_layer_sizes, check_vector, parameter_count
 
 LARGEST_RECORD = 2**31 - 1
@@ -27,7 +28,7 @@ def layout_table(layer_sizes: tuple[int, ...], *, wide: bool = False) -> Array:
     """
     rows = []
     offset = activation_row = padded_offset = 0
-    separate_row = sum(layer_sizes) + layer_sizes[-1] + 1
+    separate_row = sum(layer_sizes) + layer_sizes[-1] + LOSS_ROWS + 1
     transposed_offset = round_up(parameter_count(layer_sizes), 16)
     for units_in, units_out in itertools.pairwise(layer_sizes):
         biases_offset = offset + units_out * units_in

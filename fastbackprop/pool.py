@@ -60,16 +60,9 @@ def warmup(dtype: DTypeLike | None = None) -> None:
     >>> fastbackprop.warmup()
     """
     wanted = FLOATS if dtype is None else (check_dtype(dtype),)
-    from fastbackprop.kernels import few, passes, sweep, wide  # imports numba
+    from fastbackprop.kernels import few, losses, passes, sweep, wide  # imports numba
 
     for known in wanted:
-        kernels = (
-            few.few,
-            sweep.sweep,
-            passes.forward_pass,
-            passes.backward_pass,
-            wide.wide_gradient,
-            wide.transpose_weights,
-        )
-        for kernel in kernels:
+        notebook = passes.forward_pass, passes.backward_pass, losses.loss_derivative
+        for kernel in (few.few, sweep.sweep, *notebook, wide.wide_gradient, wide.transpose_weights):
             kernel(known)

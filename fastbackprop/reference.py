@@ -42,9 +42,45 @@ def squared_errors(net_output: Array, y: ArrayLike) -> Any:
     return np.sum(error * error, axis=0)
 
 
+def softmax_cross_entropies(net_output: Array, y: ArrayLike) -> Any:
+    """sum_i y_i (log sum_j exp(o_j) - o_i) for each sample, or that of the class y_c = 1 alone."""
+    shifted = net_output - np.max(net_output, axis=0)
+    surprise = np.log(np.sum(np.exp(shifted), axis=0)) - shifted
+    if are_classes(net_output, y):
+        return np.take_along_axis(surprise, np.broadcast_to(y, (1, net_output.shape[1])), axis=0)[0]
+    return np.sum(y * surprise, axis=0)
+
+
+def d_softmax_cross_entropy(net_output: Array, y: ArrayLike) -> Array:
+    """m softmax(o) - y, where m = sum_i y_i."""
+    exponentials = np.exp(net_output - np.max(net_output, axis=0))
+    if are_classes(net_output, y):
+        y = np.equal(np.arange(len(net_output))[:, None], y).astype(net_output.dtype)
+    mass = np.sum(np.broadcast_to(y, net_output.shape), axis=0)
+    return np.asarray(mass * (exponentials / np.sum(exponentials, axis=0)) - y)
+
+
+def are_classes(net_output: Array, y: ArrayLike) -> bool:
+    """Whether y holds class numbers, and not probabilities (D_o, N) or (D_o, 1)."""
+    return len(net_output) > 1 and np.asarray(y).dtype.kind in "iu" and np.shape(y)[:-1] in ((), (1,))
+
+
+def binary_cross_entropies(net_output: Array, y: ArrayLike) -> Any:
+    """sum_i max(o_i, 0) - o_i y_i + log(1 + exp(-|o_i|)) for each sample."""
+    return np.sum(np.maximum(net_output, 0) - net_output * y + np.log1p(np.exp(-np.abs(net_output))), axis=0)
+
+
+def d_binary_cross_entropy(net_output: Array, y: ArrayLike) -> Any:
+    """sigmoid(o) - y."""
+    small = np.exp(-np.abs(net_output))
+    return np.where(net_output < 0, small, np.ones_like(small)) / (1 + small) - y
+
+
 LOSSES: dict[str, tuple[Callable[[Array, ArrayLike], Any], Callable[[Array, ArrayLike], Any]]] = {
     "least_squares": (squared_errors, d_loss_d_output),
     "half_least_squares": (lambda o, y: 0.5 * squared_errors(o, y), lambda o, y: o - y),
+    "softmax_cross_entropy": (softmax_cross_entropies, d_softmax_cross_entropy),
+    "binary_cross_entropy": (binary_cross_entropies, d_binary_cross_entropy),
 }
 """Each loss by name: its value for each sample, and its derivative by the network's output."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastbackprop import losses
-from fastbackprop.kernels import PREDICT, SEED, SQUARED_ERROR
+from fastbackprop.kernels import PREDICT, SEED, SOFTMAX, SQUARED_ERROR
 
 Array = NDArray[Any]
 DType = np.dtype[Any]
@@ -24,6 +24,9 @@ Parameters = Sequence[ArrayLike] | Array
 
 FLOATS = FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 SUM_BLOCK = 8192
+CHECK_BLOCK = 65536  # entries of a target that are checked at once, from a cache
+SUM_TOLERANCE = 1e-4
+"""How far from 1 a column of probabilities may sum: float32 ones of thousands of classes come within a tenth of it."""
 NO_WEIGHT = np.empty(0, FLOAT32)
 OUTPUT_SHAPE = "the shape of the network's output"
 
@@ -105,10 +108,10 @@ class Batch(Network):
         self.widen("net_input", [self.net_input])
 
     def set_loss(self, y: Any, loss: str, reduction: str, sample_weight: ArrayLike | None) -> None:
-        """Take a named loss, and y, broadcast to the shape of the output."""
+        """Take a named loss, and y, broadcast to the shape of the output, or to (1, N) class numbers."""
         check_loss(loss)
-        self.mode, self.factor = SQUARED_ERROR, losses.LOSSES[loss]
-        self.target = check_target(y, self.layer_sizes[-1], self.samples)
+        self.mode, self.factor = losses.LOSSES[loss]
+        self.target = check_loss_target(y, self.mode, self.layer_sizes[-1], self.samples)
         self.widen_by_target(y, self.target)
         self.scale, self.sample_weight = check_weighting(reduction, sample_weight, self.samples)
 
@@ -311,6 +314,61 @@ def check_target(y: ArrayLike, units: int, columns: int) -> Array:
             f"or {accepted[0]}, (1, 1) or a scalar{transposed}"
         )
     return np.broadcast_to(array, shape)
+
+
+def check_loss_target(y: ArrayLike, mode: int, units: int, columns: int) -> Array:
+    """y as the target of a loss by its mode: an array (D_o, N), or (1, N) class numbers, broadcast without a copy.
+
+    For a softmax of two outputs and more, integers are class numbers in every shape but those of probabilities,
+    (D_o, N) and (D_o, 1): the shapes have nothing in common. The values for cross-entropies are checked too.
+    """
+    if mode == SQUARED_ERROR:
+        return check_target(y, units, columns)
+    array = as_array(y, "y")
+    if mode == SOFTMAX and units > 1:
+        if array.dtype.kind in "iu" and array.shape in ((columns,), (1, columns), (1, 1), ()):
+            shape = (1, columns)
+            classes = array.reshape(shape) if array.size == columns else np.broadcast_to(array, shape)
+            check_values(classes, array.shape, units - 1, f"class numbers in 0 .. {units - 1}")
+            return classes
+        if array.ndim == 1 or (array.shape == (1, columns) and columns > 1):
+            raise ValueError(
+                f"y has shape {array.shape} and dtype {array.dtype}; expected class numbers of an integer dtype, "
+                f"({columns},), or probabilities, ({units}, {columns}) or ({units}, 1)"
+            )
+    target = check_target(array, units, columns)
+    check_values(target, array.shape, 1, "probabilities in [0, 1]", sums=mode == SOFTMAX)
+    return target
+
+
+def check_values(target: Array, shape: tuple[int, ...], most: int, expected: str, *, sums: bool = False) -> None:
+    """Refuse the first entry of a target that is not from 0 to `most`, or the first column that does not sum to 1.
+
+    The target has been broadcast from `shape`, by which entries are named.
+    """
+    if target.strides[1] == 0:
+        target = target[:, :1]
+    if target.shape[1] == 1:  # a third of NumPy's time, which would show in a loop over single samples
+        values = target[:, 0].tolist()
+        total = sum(values)  # NaN if one of them is
+        if min(values) >= 0 and max(values) <= most and (abs(total - 1.0) <= SUM_TOLERANCE if sums else total >= 0):
+            return
+    step = max(1, CHECK_BLOCK // target.shape[0])
+    for first in range(0, target.shape[1], step):
+        part = target[:, first : first + step]
+        if not (np.minimum.reduce(part, axis=None) >= 0 and np.maximum.reduce(part, axis=None) <= most):
+            refused = ~((part >= 0) & (part <= most))  # NaN too
+            s = int(np.argmax(refused.any(axis=0)))
+            i = int(np.argmax(refused[:, s]))
+            where = (i, first + s)[2 - len(shape) :]
+            index = [min(at, size - 1) for at, size in zip(where, shape, strict=True)]
+            raise ValueError(f"{f'y{index}' if index else 'y'} is {part[i, s]!s}; expected {expected}")
+        if sums:
+            totals = np.add.reduce(part, axis=0)
+            extremes = float(np.minimum.reduce(totals)), float(np.maximum.reduce(totals))
+            if max(1.0 - extremes[0], extremes[1] - 1.0) > SUM_TOLERANCE:
+                s = int(np.argmax(abs(totals - 1.0) > SUM_TOLERANCE))
+                raise ValueError(f"column {first + s} of y sums to {totals[s]:.6g}; expected 1")
 
 
 def check_layer_sizes(layer_sizes: Any) -> tuple[int, ...]:

@@ -57,6 +57,13 @@ def smooth_batch(layer_sizes, samples, all_weights, all_biases, dtype, seed=1):
     return net_input[:, columns], y[:, columns]
 
 
+def target_of(loss, y):
+    """Standard normal numbers (D_o, N), made a target of the loss: probabilities for the cross-entropies."""
+    if loss == "softmax_cross_entropy":
+        return np.exp(y) / np.sum(np.exp(y), axis=0)
+    return 1 / (1 + np.exp(-y)) if loss == "binary_cross_entropy" else y
+
+
 @pytest.fixture(params=["float64", "float32"])
 def dtype(request):
     return np.dtype(request.param)

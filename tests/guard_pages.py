@@ -14,6 +14,7 @@ import numpy as np
 import fastbackprop as fb
 from benchmarks.cases import batch, network
 from fastbackprop import engine, notebook, parameters, pool, wide
+from tests.conftest import target_of
 
 PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -69,8 +70,15 @@ def everything(layer_sizes, samples, dtype, layout, guarded):
         fb.predict(net_input, all_weights, all_biases, num_threads=num_threads)
     vector = place(fb.pack(all_weights, all_biases))
     fb.Workspace(layer_sizes, dtype).loss_and_gradients(net_input, vector, None, y, **options)
+    targets = {loss: [place(layout(target_of(loss, y)))] for loss in ("softmax_cross_entropy", "binary_cross_entropy")}
+    targets["softmax_cross_entropy"] += [place(np.arange(samples) % y.shape[0])] * (y.shape[0] > 1)
+    losses = [(loss, target) for loss, given in targets.items() for target in given]
+    for loss, target in losses:
+        fb.loss_and_gradients(net_input, all_weights, all_biases, target, loss=loss, **options)
     net_output, all_f, all_h = fb.compute_network_output(net_input, all_weights, all_biases)
     all_f, all_h = [place(layout(f)) for f in all_f], [place(layout(h)) for h in all_h]
+    for loss, target in losses:
+        fb.backward_pass(all_weights, all_biases, all_f, all_h, target, loss=loss)
     for intermediates in False, True:
         results = fb.backward_pass(all_weights, all_biases, all_f, all_h, y, intermediates=intermediates)
     assert all(np.isfinite(array).all() for arrays in results for array in arrays)

@@ -8,6 +8,7 @@ import pytest
 import fastbackprop as fb
 from benchmarks.cases import batch, network
 from fastbackprop import reference
+from tests.conftest import target_of
 
 LAYER_SIZES = (3, 6, 6, 6, 2)
 
@@ -74,6 +75,7 @@ def test_the_packages_own_gradients_pass(loss, reduction, dtype):
         pytest.skip("callables reduce by themselves")
     all_weights, all_biases = network(LAYER_SIZES, dtype)
     net_input, y = batch(LAYER_SIZES, 20, dtype)
+    y = target_of(loss, y)
     weight = np.linspace(1, 2, 20) if isinstance(loss, str) else None
     fb.check_gradients(
         net_input,

@@ -10,7 +10,7 @@ from benchmarks.cases import CASES, batch, network
 from fastbackprop import reference
 from fastbackprop.kernels import FEW
 from fastbackprop.parameters import split
-from tests.conftest import assert_close, assert_same_bits, smooth_batch
+from tests.conftest import assert_close, assert_same_bits, smooth_batch, target_of
 
 DEPTHS = {0: (4, 3), 1: (5, 7, 2), 5: (1, 6, 6, 6, 6, 6, 1), 60: (3, *[8] * 60, 2)}
 SAMPLES = [0, 1, 2, 7, 64, 257, 1000]
@@ -19,6 +19,7 @@ SAMPLES = [0, 1, 2, 7, 64, 257, 1000]
 def compare(layer_sizes, samples, dtype, tolerance=None, **options):
     all_weights, all_biases = network(layer_sizes, dtype)
     net_input, y = smooth_batch(layer_sizes, samples, all_weights, all_biases, dtype)
+    y = target_of(options.get("loss"), y)
     got = fb.loss_and_gradients(net_input, all_weights, all_biases, y, **options)
     expected = reference.loss_and_gradients(net_input, all_weights, all_biases, y, **options)
     assert isinstance(got[0], float)

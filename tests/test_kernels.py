@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.core.registry import cpu_target
 
-from fastbackprop.kernels import few, jit, layers, simd, sweep
+from fastbackprop.kernels import SQUARED_ERROR, few, jit, layers, losses, simd
 
 CACHE_LINE = 64
 SAMPLES = 128
@@ -224,11 +224,14 @@ def test_squared_error(dtype):
     output, target = tile(1, dtype, 1)[0, :50], tile(1, dtype, 2)[0, :50]
     weight = np.linspace(-1, 1, 50).astype(dtype)
     error = output - target
-    for kernel, w in (sweep.squared_error, dtype.type(1)), (sweep.weighted_squared_error, weight):
-        lanes, got = np.full(50, 0.5), output.copy()
-        kernel(lanes, got, target, weight, 0.5, 0.25)
-        np.testing.assert_allclose(lanes, 0.5 + 0.5 * w * error.astype(np.float64) ** 2, **tolerance(dtype))
-        np.testing.assert_allclose(got, 0.25 * w * error, **tolerance(dtype))
+    lanes, rows = np.full(50, 0.5), np.full((9, 64), np.nan, dtype)
+    rows[2, :50], rows[3, :50], rows[4, :50] = output, target, weight
+    losses.take_loss(lanes, rows.ravel(), 64, 2, 1, 1, 50, SQUARED_ERROR, 0.5, 0.25)
+    got = rows[2, :50]
+    assert np.isnan(rows[:2]).all()
+    assert np.isnan(rows[:, 50:]).all()
+    np.testing.assert_allclose(lanes, 0.5 + 0.5 * weight * error.astype(np.float64) ** 2, **tolerance(dtype))
+    np.testing.assert_allclose(got, 0.25 * weight * error, **tolerance(dtype))
 
 
 @pytest.mark.parametrize(

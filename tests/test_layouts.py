@@ -22,7 +22,8 @@ def transposed_rows(array, _path):
 
 
 def every_second(array, _path):
-    storage = np.full(tuple(2 * size for size in array.shape), np.nan, array.dtype)
+    unused = np.nan if array.dtype.kind == "f" else 99
+    storage = np.full(tuple(2 * size for size in array.shape), unused, array.dtype)
     view = storage[tuple(slice(0, None, 2) for _ in array.shape)]
     view[...] = array
     return view

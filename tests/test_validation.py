@@ -141,7 +141,11 @@ def test_what_every_call_refuses(case, arguments):
 
 
 OPTIONS = [
-    ({"loss": "squares"}, ValueError, "loss is 'squares'; expected one of 'least_squares', 'half_least_squares', or"),
+    (
+        {"loss": "squares"},
+        ValueError,
+        "loss is 'squares'; expected one of 'least_squares', 'half_least_squares', 'softmax_",
+    ),
     ({"loss": np.sum}, TypeError, "expected a name or a pair of callables (value, derivative)"),
     ({"reduction": "max"}, ValueError, "reduction is 'max'; expected 'sum' or 'mean'"),
     ({"sample_weight": np.ones(3)}, ValueError, "sample_weight has shape (3,); expected (4,): one for each sample"),

@@ -15,5 +15,8 @@ FEW = 8
 FLUSH_TILES = 8
 """Tiles whose weight gradients are summed in the element type before they are added to sums in float64."""
 
-PREDICT, SEED, SQUARED_ERROR = range(3)
+LOSS_ROWS = 4
+"""Rows of a tile behind the target's, in which losses keep the weight of each sample and sums over the outputs."""
+
+PREDICT, SEED, SQUARED_ERROR, SOFTMAX, BINARY = range(5)
 """What a sweep does at the output: copy it out; take the target for dl/df_K; take dl/df_K from the loss."""

@@ -18,9 +18,9 @@ from numba.extending import intrinsic
 
 from fastbackprop.kernels import PREDICT, SEED
 from fastbackprop.kernels.jit import array_types, compile_entry, inner, source_digest
+from fastbackprop.kernels.losses import take_loss
 from fastbackprop.kernels.microkernels import HEIGHT, dot, masked, product, resumed
 from fastbackprop.kernels.simd import advance, outlined, pointer
-from fastbackprop.kernels.sweep import squared_error, weighted_squared_error
 
 ROWS = 64
 """The rows of weights that the backward product goes through at once: as many pages as a first-level TLB has."""
@@ -124,7 +124,7 @@ def few(dtype):
 
     def few_samples(
         gradient,
-        losses,
+        loss_lanes,
         columns_out,
         net_input,
         target,
@@ -139,13 +139,14 @@ def few(dtype):
         """Write the gradient and the loss of the columns of net_input, or their output.
 
         gradient       (P,) written in pack order, unless mode is PREDICT
-        losses         float64, written: the sum in the first element; N elements at least
+        loss_lanes     float64, written: the sum in the first element; N elements at least
         columns_out    written: (D_o, N) the output where mode is PREDICT; else (D_i, N) dl/dinput, or (D_i, 0) for none
-        net_input      (D_i, N), target (D_o, N), sample_weight (N,) or (0,): read, any strides, any alignment
+        net_input      (D_i, N), target (D_o, N) or (1, N) class numbers, sample_weight (N,) or (0,): read, any strides,
+                       any alignment
         parameters     in pack order: read
         layout         a row for each layer, see parameters.layout_table: read
         space          workspace, the activations sample by sample: h_0 ... h_K, output | dl/dh_0 ... dl/dh_K | the
-                       rows of the loss, units by samples
+                       rows of the loss, units by samples (see losses)
         """
         digest  # noqa: B018 - a closure cell, see source_digest
         itemsize = space.itemsize
@@ -187,22 +188,20 @@ def few(dtype):
                 for s in range(samples):
                     space[output_at + s * outputs + i] = target[i, s]
         else:
+            rows = space[loss_at:]
             for s in range(samples):
-                losses[s] = 0.0
-            for i in range(outputs):
-                row = space[loss_at + i * samples : loss_at + (i + 1) * samples]
-                y = space[loss_at + (outputs + i) * samples : loss_at + (outputs + i + 1) * samples]
-                for s in range(samples):
-                    row[s] = space[output_at + s * outputs + i]
-                    y[s] = target[i, s]
-                if sample_weight.size > 0:
-                    weighted_squared_error(losses, row, y, sample_weight, factor, scale)
-                else:
-                    squared_error(losses, row, y, sample_weight, factor, scale)
-                for s in range(samples):
-                    space[output_at + s * outputs + i] = row[s]
+                loss_lanes[s] = 0.0
+                rows[2 * outputs * samples + s] = sample_weight[s] if sample_weight.size > 0 else rows.dtype.type(1.0)
+                for i in range(outputs):
+                    rows[i * samples + s] = space[output_at + s * outputs + i]
+                for i in range(target.shape[0]):
+                    rows[(outputs + i) * samples + s] = target[i, s]
+            take_loss(loss_lanes, rows, samples, 0, outputs, target.shape[0], samples, mode, factor, scale)
+            for s in range(samples):
+                for i in range(outputs):
+                    space[output_at + s * outputs + i] = rows[i * samples + s]
             for s in range(1, samples):
-                losses[0] += losses[s]
+                loss_lanes[0] += loss_lanes[s]
 
         for k in range(layers - 1, -1, -1):
             units_in, units_out = layout[k, 0], layout[k, 1]

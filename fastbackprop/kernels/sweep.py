@@ -2,7 +2,7 @@
 
 Rows of a tile, one cache-line-aligned row of samples each (`layout` gives the first row of every h_k):
 
-    h_0 ... h_K | output, then dl/df_K | target | ones
+    h_0 ... h_K | output, then dl/df_K | target | LOSS_ROWS of the loss | ones
 
 h_{k+1} = ReLU(f_k) overwrites nothing; on the way back dl/df_{k-1} overwrites h_k once the weight gradient of layer
 k has been taken, and dl/dh_0 overwrites the input: a tile is sum(D_k) rows and no more. Wide networks, whose weight
@@ -14,7 +14,7 @@ import functools
 import numpy as np
 from numba import types
 
-from fastbackprop.kernels import FLUSH_TILES, PREDICT, SEED
+from fastbackprop.kernels import FLUSH_TILES, LOSS_ROWS, PREDICT, SEED
 from fastbackprop.kernels.jit import array_types, compile_entry, inner, source_digest
 from fastbackprop.kernels.layers import (
     backward_layer,
@@ -28,6 +28,7 @@ from fastbackprop.kernels.layers import (
     weight_gradient,
     whole_vectors,
 )
+from fastbackprop.kernels.losses import take_loss
 from fastbackprop.kernels.simd import advance, pointer
 
 ALONG_UNITS = 24
@@ -92,30 +93,6 @@ def store(gradient, sums, partial_sums, layout):
             gradient[p] = sums[p]
 
 
-@inner
-def squared_error(loss_lanes, output, target, sample_weight, factor, scale):
-    """output = scale w 2 factor (output - target);  loss_lanes += w factor (output - target)^2, lane by lane.
-
-    One row of the output: loss_lanes (float64, added to) and output (read, then written) have one entry a sample.
-    sample_weight is empty for w = 1.
-    """
-    slope = output.dtype.type(2.0 * factor * scale)
-    for s in range(output.size):
-        error = output[s] - target[s]
-        loss_lanes[s] += factor * np.float64(error) * np.float64(error)
-        output[s] = slope * error
-
-
-@inner
-def weighted_squared_error(loss_lanes, output, target, sample_weight, factor, scale):
-    """squared_error with a weight w[s] for each sample."""
-    slope = output.dtype.type(2.0 * factor * scale)
-    for s in range(output.size):
-        error = output[s] - target[s]
-        loss_lanes[s] += factor * np.float64(sample_weight[s]) * np.float64(error) * np.float64(error)
-        output[s] = slope * sample_weight[s] * error
-
-
 @functools.cache
 def sweep(dtype):
     """The sweep over a batch, compiled for float32 or float64."""
@@ -143,7 +120,8 @@ def sweep(dtype):
                        of all. Else (0,)
         accumulators   float64, added to: the gradient in pack order or nothing of it, then tile_samples sums of loss
         columns_out    written: (D_o, N) the output where mode is PREDICT; else (D_i, N) dl/dinput, or (D_i, 0) for none
-        net_input      (D_i, N), target (D_o, N), sample_weight (N,) or (0,): read, any strides, any alignment
+        net_input      (D_i, N), target (D_o, N), or (1, N) class numbers, sample_weight (N,) or (0,): read, any
+                       strides, any alignment
         parameters     in pack order, with or without the transposed weights behind them: read
         layout         a row for each layer, see parameters.layout_table: read
         tile           workspace, starts at a cache line; tile_samples, a multiple of 64, is the length of its rows
@@ -155,7 +133,8 @@ def sweep(dtype):
         units_in, units_out = layout[0, 0], layout[layers - 1, 1]
         output_row = layout[layers - 1, 4] + layout[layers - 1, 0]
         target_row = output_row + units_out
-        ones_row = target_row + units_out
+        weight_row = target_row + units_out
+        ones_row = weight_row + LOSS_ROWS
 
         start = pointer(tile)
         weights_start = pointer(parameters)
@@ -166,6 +145,8 @@ def sweep(dtype):
         zero = tile.dtype.type(0.0)
         lowest = tile.dtype.type(-np.inf)
         fill_row(ones, tile_samples)
+        weights_of_samples = advance(start, weight_row * stride)
+        fill_row(weights_of_samples, tile_samples)
         widest = 0
         for k in range(layers):
             widest = max(widest, layout[k, 0])
@@ -217,15 +198,14 @@ def sweep(dtype):
                 copy_rows(output, stride, columns, target.strides[0], target.strides[1], units_out, count)
             else:
                 targets = advance(start, target_row * stride)
-                copy_rows(targets, stride, columns, target.strides[0], target.strides[1], units_out, count)
-                for i in range(units_out):
-                    at = (output_row + i) * (stride // itemsize)
-                    y_at = (target_row + i) * (stride // itemsize)
-                    row, y = tile[at : at + count], tile[y_at : y_at + count]
-                    if sample_weight.size > 0:
-                        weighted_squared_error(loss_lanes, row, y, sample_weight[first : first + count], factor, scale)
-                    else:
-                        squared_error(loss_lanes, row, y, sample_weight, factor, scale)
+                copy_rows(targets, stride, columns, target.strides[0], target.strides[1], target.shape[0], count)
+                if sample_weight.size > 0:
+                    step = sample_weight.strides[0]
+                    copy_rows(
+                        weights_of_samples, stride, advance(pointer(sample_weight), first * step), 0, step, 1, count
+                    )
+                row = stride // itemsize
+                take_loss(loss_lanes, tile, row, output_row, units_out, target.shape[0], count, mode, factor, scale)
 
             for k in range(layers - 1, -1, -1):
                 h = advance(start, layout[k, 4] * stride)
