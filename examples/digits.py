@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from tqdm import trange
 
-from fastbackprop import Workspace, pack, unpack
+from fastbackprop import Workspace, pack
 
 LAYER_SIZES = [64, 128, 128, 10]
 EPOCHS, BATCH, LEARNING_RATE = 30, 64, 1e-3
@@ -23,9 +23,8 @@ train_x, test_x, train_y, test_y = train_test_split(pixels, labels, stratify=lab
 rng = np.random.default_rng(0)
 weights = [rng.normal(0, np.sqrt(2 / n), (m, n)).astype(np.float32) for n, m in pairwise(LAYER_SIZES)]
 parameters = pack(weights, [np.zeros((m, 1), np.float32) for m in LAYER_SIZES[1:]])
-gradient, mean, square = (np.zeros_like(parameters) for _ in range(3))
-weights, biases = unpack(parameters, LAYER_SIZES)  # views: a step of the vector is a step of both lists
-workspace, derivatives = Workspace(LAYER_SIZES, np.float32), unpack(gradient, LAYER_SIZES)
+mean, square = np.zeros_like(parameters), np.zeros_like(parameters)
+workspace = Workspace(LAYER_SIZES, np.float32)
 
 losses, accuracies, step = [], [], 0
 for _ in (epochs := trange(EPOCHS, unit="epoch")):
@@ -33,8 +32,8 @@ for _ in (epochs := trange(EPOCHS, unit="epoch")):
     total = 0.0
     for first in range(0, len(order), BATCH):
         rows = order[first : first + BATCH]
-        loss, *_ = workspace.loss_and_gradients(
-            train_x[rows].T, weights, biases, train_y[rows], loss="softmax_cross_entropy", reduction="mean", out=derivatives
+        loss, gradient = workspace.loss_and_gradients(
+            train_x[rows].T, parameters, None, train_y[rows], loss="softmax_cross_entropy", reduction="mean"
         )
         total += loss * len(rows)
         step += 1
@@ -42,7 +41,7 @@ for _ in (epochs := trange(EPOCHS, unit="epoch")):
         square += 0.001 * (gradient**2 - square)
         parameters -= LEARNING_RATE * mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
     losses.append(total / len(order))
-    accuracies.append(np.mean(np.argmax(workspace.predict(test_x.T, weights, biases), axis=0) == test_y))
+    accuracies.append(np.mean(np.argmax(workspace.predict(test_x.T, parameters, None), axis=0) == test_y))
     epochs.set_postfix(loss=f"{losses[-1]:.4f}", accuracy=f"{accuracies[-1]:.1%}")
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")

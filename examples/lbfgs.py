@@ -1,4 +1,4 @@
-"""A regression fitted with SciPy's L-BFGS: the optimiser sees one vector, `unpack` gives the lists in it.
+"""A regression fitted with SciPy's L-BFGS: the optimiser sees one vector, made by `pack` and read by `unpack`.
 
 The picture, lbfgs.png, shows the noisy samples, the function they were drawn from, and the network's.
 """
@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from scipy.optimize import minimize
 
-from fastbackprop import loss_and_gradients, pack, predict, unpack
+from fastbackprop import Workspace, pack, predict, unpack
 
 LAYER_SIZES = [1, 20, 20, 1]
 SAMPLES, NOISE = 2000, 0.3
@@ -19,24 +19,18 @@ def truth(x):
     return np.sin(6 * x) + x
 
 
-def objective(vector, x, y):
-    loss, all_dl_dweights, all_dl_dbiases = loss_and_gradients(x, *unpack(vector, LAYER_SIZES), y, reduction="mean")
-    return loss, pack(all_dl_dweights, all_dl_dbiases)
-
-
 rng = np.random.default_rng(0)
 x = rng.uniform(-1, 1, (1, SAMPLES))
 y = truth(x) + rng.normal(0, NOISE, x.shape)
 weights = [rng.normal(0, np.sqrt(2 / n), (m, n)) for n, m in pairwise(LAYER_SIZES)]
 biases = [rng.uniform(-0.5, 0.5, (m, 1)) for m in LAYER_SIZES[1:]]
 
-history = []
+workspace, history = Workspace(LAYER_SIZES), []
 result = minimize(
-    objective,
+    lambda vector: workspace.loss_and_gradients(x, vector, None, y, reduction="mean"),
     pack(weights, biases),
-    (x, y),
     method="L-BFGS-B",
-    jac=True,  # objective returns the gradient as well
+    jac=True,  # the gradient is returned too, as a vector like the parameters
     options={"maxiter": 300},
     callback=lambda intermediate_result: history.append(intermediate_result.fun),
 )
@@ -44,7 +38,8 @@ for iteration in 1, 10, 100, len(history):
     print(f"after {iteration:3d} iterations: mean squared error {history[iteration - 1]:.4f}")
 grid = np.linspace(-1, 1, 500)[np.newaxis]
 fitted = predict(grid, *unpack(result.x, LAYER_SIZES))
-print(f"variance of the noise: {NOISE**2:.4f}; distance to the truth: {np.sqrt(np.mean((fitted - truth(grid)) ** 2)):.4f}")
+distance = np.sqrt(np.mean((fitted - truth(grid)) ** 2))
+print(f"variance of the noise: {NOISE**2:.4f}; distance to the truth: {distance:.4f}")
 
 figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
 axes.plot(x[0], y[0], ".", color="0.8", markersize=3, label="samples")
