@@ -21,50 +21,51 @@ STEP = {
 """With these, each call of partial_fit subtracts the gradient of the whole batch from the parameters."""
 
 
-def labels(rng, classes):
-    y = rng.integers(classes, size=SAMPLES)
-    y[:classes] = range(classes)
-    return y
-
-
-CASES = {
-    "regression": (lambda rng: rng.normal(size=(SAMPLES, 2)), "least_squares", 1 / (2 * SAMPLES), 1 / 2),
-    "half": (lambda rng: rng.normal(size=SAMPLES), "half_least_squares", 1 / SAMPLES, 1),
-    "classes": (lambda rng: labels(rng, 5), "softmax_cross_entropy", 1 / SAMPLES, 1),
-    "two classes": (lambda rng: labels(rng, 2), "binary_cross_entropy", 1 / SAMPLES, 1),
-    "multilabel": (lambda rng: rng.integers(2, size=(SAMPLES, 3)), "binary_cross_entropy", 1 / SAMPLES, 1),
-}
-"""A target in rows, the loss, and scikit-learn's over ours: of the gradient, and then of the loss.
-
-Its loss of a regression is the mean over the outputs as well; its gradient is not that of a mean over the outputs.
-"""
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_gradients_of_scikit_learn(name):
-    draw, loss_name, factor, loss_factor = CASES[name]
-    rng = np.random.default_rng(0)
-    X, target = rng.normal(size=(SAMPLES, INPUTS)), draw(rng)
-    if "least_squares" in loss_name:
-        model = neural_network.MLPRegressor(**STEP).partial_fit(X, target)
+def scikit_learn_gradient(model, X, target):
+    """Its parameters, their gradient, and its loss there: from what a call of partial_fit changes."""
+    if isinstance(model, neural_network.MLPClassifier):
+        labels = target.shape[1] if target.ndim == 2 else np.max(target) + 1
+        model.partial_fit(X, target, classes=np.arange(labels))
     else:
-        classes = np.unique(target) if target.ndim == 1 else np.arange(target.shape[1])
-        model = neural_network.MLPClassifier(**STEP).partial_fit(X, target, classes=classes)
-    coefs, intercepts = [w.copy() for w in model.coefs_], [b.copy() for b in model.intercepts_]
+        model.partial_fit(X, target)
+    before = [array.copy() for array in model.coefs_], [array.copy() for array in model.intercepts_]
     model.partial_fit(X, target)
-    expected_weights = [before - after for before, after in zip(coefs, model.coefs_, strict=True)]
-    expected_biases = [before - after for before, after in zip(intercepts, model.intercepts_, strict=True)]
+    after = model.coefs_, model.intercepts_
+    gradient = [[b - a for b, a in zip(*pair, strict=True)] for pair in zip(before, after, strict=True)]
+    return before, gradient, model.loss_
 
-    all_weights, y = [w.T for w in coefs], target.T
-    assert all(np.shares_memory(w, c) for w, c in zip(all_weights, coefs, strict=True))
-    loss, all_dl_dweights, all_dl_dbiases = fb.loss_and_gradients(X.T, all_weights, intercepts, y, loss=loss_name)
-    assert_close([factor * g.T for g in all_dl_dweights], expected_weights, 1e-12)
-    assert_close([factor * g for g in all_dl_dbiases], expected_biases, 1e-12)
-    assert factor * loss_factor * loss == pytest.approx(model.loss_, rel=1e-12)
-    if factor == 1 / SAMPLES:
-        mean = fb.loss_and_gradients(X.T, all_weights, intercepts, y, loss=loss_name, reduction="mean")
-        assert mean[0] == pytest.approx(factor * loss, rel=1e-12)
-        assert_close([g.T for g in mean[1]], expected_weights, 1e-12)
+
+@pytest.mark.parametrize(("outputs", "loss", "factor"), [(2, "least_squares", 0.5), (1, "half_least_squares", 1.0)])
+def test_gradients_of_mlp_regressor(outputs, loss, factor):
+    rng = np.random.default_rng(0)
+    X, target = rng.normal(size=(SAMPLES, INPUTS)), rng.normal(size=(SAMPLES, outputs)).squeeze()
+    (coefs, intercepts), expected, expected_loss = scikit_learn_gradient(neural_network.MLPRegressor(**STEP), X, target)
+    value, *got = fb.loss_and_gradients(X.T, [w.T for w in coefs], intercepts, target.T, loss=loss)
+    assert_close([factor / SAMPLES * g.T for g in got[0]], expected[0], 1e-12)
+    assert_close([factor / SAMPLES * g for g in got[1]], expected[1], 1e-12)
+    # Its loss is the mean over the outputs too; its gradient is not that of a mean over the outputs.
+    assert factor / SAMPLES * value / outputs == pytest.approx(expected_loss, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loss", "shape", "classes"),
+    [
+        ("softmax_cross_entropy", SAMPLES, 5),
+        ("binary_cross_entropy", SAMPLES, 2),
+        ("binary_cross_entropy", (SAMPLES, 3), 2),
+    ],
+    ids=["classes", "two classes", "several labels"],
+)
+def test_gradients_of_mlp_classifier(loss, shape, classes):
+    rng = np.random.default_rng(0)
+    X, target = rng.normal(size=(SAMPLES, INPUTS)), rng.integers(classes, size=shape)
+    (coefs, intercepts), expected, expected_loss = scikit_learn_gradient(
+        neural_network.MLPClassifier(**STEP), X, target
+    )
+    value, *got = fb.loss_and_gradients(X.T, [w.T for w in coefs], intercepts, target.T, loss=loss, reduction="mean")
+    assert_close([g.T for g in got[0]], expected[0], 1e-12)
+    assert_close(got[1], expected[1], 1e-12)
+    assert value == pytest.approx(expected_loss, rel=1e-12)
 
 
 def test_predictions_of_scikit_learn():
