@@ -188,6 +188,23 @@ def test_nothing_of_the_size_of_the_batch_is_allocated(kind):
     assert peak < 8_000_000
 
 
+def test_rows_are_not_copied(dtype):
+    """Samples in rows, and weights (in, out), come as transposed views."""
+    layer_sizes = (8, 16, 4)
+    all_weights, all_biases = network(layer_sizes, dtype)
+    all_weights = [np.ascontiguousarray(weights.T).T for weights in all_weights]
+    rows, targets = np.ones((300_000, 8), dtype), np.ones((300_000, 4), dtype)
+    expected = fb.loss_and_gradients(rows[:1000].T, all_weights, all_biases, targets[:1000].T)[1]
+    tracemalloc.start()
+    try:
+        got = fb.loss_and_gradients(rows.T, all_weights, all_biases, targets.T)[1]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < targets.nbytes / 2
+    assert_close(got, [300 * gradient for gradient in expected])
+
+
 def test_nested_lists_are_arrays():
     loss, all_dl_dweights, _ = fb.loss_and_gradients(
         [[1.0, -3.0]], [[[2.0], [1.0]], [[1.0, -1.0]]], [[0, 0], [0]], [[3, 3]]

@@ -92,6 +92,31 @@ def test_huge_and_tiny_activations(dtype):
         assert_close(got, expected, 1e-4 if dtype == np.float32 else 1e-12)
 
 
+@pytest.mark.parametrize("last", [1.0, 1e65, 1e-65])
+@pytest.mark.parametrize(("hidden", "width"), [(50, 200), (900, 11), (1000, 20)])
+def test_deep_networks(hidden, width, last):
+    """Activations that keep their size, and that have grown or shrunk by 65 powers of ten in the last layer."""
+    layer_sizes = (10, *[width] * hidden, 3)
+    all_weights, all_biases = network(layer_sizes)
+    net_input, _ = batch(layer_sizes, 130)
+    h, size = net_input, 1.0
+    for weights, biases in zip(all_weights[:-1], all_biases[:-1], strict=True):
+        size *= last ** (1 / hidden)
+        f = weights @ h + biases * np.linalg.norm(h) / np.sqrt(h.size)
+        scale = size / np.sqrt(np.mean(reference.ReLU(f) ** 2))
+        biases *= scale * np.linalg.norm(h) / np.sqrt(h.size)
+        weights *= scale
+        h = reference.ReLU(weights @ h + biases)
+    assert np.sqrt(np.mean(h * h)) == pytest.approx(last)
+    dl_doutput = np.ones((3, 130))
+    got = fb.vjp(net_input, all_weights, all_biases, dl_doutput, input_gradient=True)
+    expected = reference.vjp(net_input, all_weights, all_biases, dl_doutput, input_gradient=True)
+    assert np.any(expected[2])
+    assert_close(got, expected, 1e-11)
+    expected_output = reference.predict(net_input, all_weights, all_biases)
+    assert_close(fb.predict(net_input, all_weights, all_biases), expected_output, 1e-11)
+
+
 @pytest.mark.parametrize("layer_sizes", [(1, 6, 6, 6, 6, 6, 1), (8, 32, 32, 32, 1), (4, *[12] * 8, 2)], ids=str)
 def test_float32_stays_close_to_float64(layer_sizes):
     """2e-6 in relative norm, however many samples are summed."""

@@ -1,0 +1,77 @@
+"""Every example, as people run it: in a process of its own, from a folder where it may leave a picture."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NEEDS = {
+    "swap_the_import.py": [],
+    "digits.py": ["matplotlib", "sklearn", "tqdm"],
+    "lbfgs.py": ["matplotlib", "scipy"],
+    "shattered_gradients.py": ["matplotlib"],
+}
+
+
+def run(name, folder):
+    """What an example prints; a picture of its name is left in the folder if it draws one."""
+    missing = [module for module in NEEDS[name] if importlib.util.find_spec(module) is None]
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} not installed, see the extra `examples`")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=folder,
+        env=os.environ | {"MPLBACKEND": "Agg"},
+    )
+    assert done.returncode == 0, done.stderr
+    picture = folder / name.replace(".py", ".png")
+    if "matplotlib" in NEEDS[name]:
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        assert picture.stat().st_size > 10_000
+    return done.stdout
+
+
+def test_no_example_is_left_out():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(NEEDS)
+    for path in EXAMPLES.glob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 60
+
+
+def test_swap_the_import(tmp_path):
+    printed = run("swap_the_import.py", tmp_path)
+    errors = re.findall(r"^(NumPy|import swapped|fused calls) +(0\.0\d+) .* s .*x$", printed, re.MULTILINE)
+    assert len(errors) == 3
+    assert len({error for _, error in errors}) == 1
+
+
+def test_digits(tmp_path):
+    printed = run("digits.py", tmp_path)
+    assert float(re.search(r"held-out digits: ([\d.]+)%", printed)[1]) >= 97
+
+
+def test_lbfgs(tmp_path):
+    printed = run("lbfgs.py", tmp_path)
+    errors = [float(text) for text in re.findall(r"mean squared error ([\d.]+)", printed)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 1.1 * 0.09 < errors[0]
+    assert float(re.search(r"distance to the truth: ([\d.]+)", printed)[1]) < 0.1
+
+
+def test_shattered_gradients(tmp_path):
+    """Autocorrelation falls with the distance, and with the depth at each distance."""
+    printed = run("shattered_gradients.py", tmp_path)
+    table = [list(map(float, row)) for row in re.findall(r"layers? +(\S+) +(\S+) +(\S+)$", printed, re.MULTILINE)]
+    assert len(table) == 3
+    for line in [*table, *zip(*table, strict=True)]:
+        assert list(line) == sorted(set(line), reverse=True)
+    assert table[0][1] > 0.6
+    assert table[-1][1] < 0.2
