@@ -77,7 +77,7 @@ def sum_rows(typing_context, c, c_stride, h, a, a_row, a_column, b, b_stride, ro
     def emit(simd, c, c_stride, h, a, a_row, a_column, b, b_stride, rows, columns, depth, with_mask):
         builder = simd.builder
         asked = builder.icmp_signed("!=", with_mask, simd.int(0))
-        for q, count in simd.range(depth, ROWS):
+        for q, count in simd.parts(depth, ROWS):
             fresh = builder.icmp_signed("==", q, simd.int(0))
             wanted = builder.and_(asked, builder.icmp_signed("==", simd.add(q, count), depth))
             right = simd.behind(b, simd.mul(q, b_stride))

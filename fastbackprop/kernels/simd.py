@@ -17,6 +17,8 @@ from numba.core import cgutils, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from fastbackprop.kernels import CACHE_LINE
+
 INT = ir.IntType(64)
 
 
@@ -112,6 +114,17 @@ class Simd:
     def store_scalar(self, value, pointer, offset):
         self.builder.store(value, self.at(pointer, offset, self.element), align=1)
 
+    def prefetch(self, pointer, stride, rows, samples):
+        """Have the cache lines of `rows` rows fetched. They may lie anywhere, and are not touched."""
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        read, keep, data = (ir.Constant(number, value) for value in (0, 3, 1))
+        with self.loop(self.blocks(self.mul(samples, self.itemsize), CACHE_LINE)) as line:
+            for row in range(rows):
+                place = self.add(self.mul(row, stride), self.mul(line.index, CACHE_LINE))
+                self.builder.call(function, [self.at(pointer, place, byte.pointee), read, keep, data])
+
     def splat(self, scalar):
         undefined = ir.Constant(self.vector, ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
@@ -192,6 +205,15 @@ class Simd:
             first = self.mul(block.index, step)
             yield first, self.least(self.builder.sub(total, first), step)
 
+    def parts(self, total, largest):
+        """The same for as few parts as possible, whose lengths differ by at most one."""
+        count = self.blocks(total, largest)
+        with self.loop(count) as part:
+            first, end = (
+                self.builder.sdiv(self.mul(number, total), count) for number in (part.index, self.add(part.index, 1))
+            )
+            yield first, self.builder.sub(end, first)
+
     def blocks(self, total, largest):
         """Into how many blocks of at most `largest` rows `total` rows are cut."""
         return self.builder.sdiv(self.add(total, self.int(largest), -1), self.int(largest))
@@ -208,12 +230,8 @@ class Simd:
 
         Heights differ by at most one: 8 rows are 4 + 4, not 6 + 2, as short tiles waste registers.
         """
-        count = self.blocks(total, largest)
-        with self.loop(count) as block:
-            first, end = (
-                self.builder.sdiv(self.mul(number, total), count) for number in (block.index, self.add(block.index, 1))
-            )
-            for height in self.cases(self.builder.sub(end, first), range(1, largest + 1)):
+        for first, rows in self.parts(total, largest):
+            for height in self.cases(rows, range(1, largest + 1)):
                 yield first, height
 
     def panels(self, count):
