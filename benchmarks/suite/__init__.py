@@ -1,0 +1,1 @@
+"""What asv tracks: every call beside the oracle's, as seconds and as ratios that hold across machines."""
