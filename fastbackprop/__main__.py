@@ -53,9 +53,15 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     except ValueError as error:
         parser.error(str(error))
     if options.command == "info":
+        try:
+            profile = options.layers and profiling.report(
+                options.layers, np.dtype(options.dtype), options.batch, num_threads
+            )
+        except (ValueError, MemoryError):
+            parser.error(f"{options.batch} samples of that network are more than fits into memory")
         info(num_threads)
-        if options.layers:
-            profiling.show(options.layers, np.dtype(options.dtype), options.batch, num_threads)
+        if profile:
+            print(f"\n{profile}")
         return 0
     if options.command is None:
         if not fits_into_memory(options.samples):

@@ -17,17 +17,16 @@ from fastbackprop.workspace import Workspace
 ROUNDS = 9
 
 
-def show(layer_sizes: tuple[int, ...], dtype: DType, samples: int, num_threads: int) -> None:
-    """Print what an engine does with a batch of that many samples, and the share of each of its products."""
+def report(layer_sizes: tuple[int, ...], dtype: DType, samples: int, num_threads: int) -> str:
+    """What an engine does with a batch of that many samples, and the share of each of its products."""
     engine = make_engine(layer_sizes, dtype)
-    print()
-    for name, value in describe(engine, samples, num_threads).items():
-        print(f"{name:15} {value}")
     times = measure(engine, samples, num_threads)
     whole = sum(times.values())
-    print(f"\nA gradient of the least-squares loss takes {1e3 * whole:.3f} ms; by differences of calls, of that")
-    for name, seconds in times.items():
-        print(f"{name:15} {1e3 * seconds:10.3f} ms  {seconds / whole:6.1%}  {PARTS[name]}")
+    lines = [f"{name:15} {value}" for name, value in describe(engine, samples, num_threads).items()]
+    lines += ["", f"A gradient of the least-squares loss takes {1e3 * whole:.3f} ms; by differences of calls, of that"]
+    for name, part in times.items():
+        lines.append(f"{name:15} {1e3 * part:10.3f} ms  {part / whole:6.1%}  {PARTS[name]}")
+    return "\n".join(lines)
 
 
 def describe(engine: Engine, samples: int, num_threads: int) -> dict[str, str]:
