@@ -23,7 +23,7 @@ from benchmarks.cases import DTYPES, GROUPS, Case, arguments
 from benchmarks.libraries import LIBRARIES, installed, numpy_gradient
 from fastbackprop.threads import available_threads
 
-ROUNDS = 5  # at least
+ROUNDS = 3  # at least
 TOLERANCE = {"float32": 2e-3, "float64": 1e-9}
 """Relative norm of a difference; a sample at a ReLU's kink may count for one library and not for the other."""
 
