@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastbackprop.engine import Engine
-from fastbackprop.kernels import PREDICT
+from fastbackprop.kernels import FEW, PREDICT
 from fastbackprop.parameters import unpack
 from fastbackprop.pool import make_engine
 from fastbackprop.validation import Array, Batch, DType
@@ -35,6 +35,13 @@ def describe(engine: Engine, samples: int, num_threads: int) -> dict[str, str]:
     rows = {
         "network": f"{'-'.join(map(str, engine.layer_sizes))}, {engine.size:,} parameters, {engine.dtype}",
         "samples": f"{samples:,}",
+    }
+    if 0 < samples <= FEW:
+        return rows | {
+            "regime": f"few samples (up to {FEW}): vector lanes along the units",
+            "threads": f"1 of {num_threads}",
+        }
+    rows |= {
         "register tile": register_tile(engine.dtype),
         "tile": f"{engine.tile_rows:,} rows of {engine.tile_samples} samples, {size:,.0f} KB",
     }
@@ -45,9 +52,9 @@ def describe(engine: Engine, samples: int, num_threads: int) -> dict[str, str]:
             "groups": f"{-(-tiles // group):,} of up to {group:,} tiles",
             "threads": f"{num_threads} share {min(group, tiles):,} tiles, then {len(engine._tasks):,} gradient blocks",
         }
-    if 0 < samples <= engine.direct_samples:
+    if samples <= engine.direct_samples:
         return rows | {
-            "regime": f"few samples (up to {engine.direct_samples:,}): one sweep, which stores the gradient itself",
+            "regime": f"narrow, up to {engine.direct_samples:,} samples: one sweep, which stores the gradient itself",
             "threads": f"1 of {num_threads}",
         }
     chunks = engine.chunks(samples)
@@ -76,6 +83,7 @@ PARTS = {
     "forward": "the output: copying the input, a product and a ReLU for each layer",
     "backward": "the loss, and the products that carry its derivative back to the first layer",
     "weight gradient": "the products for the weights, and adding up what was summed apart",
+    "way back": "the loss, and the products for the weights and back to the first layer",
     "rest": "checking the arguments",
 }
 """The parts of a gradient's time, each measured as the difference between two calls on the same buffers."""
@@ -104,14 +112,20 @@ def measure(engine: Engine, samples: int, num_threads: int) -> dict[str, float]:
 
     gradient, output = batch(), batch()
     output.mode, output.target = PREDICT, np.empty_like(y)
-    calls: list[Callable[[], Any]] = [
-        lambda: sweep_alone(engine, output, output.target),
-        lambda: sweep_alone(engine, gradient, np.empty((sizes[0], 0), dtype)),
-        lambda: engine.differentiate(gradient),
-        lambda: workspace.loss_and_gradients(net_input, weights, biases, y),
-    ]
-    shortest = np.min([[seconds(call) for call in calls] for _ in range(ROUNDS)], axis=0)
-    return dict(zip(PARTS, np.diff(np.maximum.accumulate(shortest), prepend=0.0).tolist(), strict=True))
+    calls: dict[str, Callable[[], Any]] = {
+        "forward": lambda: sweep_alone(engine, output, output.target),
+        "backward": lambda: sweep_alone(engine, gradient, np.empty((sizes[0], 0), dtype)),
+        "weight gradient": lambda: engine.differentiate(gradient),
+        "rest": lambda: workspace.loss_and_gradients(net_input, weights, biases, y),
+    }
+    if samples <= FEW:  # here, one kernel takes both products of the way back
+        calls = {
+            "forward": lambda: engine.predict(output),
+            "way back": calls["weight gradient"],
+            "rest": calls["rest"],
+        }
+    shortest = np.min([[seconds(call) for call in calls.values()] for _ in range(ROUNDS)], axis=0)
+    return dict(zip(calls, np.diff(np.maximum.accumulate(shortest), prepend=0.0).tolist(), strict=True))
 
 
 def seconds(call: Callable[[], Any]) -> float:
