@@ -75,6 +75,7 @@ def batches(measured):
     times.set(yscale="log", ylabel="seconds for a gradient")
     memory.set(ylabel="growth of peak memory, MB")
     memory.set_yscale("symlog", linthresh=1)
+    memory.set_ylim(bottom=0)
     memory.yaxis.set_major_formatter(ScalarFormatter())
     times.legend(frameon=False, fontsize=8)
     return figure
@@ -85,7 +86,7 @@ def roofline(measured):
     figure, panels = by_dtype(measured)
     for axes, dtype, results in panels:
         peak, itemsize = max(result["peak"] for result in results), np.dtype(dtype).itemsize
-        ends = np.array([0.5, peak / measured["bandwidth"], 1e4])
+        ends = np.array([0.1, peak / measured["bandwidth"], 1e4])
         axes.plot(ends, np.minimum(peak, ends * measured["bandwidth"]) / 1e9, color="black")
         for name, bytes_of in ("fastbackprop", Case.fused_bytes), ("NumPy", Case.layered_bytes):
             found = [(Case(*result["case"]), result["libraries"].get(name)) for result in results]
@@ -115,6 +116,8 @@ def growth(measured):
                 fitted = middle[0] * (np.array(sizes[start:]) / middle[1]) ** power
                 axes.plot(sizes[start:], fitted, color=colour, linewidth=1, label=f"power {power:.2f}")
         axes.set(xscale="log", yscale="log", xlabel=name)
+        if name == "threads":
+            axes.set(xscale="linear", yscale="linear", xticks=result["sizes"], ylim=(0, None))
         axes.legend(frameon=False, fontsize=8)
     panels[0].set_ylabel("seconds for a gradient")
     return figure

@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.cases import Case, arguments
 from benchmarks.libraries import LIBRARIES
 
-FEW = 8
+FEW = 64
 
 
 def growth(library, case, dtype, threads):
