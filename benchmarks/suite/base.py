@@ -63,8 +63,8 @@ class _Comparison(_Calls):
         self.arguments = [_widened(argument) for argument in self.arguments]
         return max(_relative_norm(*pair) for pair in zip(got, _flat(self.oracle()), strict=True))
 
-    track_time_over_peak_time.unit = "peak's time"
-    track_time_over_numpy.unit = "NumPy's time"
+    track_time_over_peak_time.unit = "of the peak's time"
+    track_time_over_numpy.unit = "of NumPy's time"
     track_max_relative_error.unit = "relative norm"
 
 
