@@ -1,9 +1,11 @@
-"""The networks that tests and benchmarks share, and data for them."""
+"""The networks and batches that tests and benchmarks share, and data for them."""
 
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+
+DTYPES = ["float32", "float64"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -21,19 +23,43 @@ class Case:
         return (self.inputs, *[self.width] * self.hidden, self.outputs)
 
     @property
+    def forward_flops(self):
+        """Of the output: one product in every layer."""
+        return 2 * self.samples * sum(a * b for a, b in pairwise(self.layer_sizes))
+
+    @property
     def flops(self):
         """Of the gradient: a product forward and one for the weights in every layer, one for the input in all but
         the first."""
-        sizes = list(pairwise(self.layer_sizes))
-        return 2 * self.samples * (3 * sum(a * b for a, b in sizes) - sizes[0][0] * sizes[0][1])
+        return 3 * self.forward_flops - 2 * self.samples * self.layer_sizes[0] * self.layer_sizes[1]
+
+    def fused_bytes(self, itemsize):
+        """What a gradient must read and write at least: the batch once, parameters and gradient once."""
+        parameters = sum((a + 1) * b for a, b in pairwise(self.layer_sizes))
+        return itemsize * (self.samples * (self.inputs + self.outputs) + 2 * parameters)
+
+    def layered_bytes(self, itemsize):
+        """The same where layers follow each other over the whole batch: every product, ReLU and mask reads its
+        operands from memory and writes its result there."""
+        each_way = 0
+        for k, (units_in, units_out) in enumerate(pairwise(self.layer_sizes)):
+            each_way += units_in + units_out  # forward product
+            each_way += units_in + units_out  # weight gradient
+            if k > 0:
+                each_way += 2 * units_in  # ReLU of the layer before
+                each_way += units_in + units_out  # backward product
+                each_way += 3 * units_in  # mask
+        return self.fused_bytes(itemsize) + itemsize * self.samples * each_way
 
     def __repr__(self):
         return f"{self.inputs}-{self.width}x{self.hidden}-{self.outputs} N={self.samples}"
 
 
 NOTEBOOK = Case(1, 6, 1, 5, 1_000_000)
+MINIBATCH = Case(784, 100, 10, 3, 64)
 
-CASES = [
+# Side by side with other libraries: the table, the charts against width, batch size and memory.
+TABLE = [
     NOTEBOOK,
     Case(8, 16, 1, 3, 100_000),
     Case(8, 32, 1, 3, 100_000),
@@ -42,6 +68,41 @@ CASES = [
     Case(784, 256, 10, 3, 4096),
     Case(784, 1024, 10, 3, 2048),
     Case(16, 64, 4, 4, 256),
+    *[Case(784, 100, 10, 1, samples) for samples in (1, 8, 64)],
+    MINIBATCH,
+]
+WIDTHS = [5, 6, 10, 16, 24, 32, 48, 64, 100, 128, 200, 256, 333, 512, 700, 1024]
+CURVE = [Case(w, w, w, 3, min(max(10**8 // w**2, 512), 400_000)) for w in WIDTHS]
+"""Three hidden layers, as wide as inputs and outputs: about 2.2 GFLOP each, where the number of samples allows it."""
+BATCHES = [Case(16, 64, 4, 4, 8**k) for k in range(7)]
+GROUPS = {"table": TABLE, "curve": CURVE, "batches": BATCHES}
+
+# How cost grows: the sizes of what grows, and the case of one size.
+GROWTH = {
+    "samples": ([4**k for k in range(10)], lambda samples: Case(16, 64, 4, 4, samples)),
+    "width": ([8, 16, 32, 64, 128, 256, 512, 1024], lambda width: Case(width, width, width, 3, 4096)),
+    "depth": ([1, 2, 4, 8, 16, 32, 64, 128], lambda hidden: Case(32, 32, 32, hidden, 4096)),
+}
+GROWTH_OF_THREADS = Case(16, 64, 4, 4, 100_000)
+
+# What asv tracks.
+PASSES = [Case(1, 6, 1, 5, 10_000), Case(16, 64, 4, 4, 4096), Case(784, 256, 10, 3, 512)]
+FUSED = [Case(8, 16, 1, 3, 100_000), Case(16, 64, 4, 4, 100_000), Case(784, 256, 10, 3, 4096)]
+LOSSES = [Case(16, 32, 10, 2, 10_000)]
+SINGLE = [Case(1, 6, 1, 5, 1), Case(784, 100, 10, 1, 1)]
+MINIBATCHES = [Case(16, 64, 4, 4, 256), Case(784, 100, 10, 1, 8), MINIBATCH]
+LARGE = [NOTEBOOK, Case(8, 32, 1, 3, 1_000_000)]
+WIDE = [Case(784, 1024, 10, 3, 2048), Case(1024, 4096, 1024, 1, 256)]
+DEEP = [Case(32, 32, 32, 50, 10_000), Case(200, 200, 200, 100, 512)]
+
+# What two commits are compared on: each takes some milliseconds at most.
+REGRESSION_PASSES = [Case(1, 6, 1, 5, 1), Case(16, 64, 4, 4, 2048)]
+REGRESSION_FUSED = [
+    *REGRESSION_PASSES,
+    Case(1, 6, 1, 5, 50_000),
+    Case(16, 64, 4, 4, 2048),
+    MINIBATCH,
+    Case(784, 512, 10, 2, 128),
 ]
 
 
@@ -61,3 +122,9 @@ def batch(layer_sizes, samples, dtype=np.float64, seed=1):
     rng = np.random.default_rng(seed)
     net_input = rng.standard_normal((layer_sizes[0], samples)).astype(dtype)
     return net_input, rng.standard_normal((layer_sizes[-1], samples)).astype(dtype)
+
+
+def arguments(case, dtype):
+    """net_input, all_weights, all_biases, y: what a gradient is taken of."""
+    net_input, y = batch(case.layer_sizes, case.samples, dtype)
+    return net_input, *network(case.layer_sizes, dtype), y

@@ -1,4 +1,7 @@
-"""The floating-point peak of this machine: fused multiply-adds that never leave the registers."""
+"""What this machine can do at best: fused multiply-adds that never leave the registers, and copies of large arrays.
+
+Nothing of the package is used, so that these remain the same measures for every commit.
+"""
 
 import functools
 import threading
@@ -6,67 +9,98 @@ import time
 
 import numba
 import numpy as np
-from numba.core import types
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
-
-from fastbackprop.kernels.simd import Simd
 
 CHAINS = 12
 """Independent sums: enough to cover the latency of an FMA (4 cycles, 2 in each), few enough for 16 registers."""
 
+BURST = 0.001  # seconds
+
+
+def vector_bytes():
+    """The widest vectors that the host's instruction set has."""
+    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+    return 64 if "+avx512f" in features else 32 if "+avx" in features else 16
+
 
 @intrinsic
 def _multiply_add(_typing_context, factor, iterations):
-    """Sum of CHAINS vectors after `iterations` steps of x = factor x + factor."""
+    """Sum of all lanes of CHAINS vectors after `iterations` steps of x = factor x + factor."""
 
-    def generate(context, builder, signature, arguments):
-        factor, iterations = arguments
-        simd = Simd(context, builder, signature.args[0])
-        factors = simd.splat(factor)
-        chains = simd.variables(CHAINS, factors)
-        with simd.loop(iterations):
+    def generate(context, builder, _signature, arguments):
+        lanes = 8 * vector_bytes() // factor.bitwidth
+        element = context.get_value_type(factor)
+        vector, index = ir.VectorType(element, lanes), ir.IntType(32)
+
+        def function(name, *kinds):
+            kind = ir.FunctionType(*kinds)
+            return cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{lanes}f{factor.bitwidth}")
+
+        # Fused where the target has it, a multiplication and an addition elsewhere.
+        multiply_add = function("fmuladd", vector, [vector] * 3)
+        total = function("vector.reduce.fadd", element, [element, vector])
+        undefined = ir.Constant(vector, ir.Undefined)
+        first = builder.insert_element(undefined, arguments[0], ir.Constant(index, 0))
+        factors = builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(index, lanes), [0] * lanes))
+        chains = [cgutils.alloca_once_value(builder, factors) for _ in range(CHAINS)]
+        with cgutils.for_range(builder, arguments[1]):
             for chain in chains:
-                builder.store(simd.fma(factors, builder.load(chain), factors), chain)
-        total = builder.load(chains[0])
-        for chain in chains[1:]:
-            total = builder.fadd(total, builder.load(chain))
-        return simd.sum(total)
+                builder.store(builder.call(multiply_add, [factors, builder.load(chain), factors]), chain)
+        result = ir.Constant(element, 0.0)
+        for chain in chains:
+            result = builder.call(total, [result, builder.load(chain)])
+        return result
 
     return factor(factor, types.intp), generate
 
 
-@numba.njit(nogil=True)
-def _loop(factor, iterations):
-    return _multiply_add(factor, iterations)
-
-
 @functools.cache
-def flops_of_a_step(dtype):
-    """The floating-point operations of one iteration."""
-    from fastbackprop.kernels.simd import host_target
+def _loop(dtype):
+    @numba.njit([numba.from_dtype(np.dtype(dtype))(numba.from_dtype(np.dtype(dtype)), types.intp)], nogil=True)
+    def loop(factor, iterations):
+        return _multiply_add(factor, iterations)
 
-    return 2 * CHAINS * host_target()[0].vector_bytes // np.dtype(dtype).itemsize
+    return loop
 
 
-def measure(dtype, num_threads, seconds=0.005):
-    """Floating-point operations per second of that many threads, over about that many seconds."""
-    half = np.dtype(dtype).type(0.5)
-    _loop(half, 1)
-    iterations = int(seconds * 4e9 / CHAINS * 2)
-    start = threading.Barrier(num_threads)
-    times = []
+def flops(dtype, num_threads, seconds=0.02):
+    """Floating-point operations per second of that many threads: the best of short bursts over about that many seconds.
 
-    def run():
-        start.wait()
-        begin = time.perf_counter()
-        _loop(half, iterations)
-        times.append((begin, time.perf_counter()))
+    Bursts are short because what else runs on the machine leaves short times alone, rarely long ones.
+    """
+    loop, half = _loop(dtype), np.dtype(dtype).type(0.5)
+    iterations = int(BURST * 4e9 / CHAINS * 2)
+    operations = 2 * CHAINS * vector_bytes() // half.itemsize * iterations
+    bursts = max(1, round(seconds / BURST))
+    return num_threads * operations / _at_once([lambda: loop(half, iterations)] * num_threads, bursts)
 
-    workers = [threading.Thread(target=run) for _ in range(num_threads - 1)]
+
+def bandwidth(num_threads, megabytes=256):
+    """Bytes per second that as many threads read and write, copying arrays larger than any cache."""
+    pairs = [(np.ones(megabytes * 2**17), np.ones(megabytes * 2**17)) for _ in range(num_threads)]
+    seconds = _at_once([functools.partial(np.copyto, *pair) for pair in pairs], 5)
+    return 2 * sum(target.nbytes for target, _ in pairs) / seconds
+
+
+def _at_once(calls, times):
+    """The least seconds, of so many times, from the first start to the last end of calls that start together."""
+    start = threading.Barrier(len(calls))
+    spans = [[] for _ in calls]
+
+    def run(call, found):
+        for _ in range(times):
+            start.wait()
+            begin = time.perf_counter()
+            call()
+            found.append((begin, time.perf_counter()))
+
+    workers = [threading.Thread(target=run, args=pair) for pair in list(zip(calls, spans, strict=True))[1:]]
     for worker in workers:
         worker.start()
-    run()
+    run(calls[0], spans[0])
     for worker in workers:
         worker.join()
-    elapsed = max(end for _, end in times) - min(begin for begin, _ in times)
-    return num_threads * iterations * flops_of_a_step(dtype) / elapsed
+    return min(max(end for _, end in burst) - min(begin for begin, _ in burst) for burst in zip(*spans, strict=True))

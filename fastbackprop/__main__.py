@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 import fastbackprop
-from fastbackprop import files, losses, threads
+from fastbackprop import files, losses, profiling, threads
 from fastbackprop.demonstration import demonstrate, fits_into_memory
 
 NETWORK_AND_BATCH = """\
@@ -53,7 +53,16 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     except ValueError as error:
         parser.error(str(error))
     if options.command == "info":
-        return info(num_threads)
+        try:
+            profile = options.layers and profiling.report(
+                options.layers, np.dtype(options.dtype), options.batch, num_threads
+            )
+        except (ValueError, MemoryError):
+            parser.error(f"{options.batch} samples of that network are more than fits into memory")
+        info(num_threads)
+        if profile:
+            print(f"\n{profile}")
+        return 0
     if options.command is None:
         if not fits_into_memory(options.samples):
             parser.error(f"--samples {options.samples} is more than fits into memory")
@@ -103,7 +112,16 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
         epilog=NETWORK_AND_BATCH,
         **shared,
     )
-    commands.add_parser("info", help="show versions, processor, threads and cache folder")
+    command = commands.add_parser(
+        "info",
+        help="show versions, processor, threads and cache folder, or where a network's time goes",
+        description="Show versions, processor, threads and cache folder; with --layers, how the gradient of a network "
+        "is computed and where its time goes, too.",
+    )
+    command.add_argument("--layers", type=_layer_sizes, metavar="D_I,...,D_O", help="sizes, as in 784,256,10")
+    command.add_argument("--samples", dest="batch", type=_whole, default=4096, help="of the batch (%(default)s)")
+    command.add_argument("--dtype", choices=["float32", "float64"], default="float64", help="(%(default)s)")
+    command.add_argument("--threads", type=_whole, default=argparse.SUPPRESS, help="threads to use (all processors)")
     return parser, parser.parse_args(arguments)
 
 
@@ -179,7 +197,14 @@ def check(options: argparse.Namespace) -> int:
     return 0 if report.passed else 1
 
 
-def info(num_threads: int) -> int:
+def _layer_sizes(text: str) -> tuple[int, ...]:
+    sizes = tuple(_whole(part) for part in text.split(","))
+    if len(sizes) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not two or more whole numbers, as in 784,256,10")
+    return sizes
+
+
+def info(num_threads: int) -> None:
     """Print what the package runs on."""
     import llvmlite
     import numba
@@ -200,7 +225,6 @@ def info(num_threads: int) -> int:
     }
     for name, value in rows.items():
         print(f"{name:13} {value}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,70 +3,239 @@
 import importlib
 import inspect
 import itertools
+import json
 import pkgutil
+import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
-import benchmarks
-from benchmarks import compare
+from benchmarks import __main__ as main
+from benchmarks import cases, check_regression, compare, document, growth, libraries, memory, products, suite, timing
 from benchmarks.cases import Case
 
-TINY = 300
+ROOT = Path(__file__).parents[1]
+MOST = Case(64, 40, 10, 6, 300)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Times that mean nothing, but are soon taken."""
+    monkeypatch.setattr(timing, "PAUSE", 0.0)
+    monkeypatch.setattr(timing, "TURN", 0.0)
+    monkeypatch.setattr(timing, "ROUNDS", 1)
 
 
 def discovered():
-    for module in pkgutil.iter_modules(benchmarks.__path__, "benchmarks."):
-        for name, suite in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
-            if suite.__module__ == module.name:
-                for method in dir(suite):
-                    if method.startswith(("time_", "track_", "peakmem_")):
-                        yield pytest.param(suite, method, id=f"{name}.{method}")
+    """The classes that asv would find, with the names of their benchmarks."""
+    for module in pkgutil.iter_modules(suite.__path__, f"{suite.__name__}."):
+        for name, found in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
+            if found.__module__ == module.name and not name.startswith("_"):
+                methods = [name for name in dir(found) if name.startswith(("time_", "track_", "peakmem_"))]
+                yield pytest.param(found, methods, id=name)
 
 
 def tiny(parameter):
-    return (
-        parameter
-        if not isinstance(parameter, Case)
-        else Case(parameter.inputs, parameter.width, parameter.outputs, parameter.hidden, min(parameter.samples, TINY))
-    )
+    if not isinstance(parameter, Case):
+        return parameter
+    return Case(*(min(getattr(parameter, name), getattr(MOST, name)) for name in Case.__annotations__))
 
 
-@pytest.mark.parametrize(("suite", "method"), list(discovered()))
-def test_every_benchmark_runs(suite, method):
-    params = getattr(suite, "params", [])
-    assert len(params) == len(getattr(suite, "param_names", []))
+@pytest.mark.parametrize(("found", "methods"), list(discovered()))
+def test_every_benchmark_runs(found, methods, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # as asv does
+    assert methods
+    params = getattr(found, "params", ())
+    assert len(params) == len(getattr(found, "param_names", ()))
+    prepared = found().setup_cache() if hasattr(found, "setup_cache") else None
     for combination in itertools.product(*params):
-        instance = suite()
+        benchmark = found()
         arguments = [tiny(parameter) for parameter in combination]
-        if hasattr(instance, "setup"):
-            instance.setup(*arguments)
-        result = getattr(instance, method)(*arguments)
-        if method.startswith("track_"):
-            assert result >= 0
+        if prepared is not None:
+            arguments.insert(0, prepared)
+        for method in methods:
+            if hasattr(benchmark, "setup"):
+                benchmark.setup(*arguments)
+            result = getattr(benchmark, method)(*arguments)
+            if method == "track_max_relative_error":
+                assert result <= (1e-4 if "float32" in arguments else 1e-12)
+            elif method.startswith("track_"):
+                assert result > 0
+                assert isinstance(getattr(getattr(found, method), "unit", "unit"), str)
 
 
-@pytest.mark.parametrize("threads", ["1", "2"])
-def test_the_comparison_runs(threads, capsys):
-    compare.main(["--cases", "3,8,2,2,100", "--libraries", "NumPy", "--threads", threads, "--seconds", "0"])
+def test_the_comparison_runs_and_writes_its_results(tmp_path, capsys):
+    file = tmp_path / "results.json"
+    compare.main(
+        ["--case", "3,8,2,2,100", "--libraries", "NumPy", "--threads", "1", "--seconds", "0", "--json", str(file)]
+    )
     printed = capsys.readouterr().out
-    for dtype in "float32", "float64":
-        assert f"3-8x2-2 N=100, {dtype}, {threads} threads" in printed
+    for dtype in cases.DTYPES:
+        assert f"3-8x2-2 N=100, {dtype}, 1 threads" in printed
     assert printed.count("of the peak") == 4
     assert printed.count("best peer / fastbackprop") == 2
+    measured = json.loads(file.read_text())
+    assert measured["threads"] == 1
+    assert measured["vector_bits"] in (128, 256, 512)
+    assert measured["command"].startswith("python -m benchmarks.compare --case 3,8,2,2,100 ")
+    for found in measured["results"]:
+        assert found["case"] == [3, 8, 2, 2, 100]
+        assert found["best_peer"] == "NumPy"
+        assert found["ratio_quartiles"][0] <= found["ratio"] <= found["ratio_quartiles"][1]
+        for library in found["libraries"].values():
+            assert library["quartiles"][0] <= library["median"] <= library["quartiles"][1]
+            assert library["share"] > 0
 
 
 def test_the_comparison_notices_another_gradient(monkeypatch):
     def wrong(case, dtype, data, threads):
-        gradient = compare.fastbackprop_gradient(case, dtype, data, threads)
+        gradient = libraries.fastbackprop_gradient(case, dtype, data, threads)
         return lambda: ([1.01 * array for array in gradient()[0]], gradient()[1])
 
-    monkeypatch.setitem(compare.LIBRARIES, "NumPy", ("numpy", wrong))
+    monkeypatch.setitem(libraries.LIBRARIES, "NumPy", libraries.Library("numpy", wrong))
     with pytest.raises(SystemExit, match="NumPy gives another gradient than NumPy for 3-8x2-2 N=100 in float64"):
-        compare.main(["--cases", "3,8,2,2,100", "--libraries", "NumPy", "--dtypes", "float64", "--seconds", "0"])
+        compare.main(["--case", "3,8,2,2,100", "--libraries", "NumPy", "--dtype", "float64", "--seconds", "0"])
 
 
 @pytest.mark.parametrize("text", ["1,2", "a,b,c,d,e"])
 def test_a_wrong_case_is_refused(text, capsys):
     with pytest.raises(SystemExit):
-        compare.main(["--cases", text])
+        compare.main(["--case", text])
     assert "is not five whole numbers" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell")
+def test_growth_of_memory():
+    case = Case(4, 64, 1, 4, 100_000)
+    kept = memory.growth("NumPy", case, "float64", 1)
+    assert kept > 8 * 64 * 4 * case.samples / 2**20  # the activations
+    assert memory.growth("fastbackprop", case, "float64", 1) < 0.2 * kept
+
+
+def test_flops_and_bytes():
+    case = Case(2, 3, 1, 2, 10)  # 2 -> 3 -> 3 -> 1
+    assert case.forward_flops == 2 * 10 * (6 + 9 + 3)
+    assert case.flops == 3 * case.forward_flops - 2 * 10 * 6
+    assert case.fused_bytes(4) == 4 * (10 * 3 + 2 * (9 + 12 + 4))
+    assert case.layered_bytes(4) > case.fused_bytes(4)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_powers_are_fitted_to_the_larger_half(power):
+    sizes = [1, 2, 4, 8, 16, 32]
+    seconds = [7.0, 7.0, 7.0, *(3.0 * size**power for size in sizes[3:])]
+    assert growth.power(sizes, seconds) == pytest.approx(power)
+    assert growth.power([1, 2], [1.0, 0.5]) == pytest.approx(-1.0)
+    assert growth.power([1], [1.0]) is None
+
+
+def test_what_the_documents_show_is_measured(tmp_path, monkeypatch, capsys):
+    """At tiny sizes, from the measurements to the documents."""
+    tiny_cases = [Case(3, 8, 2, 2, 100), Case(3, 5, 2, 4, 1)]
+    monkeypatch.setattr(compare, "GROUPS", dict.fromkeys(cases.GROUPS, tiny_cases))
+    monkeypatch.setattr(growth, "GROWTH", {"samples": ([1, 2, 4, 8], lambda n: Case(3, 8, 2, 2, n))})
+    monkeypatch.setattr(growth, "GROWTH_OF_THREADS", tiny_cases[0])
+    monkeypatch.setattr(products, "WIDTHS", [24, 40])
+    monkeypatch.setattr(compare, "installed", lambda: ["fastbackprop", "NumPy"])
+    monkeypatch.setattr(document, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    for name in document.SECTIONS:
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    main.main(["--quick"])
+    capsys.readouterr()
+    for name in document.CHARTS:
+        for kind in ".svg", ".png":
+            assert (tmp_path / document.FOLDER / name).with_suffix(kind).stat().st_size > 1000
+    assert "| 3-8-8-2 | 100 |" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_documents_say_what_their_results_say():
+    """Nothing between the markers was typed by hand."""
+    results = document.read_results()
+    for name in document.SECTIONS:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert document.written(name, text, results) == text
+
+
+def result(ratio, peer="JAX"):
+    times = {"median": 0.001, "share": 0.5}
+    libraries = {"fastbackprop": times, "JAX": times}
+    return {"case": [784, 100, 10, 1, 8], "dtype": "float32", "libraries": libraries, "ratio": ratio, "best_peer": peer}
+
+
+def test_cases_that_are_not_won_are_told():
+    told = document.not_won([result(1.3), result(0.8), result(0.5)])
+    assert told == (
+        "Not won: 784-100-10 with 8 samples in float32 (JAX, 1.25 times as fast); "
+        "784-100-10 with 8 samples in float32 (JAX, 2.00 times as fast)."
+    )
+    assert document.not_won([result(1.3)]) == "Of these, none is lost to another library."
+
+
+def test_markers_must_be_there_once():
+    assert document.insert("a <!-- begin x --> old <!-- end x --> b", "x", "new\\1") == (
+        "a <!-- begin x -->\nnew\\1\n<!-- end x --> b"
+    )
+    with pytest.raises(ValueError, match="<!-- begin y --> and <!-- end y --> were found 0 times; expected once"):
+        document.insert("a <!-- begin x --> old <!-- end x --> b", "y", "new")
+
+
+@pytest.mark.parametrize(
+    ("head", "noise", "slower"),
+    [
+        (1.0, [1.0], False),
+        (1.1, [1.0], False),  # under the limit
+        (1.3, [1.0], True),
+        (0.5, [1.0], False),  # faster
+        (1.0, [1.0, 1.2, 0.9, 1.1, 0.8], False),
+        (1.4, [1.0, 1.2, 0.9, 1.1, 0.8], True),
+        (1.0, [1.0, 1.0, 9.0, 1.0, 1.0], False),  # a neighbour, now and then
+        (1.3, [1.0, 1.0, 9.0, 1.0, 1.0], True),
+        (1.0, [1.0] * 20 + [2.0] * 1000, False),  # and one that stays
+        (1.3, [1.0] * 20 + [2.0] * 1000, True),
+    ],
+)
+def test_a_slowdown_is_told_from_noise(head, noise, slower):
+    factors = itertools.cycle(noise)
+
+    def measure(names, rounds):
+        turns = (lambda: 2.0 * next(factors)), (lambda: 2.0 * head * next(factors))
+        return [{name: check_regression.paired(*turns) for name in names} for _ in range(rounds)]
+
+    found = check_regression.slowdowns(measure, ["call"], 3, 1.15)
+    assert found == ({"call": pytest.approx(head, rel=0.1)} if slower else {})
+
+
+def test_what_was_slow_once_is_measured_again():
+    asked = []
+
+    def measure(names, rounds):
+        asked.append((names, rounds))
+        slow = len(asked) == 1
+        return [{"one": 1.5 if slow else 1.0, "other": 1.0}] * rounds
+
+    assert not check_regression.slowdowns(measure, ["one", "other"], 3, 1.15)
+    assert asked == [(["one", "other"], 3), (["one"], 6)]
+
+
+def test_a_process_that_measures_a_folder(tmp_path):
+    shutil.copytree(ROOT / "fastbackprop", tmp_path / "fastbackprop", ignore=shutil.ignore_patterns("__pycache__"))
+    folder = tmp_path.resolve()
+    package = folder / "fastbackprop" / "gradients.py"
+    package.write_text(
+        package.read_text().replace("    batch = Batch(", "    import time; time.sleep(0.05)\n    batch = Batch(")
+    )
+    name = "fused 1-6x5-1 N=1 float64"
+    with check_regression.server(folder, 1) as turn:
+        assert turn(name) > 0.05
+    shutil.rmtree(folder / "fastbackprop")
+    with pytest.raises(RuntimeError, match="was measured; expected"), check_regression.server(folder, 1):
+        pass
+
+
+def test_two_commits_without_a_common_measurement(capsys):
+    with pytest.raises(SystemExit):
+        check_regression.main(["--only", "nothing"])
+    assert "no measurement has 'nothing' in its name" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastbackprop as fb
-from benchmarks.cases import CASES, batch, network
+from benchmarks.cases import TABLE, batch, network
 from fastbackprop import reference
 from fastbackprop.kernels import FEW
 from fastbackprop.parameters import split
@@ -53,7 +53,7 @@ def test_widths_in_float32(width):
     compare((3, width, width + 1, 2), 70, np.dtype(np.float32), input_gradient=True)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", TABLE, ids=str)
 def test_the_cases_of_the_benchmarks(case, dtype):
     compare(case.layer_sizes, min(case.samples, 3000), dtype)
 

@@ -1,0 +1,36 @@
+"""Measure everything that the documents show, then write it into them.
+
+    python -m benchmarks [--quick]
+
+Needs the extras `bench` and `peers`, and a quiet machine for some time; --quick is for seeing that it works.
+"""
+
+import argparse
+import sys
+
+from benchmarks import compare, document, growth, products
+
+RUNS = {
+    "table": (compare, ["--case", "table"]),
+    "curve": (compare, ["--case", "curve"]),
+    "batches": (compare, ["--case", "batches", "--dtype", "float32", "--memory"]),
+    "growth": (growth, []),
+    "products": (products, []),
+}
+QUICK = {compare: ["--seconds", "0"], growth: ["--rounds", "2"], products: ["--rounds", "2"]}
+
+
+def main(arguments):
+    """Run all of it."""
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few rounds, whose figures say little")
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), help="measure only these again")
+    options = parser.parse_args(arguments)
+    for name in options.only:
+        script, chosen = RUNS[name]
+        script.main([*chosen, *QUICK[script] * options.quick, "--json", str(document.FOLDER / f"{name}.json")])
+    document.main()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,159 @@
+"""Charts, and the tables in README.md and docs/performance.md, from the results in docs/performance.
+
+    python -m benchmarks.document
+
+A document has two comments, `<!-- begin NAME -->` and `<!-- end NAME -->`, around what is written here.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from benchmarks import charts, machine
+from benchmarks.cases import Case
+from benchmarks.libraries import LIBRARIES
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = Path("docs/performance")
+CHARTS = {
+    "share": (charts.share, "curve"),
+    "batches": (charts.batches, "batches"),
+    "roofline": (charts.roofline, "table"),
+    "growth": (charts.growth, "growth"),
+}
+"""Each chart, and the results that it shows."""
+
+
+def seconds(value):
+    """A time with three digits."""
+    for unit, size in ("s", 1.0), ("ms", 1e-3):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value / 1e-6:.3g} µs"
+
+
+def table(header, rows):
+    """Markdown; the first column is left, the others right."""
+    lines = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def network(case):
+    """Its layer sizes, as a table shows them."""
+    few = case.hidden < 4
+    return "-".join(map(str, case.layer_sizes)) if few else f"{case.inputs}-{case.width}x{case.hidden}-{case.outputs}"
+
+
+def measured_on(measured):
+    """The machine and the command."""
+    return f"{machine.sentence(measured)} Command: `{measured['command']}`."
+
+
+def not_won(results):
+    """The cases in which another library is faster, in a sentence."""
+    lost = [result for result in results if result.get("ratio", 2.0) < 1.0]
+    told = [
+        f"{network(case)} with {case.samples:,} samples in {result['dtype']} ({result['best_peer']}, "
+        f"{1 / result['ratio']:.2f} times as fast)"
+        for result, case in ((result, Case(*result["case"])) for result in lost)
+    ]
+    return "Not won: " + "; ".join(told) + "." if told else "Of these, none is lost to another library."
+
+
+def side_by_side(measured, dtypes):
+    """The table of times, the cases that are not won, and the machine."""
+    results = [result for result in measured["results"] if result["dtype"] in dtypes]
+    names = [name for name in LIBRARIES if any(name in result["libraries"] for result in results)]
+    several = len(dtypes) > 1
+    rows = []
+    for result in results:
+        case, libraries = Case(*result["case"]), result["libraries"]
+        times = [seconds(libraries[name]["median"]) if name in libraries else "" for name in names]
+        ratio = f"{result['ratio']:.2f}" if "ratio" in result else ""
+        rows.append([network(case), f"{case.samples:,}", *[result["dtype"]] * several, *times])
+        rows[-1] += [f"{libraries['fastbackprop']['share']:.0%}", ratio]
+    header = ["network", "samples", *["dtype"] * several, *names, "share of the peak", "best other / fastbackprop"]
+    about = (
+        "Median time of one gradient; the last two columns are the share of the processors' FMA peak that this package "
+        "reaches, and how many times as long the fastest other library takes."
+    )
+    return "\n\n".join([table(header, rows), f"{about} {not_won(results)}", measured_on(measured)])
+
+
+def roofs(measured):
+    """The two roofs of the machine."""
+    peaks = {result["dtype"]: result["peak"] for result in sorted(measured["results"], key=lambda found: found["peak"])}
+    told = " and ".join(f"{peak / 1e9:.0f} GFLOP/s in {dtype}" for dtype, peak in sorted(peaks.items()))
+    return f"Roofs: {told}; {measured['bandwidth'] / 1e9:.1f} GB/s to and from memory. {measured_on(measured)}"
+
+
+def powers(measured):
+    """The powers with which cost grows."""
+    header = ["what grows", "dtype", "from", "to", "time grows with the power", "flops (of a thread) with"]
+    rows = []
+    for result in measured["results"]:
+        if result["power"] is not None:
+            sizes = [f"{size:,}" for size in result["sizes"]]
+            fitted = [f"{result['power']:.2f}", f"{result['power_of_flops']:.2f}"]
+            rows.append([result["sweep"], result["dtype"], sizes[0], sizes[-1], *fitted])
+    return f"{table(header, rows)}\n\n{measured_on(measured)}"
+
+
+def layer_products(measured):
+    """The share of the peak of each product of one layer."""
+    products = list(measured["results"][0]["shares"])
+    rows = [
+        [f"{result['width']}", result["dtype"], *[f"{result['shares'][name]:.0%}" for name in products]]
+        for result in measured["results"]
+    ]
+    return f"{table(['width', 'dtype', *products], rows)}\n\n{measured_on(measured)}"
+
+
+def insert(document, name, text):
+    """The document with the text between the markers of that name."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    found, count = re.subn(f"{begin}.*?{end}", lambda _: f"{begin}\n{text}\n{end}", document, flags=re.DOTALL)
+    if count != 1:
+        raise ValueError(f"the markers {begin} and {end} were found {count} times; expected once")
+    return found
+
+
+SECTIONS = {
+    "README.md": {"table": ("table", lambda measured: side_by_side(measured, ["float32"]))},
+    "docs/performance.md": {
+        "table": ("table", lambda measured: side_by_side(measured, ["float32", "float64"])),
+        "curve": ("curve", measured_on),
+        "batches": ("batches", measured_on),
+        "roofline": ("table", roofs),
+        "growth": ("growth", powers),
+        "products": ("products", layer_products),
+    },
+}
+"""Of each document, the results and the text of each section."""
+
+
+def read_results():
+    """What has been measured, by the name of its file."""
+    folder = ROOT / FOLDER
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+
+
+def written(name, document, results):
+    """A document with its sections as the results have them."""
+    for section, (source, text) in SECTIONS[name].items():
+        document = insert(document, section, text(results[source]))
+    return document
+
+
+def main():
+    """Draw the charts and write the sections."""
+    results = read_results()
+    for name, (chart, source) in CHARTS.items():
+        charts.draw(chart, results[source], ROOT / FOLDER / name)
+    for name in SECTIONS:
+        file = ROOT / name
+        file.write_text(written(name, file.read_text(encoding="utf-8"), results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
