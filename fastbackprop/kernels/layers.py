@@ -15,10 +15,10 @@ from fastbackprop.kernels import CACHE_LINE
 from fastbackprop.kernels.microkernels import HEIGHT, dot, masked, product, resumed, transposed
 from fastbackprop.kernels.simd import Simd, outlined
 
-DEPTH = 512
-"""The rows of the second operand of a product that are gone through at once: they should fit L2.
+DEPTH_BYTES = 4096
+"""Of one sample: as much of the second operand of a product is gone through at once, as it should fit L2.
 
-Of 1024, in float64 and with 1 MB of L2, this is worth little more than the noise: 72 % of the peak where 69 were seen.
+With 1 MB of L2, 512 rows at once took 2 % less time than all 1024 in float64, and 5 % more in float32: the same bytes.
 """
 
 SAMPLES = 128
@@ -76,7 +76,7 @@ def forward_layer(
     ):
         builder = simd.builder
         with_floor, without = simd.splat(floor), simd.splat(simd.constant(float("-inf")))
-        for p, depth in simd.parts(units_in, DEPTH):
+        for p, depth in simd.parts(units_in, DEPTH_BYTES // simd.itemsize):
             fresh = builder.icmp_signed("==", p, simd.int(0))
             last = builder.icmp_signed("==", simd.add(p, depth), units_in)
             floors = simd.select(last, with_floor, without)
@@ -131,7 +131,7 @@ def backward_layer(
         builder = simd.builder
         # Where the sums overwrite h, there must be one pass: the second would take the mask from them.
         alone = builder.icmp_unsigned("==", dl_dh, h)
-        most = builder.select(alone, units_out, simd.int(DEPTH))
+        most = builder.select(alone, units_out, simd.int(DEPTH_BYTES // simd.itemsize))
         for p, depth in simd.parts(units_out, most):
             fresh = builder.icmp_signed("==", p, simd.int(0))
             last = builder.icmp_signed("==", simd.add(p, depth), units_out)
