@@ -100,7 +100,6 @@ REGRESSION_PASSES = [Case(1, 6, 1, 5, 1), Case(16, 64, 4, 4, 2048)]
 REGRESSION_FUSED = [
     *REGRESSION_PASSES,
     Case(1, 6, 1, 5, 50_000),
-    Case(16, 64, 4, 4, 2048),
     MINIBATCH,
     Case(784, 512, 10, 2, 128),
 ]

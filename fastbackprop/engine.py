@@ -72,7 +72,9 @@ class Engine:
             self._take_few(batch, self._no_gradient, net_output)
             return net_output
         chunks = self.chunks(batch.samples, sums=False)
-        self._sweep_chunks(batch, net_output, chunks, np.empty((len(chunks), self.tile_samples)), self._load(batch))
+        self._sweep_chunks(
+            batch, net_output, chunks, np.empty((len(chunks), self.tile_samples)), Engine._load(self, batch)
+        )
         return net_output
 
     def differentiate(self, batch: Batch) -> tuple[Any, ...]:
@@ -155,7 +157,8 @@ class Engine:
             sweep(no_gradient, sums, *columns, weights, *fixed)
 
         staged = sum(array.shape[0] for array in arrays if array.dtype != dtype)
-        run(work, chunks, self.slice_samples(staged), batch.num_threads, batch.progress)
+        sums = accumulators.shape[1] > self.tile_samples
+        run(work, chunks, self.slice_samples(staged, sums), batch.num_threads, batch.progress)
 
     @functools.cached_property
     def _few(self) -> Any:
@@ -227,12 +230,13 @@ class Engine:
         total: Array = used[0] if chunks == 1 else np.add.reduce(used, axis=0)
         return total.astype(self.dtype)
 
-    def slice_samples(self, staged: int) -> int:
+    def slice_samples(self, staged: int, sums: bool) -> int:
         """How many samples are handed to a kernel at once; fewer where that many rows of them are converted first."""
         most = min(SLICE_SAMPLES, SLICE_FLOPS // self.flops)
         if staged:
             most = min(most, STAGING_BYTES // (staged * self.dtype.itemsize))
-        unit = FLUSH_TILES * self.tile_samples  # or the bits would depend on whether there is a conversion
+        # Sums are flushed between slices: their bits must not depend on whether there is a conversion.
+        unit = self.tile_samples * (FLUSH_TILES if sums else 1)
         return max(most // unit, 1) * unit
 
 

@@ -22,9 +22,6 @@ def give_back(engine: Engine) -> None:
 
     Not after an error: a second interrupt may leave a thread behind that still writes to its buffers.
     """
-    if not _free and engine.nbytes <= KEPT_BYTES:
-        _free[engine.layer_sizes, engine.dtype] = engine
-        return
     size = engine.nbytes
     if len(_free) >= KEPT or sum([kept.nbytes for kept in list(_free.values())], size) > KEPT_BYTES:
         _free.clear()

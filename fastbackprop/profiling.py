@@ -62,7 +62,7 @@ def describe(engine: Engine, samples: int, num_threads: int) -> dict[str, str]:
         "regime": "narrow: a tile goes through the whole network while it is in cache",
         "chunks": f"{len(chunks):,} of up to {max((b - a for a, b in chunks), default=0):,} samples, summed apart",
         "threads": f"{min(num_threads, len(chunks)):,} share the chunks, in slices of up to "
-        f"{engine.slice_samples(False):,} samples",
+        f"{engine.slice_samples(0, sums=True):,} samples",
     }
 
 
@@ -86,7 +86,7 @@ PARTS = {
     "way back": "the loss, and the products for the weights and back to the first layer",
     "rest": "checking the arguments",
 }
-"""The parts of a gradient's time, each measured as the difference between two calls on the same buffers."""
+"""The parts of a gradient's time, each measured as the difference between two calls."""
 
 
 def measure(engine: Engine, samples: int, num_threads: int) -> dict[str, float]:
@@ -137,7 +137,8 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def sweep_alone(engine: Engine, batch: Batch, columns_out: Array) -> None:
-    """Sweep over all samples in the gradient's own chunks, without weight gradients."""
+    """Sweep over all samples, without weight gradients: in the gradient's own chunks, or tile by tile of a wide one."""
     chunks = engine.chunks(batch.samples, sums=not isinstance(engine, WideEngine))
     sums = np.empty((len(chunks), engine.tile_samples))  # of the loss alone
-    engine._sweep_chunks(batch, columns_out, chunks, sums, engine._load(batch))
+    load = Engine._load if batch.mode == PREDICT else type(engine)._load
+    engine._sweep_chunks(batch, columns_out, chunks, sums, load(engine, batch))

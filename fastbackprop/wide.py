@@ -1,4 +1,4 @@
-"""The engine for wide networks: threads share the rows of tiles first, then blocks of the gradient."""
+"""The engine for wide networks: threads share the tiles of a group, then blocks of the gradient."""
 
 import functools
 from collections.abc import Sequence
@@ -14,8 +14,9 @@ from fastbackprop.validation import Array, Batch, DType
 
 TILE_SAMPLES = 128
 GROUP_BYTES = 64 * 1024 * 1024  # tiles that are held at once, two at least
-# And at most: a task reads all tiles of a group, and the block of the gradient it adds to. At width 256 it ran at 85 %
-# of the peak from 8 tiles and at 72 from 16; two of them are too few to outweigh moving the gradient of width 1024.
+# And at most. A task reads a part of all tiles of a group, and the block of the gradient it adds to: with few tiles,
+# that is moved too often. 784-1024-1024-1024-10 took 230, 214, 207, 205 and 210 ms with 1, 2, 4, 8 and 16 of them
+# (float32, one thread); at width 256 there was no difference.
 GROUP_TILES = 8
 TASK_ROWS = 256  # of the gradient of one layer: with so many columns, what a task sums stays in half of a 512 KB L2
 TASK_COLUMN_BYTES = 1024
@@ -31,6 +32,7 @@ class WideEngine(Engine):
     def __init__(self, layer_sizes: tuple[int, ...], dtype: DType) -> None:
         super().__init__(layer_sizes, dtype)
         self.layout = layout_table(layer_sizes, wide=True)
+        self.direct_samples = 0
         self.tile_samples = TILE_SAMPLES
         self.pass_samples = TILE_SAMPLES
         self._accumulator_size = self.size + TILE_SAMPLES
@@ -98,7 +100,11 @@ class WideEngine(Engine):
             transpose_columns(target, source, units_out, units_in, first, last)
 
         transpose_columns = self._transpose_weights
-        columns = [(k, first, last) for k, first_row, _, first, last in self._tasks if first_row == 0]
+        columns = [
+            (k, first, last)
+            for k, first_row, _, first, last in self._tasks
+            if first_row == 0 and (k > 0 or batch.input_gradient)
+        ]
         run(work, numbered(columns), 1, batch.num_threads)
         return self._parameters
 

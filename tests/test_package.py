@@ -108,16 +108,29 @@ def test_other_targets_give_the_same_numbers(name, features, tmp_path):
     code = """
 import numpy as np, fastbackprop as fb
 from benchmarks.cases import batch, network
-from fastbackprop import reference
+from fastbackprop import pool, reference
 from fastbackprop.kernels import simd
+
+def close(got, expected):
+    for g, e in zip(got[0] + got[1], expected[0] + expected[1], strict=True):
+        assert np.linalg.norm(g - e) <= limit * np.linalg.norm(e)
+
 for dtype, limit in (np.float64, 1e-12), (np.float32, 1e-4):
-    for sizes in (1, 6, 6, 1), (5, 17, 9, 3):
+    for sizes in (1, 6, 6, 1), (5, 17, 9, 3), (33, 40, 30, 3):
         weights, biases = network(sizes, dtype)
-        x, y = batch(sizes, 333, dtype)
-        got = fb.loss_and_gradients(x, weights, biases, y)
-        expected = reference.loss_and_gradients(x, weights, biases, y)
-        for g, e in zip(got[1] + got[2], expected[1] + expected[2]):
-            assert np.linalg.norm(g - e) <= limit * np.linalg.norm(e)
+        for samples in 1, 8, 333:
+            x, y = batch(sizes, samples, dtype)
+            expected = reference.loss_and_gradients(x, weights, biases, y)[1:]
+            close(fb.loss_and_gradients(x, weights, biases, y)[1:], expected)
+            _, all_f, all_h = fb.compute_network_output(x, weights, biases)
+            close(fb.backward_pass(weights, biases, all_f, all_h, y), expected)
+    classes, loss = np.arange(333) % 3, "softmax_cross_entropy"
+    expected = reference.loss_and_gradients(x, weights, biases, classes, loss=loss)[1:]
+    close(fb.loss_and_gradients(x, weights, biases, classes, loss=loss)[1:], expected)
+    pool.WIDE = 100
+    pool._free.clear()
+    close(fb.loss_and_gradients(x, weights, biases, classes, loss=loss)[1:], expected)
+    pool.WIDE = 2**17
 print(simd.host_target()[0].vector_bytes, simd.host_target()[0].has_fma)
 """
     import platform

@@ -1,4 +1,4 @@
-"""Networks whose gradient is too large for a copy in each thread: tiles in groups, columns of the gradient as tasks."""
+"""Networks whose gradient is too large for a copy in each thread: tiles in groups, blocks of the gradient as tasks."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Compiled code: see sweep (the fused path) and passes (the notebooks' two passes). Importing this compiles nothing."""
+"""Compiled code: sweep, wide and few (the fused path), passes (the notebooks' two). Importing this compiles nothing."""
 
 CACHE_LINE = 64
 

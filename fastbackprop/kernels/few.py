@@ -145,6 +145,7 @@ def few(dtype):
                        any alignment
         parameters     in pack order: read
         layout         a row for each layer, see parameters.layout_table: read
+        mode, factor   what is done at the output, see kernels and losses; scale: what dl/df_K is multiplied with
         space          workspace, the activations sample by sample: h_0 ... h_K, output | dl/dh_0 ... dl/dh_K | the
                        rows of the loss, units by samples (see losses)
         """

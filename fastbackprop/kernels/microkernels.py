@@ -87,7 +87,7 @@ def dot(simd, g, g_stride, operands, rows, samples, finish):
             finish(i, p, simd.sum(builder.load(slot)))
 
 
-def transposed(simd, target, target_stride, source, source_stride, rows):
+def transpose_block(simd, target, target_stride, source, source_stride, rows):
     """target[s, p] = source[p, s] for a square block of as many rows as a vector has lanes.
 
     Only the first `rows` rows of the source are read; the columns of the target behind them hold copies of the last.

@@ -9,8 +9,8 @@ import functools
 import numpy as np
 from numba import types
 
-from fastbackprop.kernels.few import forward_samples, sum_rows
-from fastbackprop.kernels.jit import array_types, compile_entry, inner, source_digest
+from fastbackprop.kernels.few import forward_samples, relu, sum_rows
+from fastbackprop.kernels.jit import array_types, compile_entry, source_digest
 from fastbackprop.kernels.layers import (
     backward_layer,
     clear_tail,
@@ -22,15 +22,6 @@ from fastbackprop.kernels.layers import (
     whole_vectors,
 )
 from fastbackprop.kernels.simd import advance, pointer
-
-
-@inner
-def relu_row(row):
-    """row = max(0, row), NaN where it is NaN."""
-    zero = row.dtype.type(0.0)
-    for s in range(row.size):
-        value = row[s]
-        row[s] = max(value, zero)
 
 
 @functools.cache
@@ -98,7 +89,7 @@ def forward_pass(dtype):
             if h_next.shape[1] > 0:
                 for i in range(units_out):
                     at = (units_in + i) * (stride // itemsize)
-                    relu_row(tile[at : at + count])
+                    relu(tile[at : at + count])
                 target = advance(pointer(h_next), first * itemsize)
                 copy_rows(target, h_next.strides[0], f_tile, stride, itemsize, units_out, count)
 

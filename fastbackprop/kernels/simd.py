@@ -273,11 +273,13 @@ def outlined(name, element, emit):
     by LLVM on its own, and again within every caller, up to the entry point: that was half of the compile time.
     """
 
+    full_name = f"{name}.{element}"
+
     def generate(context, builder, signature, arguments):
-        function = builder.module.globals.get(name)
+        function = builder.module.globals.get(full_name)
         if function is None:
             kind = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
-            function = ir.Function(builder.module, kind, name)
+            function = ir.Function(builder.module, kind, full_name)
             function.linkage = "internal"
             function.attributes.add("noinline")
             inside = ir.IRBuilder(function.append_basic_block("entry"))

@@ -124,6 +124,7 @@ def sweep(dtype):
                        strides, any alignment
         parameters     in pack order, with or without the transposed weights behind them: read
         layout         a row for each layer, see parameters.layout_table: read
+        mode, factor   what is done at the output, see kernels and losses; scale: what dl/df_K is multiplied with
         tile           workspace, starts at a cache line; tile_samples, a multiple of 64, is the length of its rows
         """
         digest  # noqa: B018 - a closure cell, see source_digest

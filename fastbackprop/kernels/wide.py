@@ -1,6 +1,6 @@
-"""The weight gradients of wide networks: some columns of one layer, over many tiles that a sweep has gone through.
+"""The weight gradients of wide networks: a block of one layer, over many tiles that a sweep has gone through.
 
-Where private copies of the gradient for each thread would be too large, threads share the work by columns instead:
+Where private copies of the gradient for each thread would be too large, threads share the work by blocks instead:
 each weight gradient is owned by one call, which sums over all tiles in their order.
 """
 
