@@ -138,8 +138,10 @@ class Engine:
         accumulators: Array,
         parameters: Array,
         tiles: Array | None = None,
+        layout: Array | None = None,
     ) -> None:
         """Sweep over all samples. Each chunk has a row of accumulators of its own, and a tile where they are given."""
+        layout = self.layout if layout is None else layout
         sweep, no_gradient, dtype, samples = self._sweep, self._no_gradient, self.dtype, batch.samples
         mode, factor, scale = batch.mode, batch.factor, batch.scale
         arrays = [columns_out, batch.net_input, batch.target]
@@ -153,7 +155,7 @@ class Engine:
                 sliced, weights = [array[:, first:last] for array in arrays], weights[first:last]
             *columns, weights = native([*sliced, weights], dtype)
             tile = self.tile(lane) if tiles is None else tiles[chunk]
-            fixed = (parameters, self.layout, tile, self.tile_samples, mode, factor, scale)
+            fixed = (parameters, layout, tile, self.tile_samples, mode, factor, scale)
             sweep(no_gradient, sums, *columns, weights, *fixed)
 
         staged = sum(array.shape[0] for array in arrays if array.dtype != dtype)
