@@ -205,7 +205,7 @@ def check_gradients(
 
 
 def _directions(
-    shape: tuple[int, ...], every_entry: bool, rng: np.random.Generator
+    shape: tuple[int, ...], every_entry: bool, rng: "np.random.Generator"
 ) -> Iterator[tuple[tuple[int, ...] | None, Array]]:
     if every_entry:
         for index in np.ndindex(shape):

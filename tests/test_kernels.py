@@ -212,6 +212,21 @@ def test_copy_rows_of_any_strides(dtype):
         assert (target[:, count:] == 7).all()
 
 
+@pytest.mark.parametrize("count", [1, 7, 16, 33, 48])
+@pytest.mark.parametrize("units", [1, 3, 8, 15, 16, 17, 40])
+def test_copy_rows_of_contiguous_columns(units, count, dtype):
+    source = np.random.default_rng(0).standard_normal((count, units + 2)).astype(dtype)[:, :units].T
+    bytes_apart = (
+        np.frombuffer(b"x" + source.T.tobytes(), np.uint8)[1:].view(dtype).reshape(count, units).T
+    )  # unaligned
+    for columns in source, bytes_apart:
+        target = np.full((units + 1, 50), 7, dtype)
+        run_copy_rows(target[:units], columns, count)
+        np.testing.assert_array_equal(target[:units, :count], columns)
+        assert (target[:, count:] == 7).all()
+        assert (target[units] == 7).all()
+
+
 def test_clear_tail(dtype):
     got = np.full((3, SAMPLES + 16), np.nan, dtype)
     run_clear_tail(got, 100, SAMPLES)

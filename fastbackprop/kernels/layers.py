@@ -276,18 +276,40 @@ def transpose(typing_context, target, target_stride, source, source_stride, rows
 
 @intrinsic
 def copy_rows(typing_context, target, target_stride, source, source_row, source_column, rows, count):
-    """target[r, s] = source[r, s] for s < count. The source has any strides, the target's rows are contiguous."""
+    """target[r, s] = source[r, s] for s < count. The source has any strides, the target's rows are contiguous.
+
+    Rows of the source that are contiguous are copied as they are; of columns that are (samples in rows, seen
+    transposed), square blocks are transposed in registers; all else goes element by element.
+    """
 
     def emit(simd, target, target_stride, source, source_row, source_column, rows, count):
-        contiguous = simd.builder.icmp_signed("==", source_column, simd.int(simd.itemsize))
-        with simd.loop(rows) as r:
-            to, start = simd.behind(target, simd.mul(r.index, target_stride)), simd.mul(r.index, source_row)
-            with simd.builder.if_else(contiguous) as (then, otherwise):
-                with then:
-                    cgutils.raw_memcpy(simd.builder, to, simd.behind(source, start), count, simd.itemsize)
-                with otherwise, simd.loop(count) as s:
-                    value = simd.load_scalar(source, simd.add(start, simd.mul(s.index, source_column)))
-                    simd.store_scalar(value, to, simd.mul(s.index, simd.itemsize))
+        builder, itemsize = simd.builder, simd.int(simd.itemsize)
+
+        def place(r, s):
+            corner = simd.behind(target, simd.mul(r, target_stride), simd.mul(s, itemsize))
+            return corner, simd.behind(source, simd.mul(r, source_row), simd.mul(s, source_column))
+
+        with builder.if_else(builder.icmp_signed("==", source_column, itemsize)) as (then, otherwise):
+            with then, simd.loop(rows) as r:
+                cgutils.raw_memcpy(builder, *place(r.index, simd.int(0)), count, simd.itemsize)
+            with otherwise:
+                by_columns = builder.icmp_signed("==", source_row, itemsize)
+                whole = [
+                    builder.select(
+                        by_columns, simd.mul(builder.sdiv(size, simd.int(simd.lanes)), simd.lanes), simd.int(0)
+                    )
+                    for size in (rows, count)
+                ]
+                for r, _ in simd.range(whole[0], simd.lanes):
+                    for s, _ in simd.range(whole[1], simd.lanes):
+                        to, start = place(r, s)
+                        transpose_block(simd, to, target_stride, start, source_column, simd.int(simd.lanes))
+                with simd.loop(rows) as r:
+                    in_block = builder.icmp_signed("<", r.index, whole[0])
+                    done = builder.select(in_block, whole[1], simd.int(0))
+                    with simd.loop(builder.sub(count, done)) as s:
+                        to, start = place(r.index, simd.add(done, s.index))
+                        simd.store_scalar(simd.load_scalar(start, 0), to, 0)
 
     return types.void(target, types.intp, source, *[types.intp] * 4), outlined("copy_rows", target.dtype, emit)
 
