@@ -19,10 +19,14 @@ from fastbackprop.demonstration import demonstrate, fits_into_memory
 NETWORK_AND_BATCH = """\
 NET.npz holds weights_0, biases_0, weights_1, ...: what the functions take as all_weights[0], all_biases[0], ...
 DATA.npz holds net_input, (D_i, N), and y, (D_o, N): samples are columns. Instead of it, two files X.npy and Y.npy with
-one of the two each may be given, which stay on disk and may be larger than memory.
+one of the two each may be given, which are read from where they lie.
 Pickled arrays are refused, and so is a file with arrays of other names.
 """
+CHECKED = 1000
+"""The most samples that are checked: central differences hold the activations of all of them."""
+
 GRADS = """
+X.npy and Y.npy may be larger than memory.
 GRADS.npz gets loss, dl_dweights_0, dl_dbiases_0, dl_dweights_1, ..., each with its parameter's shape, and dl_dinput
 where it is asked for. The file appears when it is complete: until then, and after an error or Ctrl-C, what was there
 before is there. Long calls show a bar where tqdm is installed.
@@ -107,7 +111,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
         "check",
         help="check the gradients by central differences",
         usage="%(prog)s NET.npz (DATA.npz | X.npy Y.npy) [options]",
-        description="Check the gradients by central differences, in memory: a few thousand samples will do.\n"
+        description=f"Check the gradients by central differences, of the first {CHECKED:,} samples at most.\n"
         "The exit status is 0 where they are right and 1 where one is wrong.",
         epilog=NETWORK_AND_BATCH,
         **shared,
@@ -190,6 +194,10 @@ def check(options: argparse.Namespace) -> int:
     """Check the gradients of the files' network and batch."""
     all_weights, all_biases = files.read_network(options.net)
     net_input, y = files.read_data(options.data)
+    if net_input.ndim == 2 and net_input.shape[1] > CHECKED:
+        print(f"The first {CHECKED:,} of {net_input.shape[1]:,} samples:")
+        y = y[..., :CHECKED] if y.shape[-1:] == net_input.shape[1:] else y
+        net_input = net_input[:, :CHECKED]
     report = fastbackprop.check_gradients(
         net_input, all_weights, all_biases, y, loss=options.loss, reduction=options.reduction
     )

@@ -85,8 +85,9 @@ class Report:
             apart = [entry for entry in entries if not entry.agrees]
             largest = max(abs(entry.got - entry.expected) for entry in entries)
             scale = max(abs(entry.expected) for entry in entries)
+            kind = "random directions" if entries[0].index is None else "derivatives"
             text.append(
-                f"{parameter}[{layer}]: {len(entries) - len(apart)} of {len(entries)} derivatives agree, "
+                f"{parameter}[{layer}]: {len(entries) - len(apart)} of {len(entries)} {kind} agree, "
                 f"largest difference {largest:.1e} (largest derivative {scale:.1e})"
             )
             text += [f"    {entry}" for entry in apart[:SHOWN]]

@@ -18,6 +18,7 @@ from numpy.lib import format as npy
 
 from fastbackprop.validation import FLOAT32, Array, DType, as_array
 
+ALONE = " (of two .npy files, X.npy Y.npy, one is missing)"
 SHOWN = 6  # of the names in a file
 
 
@@ -105,7 +106,7 @@ def _naming(what: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     with contextlib.ExitStack() as stack:
-        with _naming(f"{path} cannot be read as an .npz file"):
+        with _naming(f"{path} cannot be read as an .npz file{ALONE if path.suffix == '.npy' else ''}"):
             archive = stack.enter_context(zipfile.ZipFile(path))
         yield archive
 

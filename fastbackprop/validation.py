@@ -7,6 +7,7 @@ import copy
 import functools
 import itertools
 import operator
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -244,9 +245,10 @@ def check_shapes(weights: tuple[tuple[int, ...], ...], biases: tuple[tuple[int, 
             )
         units = shape[0]
         if bias not in ((units, 1), (units,)):
+            hint = f" (weights are (out, in): pass all_weights[{k}].T)" if bias[:1] == shape[1:] else ""
             raise ValueError(
                 f"all_biases[{k}] has shape {bias}; expected ({units}, 1) or ({units},): "
-                f"one for each row of all_weights[{k}]"
+                f"one for each row of all_weights[{k}]{hint}"
             )
         sizes.append(units)
     return tuple(sizes)
@@ -376,7 +378,8 @@ def check_layer_sizes(layer_sizes: Any) -> tuple[int, ...]:
     try:
         sizes = tuple(units.__index__() for units in layer_sizes)
     except (TypeError, AttributeError):
-        raise TypeError(f"layer_sizes is {layer_sizes!r}; expected at least two whole numbers from 1 up") from None
+        found = reprlib.repr(layer_sizes) if isinstance(layer_sizes, (list, tuple)) else repr(layer_sizes)
+        raise TypeError(f"layer_sizes is {found[:200]}; expected at least two whole numbers from 1 up") from None
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"layer_sizes is {sizes}; expected at least two whole numbers from 1 up")
     return sizes

@@ -144,6 +144,16 @@ def test_integers_and_other_byte_orders(problem):
     assert_written(reference.loss_and_gradients(*problem))
 
 
+def test_check_takes_the_first_samples_of_many(problem, capsys):
+    net_input, _, _, y = problem
+    many = 2000 // net_input.shape[1] + 1
+    np.savez("data.npz", net_input=np.tile(net_input, many), y=np.tile(y, many))
+    assert __main__.main(["check", "net.npz", "data.npz"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"The first 1,000 of {many * net_input.shape[1]:,} samples:\n")
+    assert "All derivatives agree." in printed
+
+
 def test_check_tells_by_its_status(monkeypatch, capsys):
     for data in ["data.npz"], ["x.npy", "y.npy"]:
         assert __main__.main(["check", "net.npz", *data]) == 0
