@@ -72,9 +72,8 @@ class Engine:
             self._take_few(batch, self._no_gradient, net_output)
             return net_output
         chunks = self.chunks(batch.samples, sums=False)
-        self._sweep_chunks(
-            batch, net_output, chunks, np.empty((len(chunks), self.tile_samples)), Engine._load(self, batch)
-        )
+        lanes = np.empty((len(chunks), self.tile_samples))
+        self._sweep_chunks(batch, net_output, chunks, lanes, self._load(batch), self.layout)
         return net_output
 
     def differentiate(self, batch: Batch) -> tuple[Any, ...]:
@@ -94,7 +93,7 @@ class Engine:
         """The loss of a few samples; the gradient or the output are written, and dl/dinput where it has columns."""
         columns = native([columns_out, batch.net_input, batch.target, batch.sample_weight], self.dtype)
         losses = self._few_losses
-        fixed = Engine._load(self, batch), self.layout, self.tile(0)
+        fixed = self._load(batch), self.layout, self.tile(0)
         self._few(gradient, losses, *columns, *fixed, batch.mode, batch.factor, batch.scale)
         if batch.progress is not None:
             batch.progress(batch.samples, batch.samples)
@@ -106,14 +105,14 @@ class Engine:
             gradient = np.empty(self.size, self.dtype)
             sums = self.accumulators(1)[0]
             columns = native([dl_dinput, batch.net_input, batch.target, batch.sample_weight], self.dtype)
-            fixed = self._load(batch), self.layout, self.tile(0), self.tile_samples
+            fixed = *self.load_both_ways(batch), self.tile(0), self.tile_samples
             self._sweep(gradient, sums, *columns, *fixed, batch.mode, batch.factor, batch.scale)
             if batch.progress is not None:
                 batch.progress(batch.samples, batch.samples)
             return sums.item(self.size), gradient
         chunks = self.chunks(batch.samples)
         accumulators = self.accumulators(len(chunks))
-        self._sweep_chunks(batch, dl_dinput, chunks, accumulators, self._load(batch))
+        self._sweep_chunks(batch, dl_dinput, chunks, accumulators, *self.load_both_ways(batch))
         loss = float(np.add.reduce(accumulators[: len(chunks), self.size :], axis=None))
         return loss, self.total_gradient(len(chunks))
 
@@ -130,6 +129,10 @@ class Engine:
         )
         return self._parameters
 
+    def load_both_ways(self, batch: Batch) -> tuple[Array, Array]:
+        """The parameters for a way forward and back, and the layout table that says where they are."""
+        return self._load(batch), self.layout
+
     def _sweep_chunks(
         self,
         batch: Batch,
@@ -137,11 +140,10 @@ class Engine:
         chunks: list[tuple[int, int]],
         accumulators: Array,
         parameters: Array,
+        layout: Array,
         tiles: Array | None = None,
-        layout: Array | None = None,
     ) -> None:
         """Sweep over all samples. Each chunk has a row of accumulators of its own, and a tile where they are given."""
-        layout = self.layout if layout is None else layout
         sweep, no_gradient, dtype, samples = self._sweep, self._no_gradient, self.dtype, batch.samples
         mode, factor, scale = batch.mode, batch.factor, batch.scale
         arrays = [columns_out, batch.net_input, batch.target]

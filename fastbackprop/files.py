@@ -18,7 +18,6 @@ from numpy.lib import format as npy
 
 from fastbackprop.validation import FLOAT32, Array, DType, as_array
 
-ALONE = " (of two .npy files, X.npy Y.npy, one is missing)"
 SHOWN = 6  # of the names in a file
 
 
@@ -35,6 +34,8 @@ def read_network(path: Path, dtype: DType | None = None) -> tuple[list[Array], l
 def read_data(paths: Sequence[Path], dtype: DType | None = None) -> tuple[Array, Array]:
     """net_input and y: the arrays of one .npz file, or two .npy files, which stay on disk."""
     names = ["net_input", "y"]
+    if len(paths) == 1 and paths[0].suffix == ".npy":
+        raise ValueError(f"{paths[0]} is given alone; expected one .npz file or two .npy files, X.npy Y.npy")
     if len(paths) == 1:
         with _archive(paths[0]) as archive:
             arrays = list(_members(paths[0], archive, names))
@@ -106,7 +107,7 @@ def _naming(what: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     with contextlib.ExitStack() as stack:
-        with _naming(f"{path} cannot be read as an .npz file{ALONE if path.suffix == '.npy' else ''}"):
+        with _naming(f"{path} cannot be read as an .npz file"):
             archive = stack.enter_context(zipfile.ZipFile(path))
         yield archive
 

@@ -94,8 +94,11 @@ class WideEngine(Engine):
             self._scratch[lane] = aligned(TILE_SAMPLES * (self.task_columns + 16 + 1), self.dtype)
         return self._scratch[lane]
 
-    def _load(self, batch: Batch) -> Array:
-        parameters = super()._load(batch)
+    def load_both_ways(self, batch: Batch) -> tuple[Array, Array]:
+        """The parameters, with transposed weights behind them unless there are few tiles, and their layout table."""
+        parameters = self._load(batch)
+        if batch.samples <= TILES_AS_THEY_COME * TILE_SAMPLES:
+            return parameters, self._plain_layout
         if parameters is not self._parameters:
             np.copyto(self._parameters[: self.size], parameters)
         table = self.layout.tolist()
@@ -113,7 +116,7 @@ class WideEngine(Engine):
             if first_row == 0 and (k > 0 or batch.input_gradient)
         ]
         run(work, numbered(columns), 1, batch.num_threads)
-        return self._parameters
+        return self._parameters, self.layout
 
     def _gradient(self, batch: Batch, dl_dinput: Array) -> tuple[float, Array]:
         samples, step = batch.samples, self.group_tiles * self.tile_samples
@@ -122,9 +125,7 @@ class WideEngine(Engine):
         sums = np.zeros(self.size if len(groups) > FLUSH_TILES else 0)
         bias_sums = np.zeros(self.size)
         loss = 0.0
-        as_they_come = samples <= TILES_AS_THEY_COME * TILE_SAMPLES
-        parameters = Engine._load(self, batch) if as_they_come else self._load(batch)
-        layout = self._plain_layout if as_they_come else self.layout
+        parameters, layout = self.load_both_ways(batch)
         tiles = self._group(-(-min(samples, step) // self.tile_samples))
         for number, first in enumerate(groups):
             last = min(first + step, samples)
@@ -132,7 +133,7 @@ class WideEngine(Engine):
             count = last - first
             chunks = [(s, min(s + self.tile_samples, count)) for s in range(0, count, self.tile_samples)]
             lanes = np.empty((len(chunks), self.tile_samples))
-            self._sweep_chunks(part, dl_dinput[:, first:last], chunks, lanes, parameters, tiles, layout)
+            self._sweep_chunks(part, dl_dinput[:, first:last], chunks, lanes, parameters, layout, tiles)
             loss += float(np.add.reduce(lanes, axis=None))
             final = last == samples
             flush = final or number % FLUSH_TILES == FLUSH_TILES - 1

@@ -8,8 +8,8 @@ PANEL = 64
 FEW = 8
 """The most samples that go through the network with vector lanes along the units: see few.
 
-784-100-10 took 23 (float32) and 46 microseconds (float64) at 8 samples where tiles of samples took 58 and 80; at 16,
-40-200-70-2 took 36 and 25 where they took 21 and 35 (AVX-512).
+A call with 8 samples of 784-100-10 took 23 (float32) and 48 microseconds (float64) where tiles of samples took 58 and
+80; with 16 of 40-200-70-2, the kernel alone took 36 in float32 where a call with tiles took 21 (AVX-512).
 """
 
 FLUSH_TILES = 8
