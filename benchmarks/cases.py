@@ -91,7 +91,7 @@ FUSED = [Case(8, 16, 1, 3, 100_000), Case(16, 64, 4, 4, 100_000), Case(784, 256,
 LOSSES = [Case(16, 32, 10, 2, 10_000)]
 SINGLE = [Case(1, 6, 1, 5, 1), Case(784, 100, 10, 1, 1)]
 MINIBATCHES = [Case(16, 64, 4, 4, 256), Case(784, 100, 10, 1, 8), MINIBATCH]
-LARGE = [NOTEBOOK, Case(8, 32, 1, 3, 1_000_000)]
+LARGE = [NOTEBOOK, Case(8, 32, 1, 3, 200_000)]
 WIDE = [Case(784, 1024, 10, 3, 2048), Case(1024, 4096, 1024, 1, 256)]
 DEEP = [Case(32, 32, 32, 50, 10_000), Case(200, 200, 200, 100, 512)]
 

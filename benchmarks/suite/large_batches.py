@@ -1,4 +1,4 @@
-"""Gradients of batches of a million samples."""
+"""Gradients of hundreds of thousands of samples and more."""
 
 from benchmarks import cases
 from benchmarks.suite import base
