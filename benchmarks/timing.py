@@ -7,7 +7,7 @@ from benchmarks import peak
 PAUSE = 0.04  # seconds: OpenBLAS's workers spin for 2^26 cycles after their work, and take a processor each
 TURN = 0.002  # seconds at least; a time is the mean over the calls of a turn
 ROUNDS = 9  # at most, and three at least: no more are begun after so many seconds
-SECONDS = 2.0
+SECONDS = 1.0
 
 
 def turn(call):

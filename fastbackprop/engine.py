@@ -20,6 +20,11 @@ ACCUMULATOR_BYTES = 64 * 1024 * 1024
 MOST_CHUNKS = 64
 CHUNK_FLOPS = 2**22  # at least: what is worth waking a thread for
 PARAMETERS_PER_SAMPLE = 32  # at most: clearing and adding up a chunk's gradient then take a few per cent of its time
+# Batches whose gradients are not summed in float64 are cut as well, though a piece writes a gradient of its own: on one
+# thread, 784-100-100-100-10 took a half longer in pieces of 32 samples, 16-64-64-64-64-4 a sixth in pieces of 128.
+MOST_PIECES = 4
+PIECE_FLOPS = 2**24
+PIECE_SAMPLES = 128
 SLICE_FLOPS = 2**31  # at most, where a slice has more than the fewest samples: Ctrl-C is answered between slices
 SLICE_SAMPLES = 65536
 PASS_BYTES = 128 * 1024
@@ -42,8 +47,8 @@ class Engine:
         # What the notebooks' passes hand to a kernel at once, layer by layer: it should still be in L2 for the next.
         fitting = PASS_BYTES // (max(self.layer_sizes) * self.dtype.itemsize)
         self.pass_samples = max(fitting // self.tile_samples, 1) * self.tile_samples
-        # What a single call of the sweep takes, writing the gradient where it belongs.
-        self.direct_samples = min(2 * self._least_chunk(sums=True) - 1, FLUSH_TILES * self.tile_samples)
+        # Below two chunks, gradients are not summed in float64: sweeps write them in the element type, see pieces.
+        self.direct_samples = 2 * self._least_chunk(sums=True) - 1
         self.weights_offsets = self.layout[:, 2].tolist()
         self._parameters = np.empty(self.size, self.dtype)
         self._accumulator_size = self.size + self.tile_samples
@@ -101,15 +106,14 @@ class Engine:
 
     def _gradient(self, batch: Batch, dl_dinput: Array) -> tuple[float, Array]:
         """The sum of the loss and the gradient in pack order; dl_dinput is written where it has columns."""
-        if FEW < batch.samples <= self.direct_samples:
-            gradient = np.empty(self.size, self.dtype)
-            sums = self.accumulators(1)[0]
-            columns = native([dl_dinput, batch.net_input, batch.target, batch.sample_weight], self.dtype)
-            fixed = *self.load_both_ways(batch), self.tile(0), self.tile_samples
-            self._sweep(gradient, sums, *columns, *fixed, batch.mode, batch.factor, batch.scale)
-            if batch.progress is not None:
-                batch.progress(batch.samples, batch.samples)
-            return sums.item(self.size), gradient
+        if 0 < batch.samples <= self.direct_samples:
+            pieces = self.pieces(batch.samples)
+            gradients = np.empty((len(pieces), self.size), self.dtype)
+            accumulators = self.accumulators(len(pieces))
+            self._sweep_chunks(batch, dl_dinput, pieces, accumulators, *self.load_both_ways(batch), gradients=gradients)
+            if len(pieces) == 1:
+                return accumulators.item(0, self.size), gradients[0]
+            return float(np.add.reduce(accumulators[: len(pieces), self.size])), np.add.reduce(gradients)
         chunks = self.chunks(batch.samples)
         accumulators = self.accumulators(len(chunks))
         self._sweep_chunks(batch, dl_dinput, chunks, accumulators, *self.load_both_ways(batch))
@@ -142,15 +146,20 @@ class Engine:
         parameters: Array,
         layout: Array,
         tiles: Array | None = None,
+        gradients: Array | None = None,
     ) -> None:
-        """Sweep over all samples. Each chunk has a row of accumulators of its own, and a tile where they are given."""
+        """Sweep over all samples. Each chunk has a row of accumulators of its own, and a tile where they are given.
+
+        With gradients, each chunk is swept at once, and writes its own; else it is added to the accumulators.
+        """
         sweep, no_gradient, dtype, samples = self._sweep, self._no_gradient, self.dtype, batch.samples
         mode, factor, scale = batch.mode, batch.factor, batch.scale
         arrays = [columns_out, batch.net_input, batch.target]
 
         def work(lane: int, chunk: int, first: int, last: int) -> None:
             sums = accumulators[chunk]
-            if first == chunks[chunk][0]:
+            gradient = no_gradient if gradients is None else gradients[chunk]
+            if gradients is None and first == chunks[chunk][0]:
                 sums.fill(0.0)
             sliced, weights = arrays, batch.sample_weight
             if last - first < samples:
@@ -158,11 +167,13 @@ class Engine:
             *columns, weights = native([*sliced, weights], dtype)
             tile = self.tile(lane) if tiles is None else tiles[chunk]
             fixed = (parameters, layout, tile, self.tile_samples, mode, factor, scale)
-            sweep(no_gradient, sums, *columns, weights, *fixed)
+            sweep(gradient, sums, *columns, weights, *fixed)
 
-        staged = sum(array.shape[0] for array in arrays if array.dtype != dtype)
-        sums = accumulators.shape[1] > self.tile_samples
-        run(work, chunks, self.slice_samples(staged, sums), batch.num_threads, batch.progress)
+        slice_samples = samples
+        if gradients is None:
+            staged = sum(array.shape[0] for array in arrays if array.dtype != dtype)
+            slice_samples = self.slice_samples(staged, accumulators.shape[1] > self.tile_samples)
+        run(work, chunks, slice_samples, batch.num_threads, batch.progress)
 
     @functools.cached_property
     def _few(self) -> Any:
@@ -217,6 +228,13 @@ class Engine:
         room = ACCUMULATOR_BYTES // (8 * self._accumulator_size) if sums else MOST_CHUNKS
         number = 2 ** (max(1, min(MOST_CHUNKS, room, samples // least)).bit_length() - 1)
         length = round_up(-(-samples // number), PANEL)
+        return [(first, min(first + length, samples)) for first in range(0, samples, length)]
+
+    def pieces(self, samples: int) -> list[tuple[int, int]]:
+        """The same for up to direct_samples samples: one sweep goes through each, and writes a gradient of its own."""
+        wanted = min(MOST_PIECES, samples * self.flops // PIECE_FLOPS, samples // PIECE_SAMPLES)
+        number = max(2 ** max(0, wanted.bit_length() - 1), -(-samples // (FLUSH_TILES * self.tile_samples)))
+        length = samples if number == 1 else round_up(-(-samples // number), PANEL)
         return [(first, min(first + length, samples)) for first in range(0, samples, length)]
 
     def _least_chunk(self, sums: bool) -> int:

@@ -53,9 +53,11 @@ def describe(engine: Engine, samples: int, num_threads: int) -> dict[str, str]:
             "threads": f"{num_threads} share {min(group, tiles):,} tiles, then {len(engine._tasks):,} gradient blocks",
         }
     if samples <= engine.direct_samples:
+        pieces = engine.pieces(samples)
         return rows | {
-            "regime": f"narrow, up to {engine.direct_samples:,} samples: one sweep, which stores the gradient itself",
-            "threads": f"1 of {num_threads}",
+            "regime": f"narrow, up to {engine.direct_samples:,} samples: sweeps that store a gradient each",
+            "pieces": f"{len(pieces):,} of up to {max((b - a for a, b in pieces), default=0):,} samples",
+            "threads": f"{min(num_threads, max(len(pieces), 1)):,} of {num_threads} share the pieces",
         }
     chunks = engine.chunks(samples)
     return rows | {

@@ -14,8 +14,9 @@ import pytest
 
 import fastbackprop as fb
 from benchmarks.cases import batch, network
-from fastbackprop import threads
-from tests.conftest import assert_same_bits
+from fastbackprop import pool, reference, threads
+from fastbackprop.kernels import FLUSH_TILES
+from tests.conftest import assert_close, assert_same_bits, smooth_batch
 
 LAYER_SIZES = (2, 6, 6, 1)
 
@@ -35,6 +36,27 @@ def test_same_bits_for_other_networks(layer_sizes, dtype):
     for count in 2, 3, 8:
         got = fb.loss_and_gradients(net_input, all_weights, all_biases, y, input_gradient=True, num_threads=count)
         assert_same_bits(list(got), expected)
+
+
+@pytest.mark.parametrize(("samples", "pieces"), [(255, 1), (299, 2), (701, 4), (4099, 5)])
+def test_pieces(samples, pieces, dtype):
+    """Batches that are too small for sums in float64 are cut as well: same gradient, same bits."""
+    layer_sizes = (130, 200, 220, 3)
+    engine = pool.make_engine(layer_sizes, dtype)
+    found = engine.pieces(samples)
+    assert samples <= engine.direct_samples
+    assert len(found) >= pieces
+    assert [first for first, _ in found] + [samples] == [0] + [last for _, last in found]
+    assert all(0 < last - first <= FLUSH_TILES * engine.tile_samples for first, last in found)
+    all_weights, all_biases = network(layer_sizes, dtype)
+    net_input, y = smooth_batch(layer_sizes, samples, all_weights, all_biases, dtype)
+    arguments = net_input, all_weights, all_biases, y
+    expected = reference.loss_and_gradients(*arguments, input_gradient=True)
+    alone = list(fb.loss_and_gradients(*arguments, input_gradient=True, num_threads=1))
+    assert alone[0] == pytest.approx(expected[0], rel=1e-5)
+    assert_close(alone[1:], expected[1:])
+    for count in 2, 3, 8:
+        assert_same_bits(list(fb.loss_and_gradients(*arguments, input_gradient=True, num_threads=count)), alone)
 
 
 @pytest.mark.parametrize("samples", [1, 6000, 20_000, 200_003])
