@@ -9,6 +9,7 @@ import numpy as np
 
 from fastbackprop.kernels import CACHE_LINE, FEW, FLUSH_TILES, LOSS_ROWS, PANEL, PREDICT
 from fastbackprop.parameters import layout_table, padded, round_up, split
+from fastbackprop.results import empty
 from fastbackprop.threads import run
 from fastbackprop.validation import Array, Batch, DType, parameter_count
 
@@ -71,7 +72,7 @@ class Engine:
 
     def predict(self, batch: Batch) -> Array:
         """The network's output (D_o, N)."""
-        net_output = np.empty((self.layer_sizes[-1], batch.samples), self.dtype)
+        net_output = empty((self.layer_sizes[-1], batch.samples), self.dtype)
         batch.mode, batch.target = PREDICT, net_output  # the target is not looked at
         if 0 < batch.samples <= FEW:
             self._take_few(batch, self._no_gradient, net_output)
@@ -85,7 +86,7 @@ class Engine:
         """The loss, the gradients as lists, and dl/dinput where asked."""
         dl_dinput = self._no_columns
         if batch.input_gradient:
-            dl_dinput = np.empty((self.layer_sizes[0], batch.samples), self.dtype)
+            dl_dinput = empty((self.layer_sizes[0], batch.samples), self.dtype)
         if 0 < batch.samples <= FEW:
             gradient = np.empty(self.size, self.dtype)
             loss = self._take_few(batch, gradient, dl_dinput)

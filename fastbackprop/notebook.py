@@ -11,6 +11,7 @@ from fastbackprop.engine import native
 from fastbackprop.kernels import SEED, SQUARED_ERROR
 from fastbackprop.parameters import split
 from fastbackprop.pool import borrow, give_back
+from fastbackprop.results import empty
 from fastbackprop.threads import run
 from fastbackprop.validation import (
     FLOATS,
@@ -161,8 +162,8 @@ def compute_network_output(
     """
     batch = Batch(net_input, all_weights, all_biases)
     dtype, samples = batch.dtype, batch.samples
-    all_f = [np.empty((units, samples), dtype) for units in batch.layer_sizes[1:]]
-    all_h = [net_input, *[np.empty((units, samples), dtype) for units in batch.layer_sizes[1:-1]]]
+    all_f = [empty((units, samples), dtype) for units in batch.layer_sizes[1:]]
+    all_h = [net_input, *[empty((units, samples), dtype) for units in batch.layer_sizes[1:-1]]]
     weights, biases = native(batch.weights, dtype), [array.ravel() for array in native(batch.biases, dtype)]
     if samples == 1:
         weights = [np.ascontiguousarray(array) for array in weights]
@@ -255,9 +256,9 @@ def backward_pass(
     no_columns = NO_COLUMNS[dtype]
     all_dl_dh, all_dl_df = [no_columns] * len(weights), [no_columns] * len(weights)
     if intermediates:
-        all_dl_dh = [np.empty((units, samples), dtype) for units in batch.layer_sizes[:-1]]
+        all_dl_dh = [empty((units, samples), dtype) for units in batch.layer_sizes[:-1]]
         all_dl_df = [
-            *[np.empty((units, samples), dtype) for units in batch.layer_sizes[1:-1]],
+            *[empty((units, samples), dtype) for units in batch.layer_sizes[1:-1]],
             dl_doutput.astype(dtype, copy=mode == SEED),
         ]
     engine = borrow(batch.layer_sizes, dtype)

@@ -1,0 +1,98 @@
+"""Memory of large results: used again after the last view is gone, and never before."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import fastbackprop as fb
+from benchmarks.cases import batch, network
+from fastbackprop import results
+from tests.conftest import assert_same_bits
+
+LARGE = (4, results.LEAST_BYTES // 8)
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch):
+    monkeypatch.setattr(results, "_unused", {})
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+def kept_bytes():
+    return sum(size * len(free) for size, free in results._unused.items())
+
+
+def test_memory_is_used_again_after_the_last_view(dtype):
+    array = results.empty(LARGE, dtype)
+    array[...] = 7.0
+    where, view = address(array), memoryview(array[1:, ::3])
+    assert array.flags.c_contiguous
+    assert array.flags.writeable
+    assert array.dtype is dtype
+    del array
+    other = results.empty(LARGE, dtype)
+    other[...] = 8.0
+    assert address(other) != where
+    assert np.all(np.asarray(view) == 7.0)
+    del view
+    assert address(results.empty(LARGE, dtype)) == where
+
+
+def test_small_arrays_are_numpys_own(dtype):
+    assert results.empty((3, 5), dtype).base is None
+    assert results.empty((0, 10**9), dtype).shape == (0, 10**9)
+    assert not results._unused
+
+
+def test_no_more_is_kept_than_said(monkeypatch, dtype):
+    monkeypatch.setattr(results, "KEPT_BYTES", 3 * results.LEAST_BYTES)
+    arrays = [results.empty((results.LEAST_BYTES // dtype.itemsize + k,), dtype) for k in range(8)]
+    while arrays:
+        arrays.pop()
+        assert kept_bytes() <= results.KEPT_BYTES
+    assert kept_bytes() > 0
+    results.empty((4 * results.LEAST_BYTES,), dtype)
+    assert kept_bytes() <= results.KEPT_BYTES
+
+
+def test_threads_never_share_memory():
+    wrong = []
+
+    def use(mark):
+        for _ in range(300):
+            array = results.empty(LARGE, np.dtype(np.float32))
+            array[...] = mark
+            if not np.all(array == mark):
+                wrong.append(mark)
+
+    users = [threading.Thread(target=use, args=(mark,)) for mark in range(4)]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join()
+    assert not wrong
+
+
+def test_results_of_calls_stay_what_they_were(dtype):
+    """Those of one call, while the next ones are computed and dropped."""
+    sizes = (3, 8, 8, 2)
+    net_input, y = batch(sizes, 40_000, dtype)
+    parameters = network(sizes, dtype)
+
+    def call(x):
+        net_output, all_f, all_h = fb.compute_network_output(x, *parameters)
+        *_, all_dl_dh, all_dl_df = fb.backward_pass(*parameters, all_f, all_h, y, intermediates=True)
+        gradients = fb.loss_and_gradients(x, *parameters, y, input_gradient=True)
+        return [net_output, *all_f, *all_h[1:], *all_dl_dh, *all_dl_df, gradients[-1], fb.predict(x, *parameters)]
+
+    first = call(net_input)
+    before = [array.copy() for array in first]
+    for factor in 2.0, 3.0, 1.0:
+        again = call(factor * net_input)
+    assert_same_bits(first, before)
+    assert_same_bits(again, before)
+    assert not any(np.shares_memory(array, other) for array in first[:3] for other in again)
