@@ -16,6 +16,7 @@ import fastbackprop as fb
 from benchmarks.cases import batch, network
 from fastbackprop import pool, reference, threads
 from fastbackprop.kernels import FLUSH_TILES
+from fastbackprop.wide import numbered
 from tests.conftest import assert_close, assert_same_bits, smooth_batch
 
 LAYER_SIZES = (2, 6, 6, 1)
@@ -57,6 +58,50 @@ def test_pieces(samples, pieces, dtype):
     assert_close(alone[1:], expected[1:])
     for count in 2, 3, 8:
         assert_same_bits(list(fb.loss_and_gradients(*arguments, input_gradient=True, num_threads=count)), alone)
+
+
+def placed(num_threads, progress=None):
+    """The processors that each lane may use while a job runs, and those of the calling thread before and after."""
+    before, lanes = os.sched_getaffinity(0), {}
+
+    def work(lane, *_):
+        lanes[lane] = os.sched_getaffinity(0)
+        time.sleep(0.01)
+
+    while len(lanes) < num_threads:  # a worker may come too late for anything
+        threads.run(work, numbered(range(4 * num_threads)), 1, num_threads, progress)
+    return before, lanes, os.sched_getaffinity(0)
+
+
+@pytest.mark.skipif(threads._processor is None, reason="threads cannot be placed here")
+def test_threads_keep_off_each_other():
+    processors = len(os.sched_getaffinity(0))
+    for num_threads in 2, processors, processors + 1, 2:
+        before, lanes, after = placed(num_threads)
+        assert after == before
+        if 1 < num_threads <= processors:
+            # Lane 0 is held only while a worker is inside.
+            assert len(lanes[0]) == 1 or lanes[0] == before
+            for lane in range(1, num_threads):
+                assert len(lanes[lane]) == processors - 1
+        elif num_threads > processors:
+            assert all(lanes[lane] == before for lane in lanes)
+    _, lanes, _ = placed(2, progress=lambda *_: None)
+    assert lanes[0] == before
+
+
+@pytest.mark.skipif(threads._processor is None, reason="threads cannot be placed here")
+def test_the_calling_thread_may_move_again_after_an_error():
+    before = os.sched_getaffinity(0)
+
+    def work(lane, *_):
+        time.sleep(0.01)
+        raise RuntimeError(f"lane {lane}")
+
+    for _ in range(20):
+        with pytest.raises(RuntimeError, match="lane"):
+            threads.run(work, numbered(range(4)), 1, 2)
+        assert os.sched_getaffinity(0) == before
 
 
 @pytest.mark.parametrize("samples", [1, 6000, 20_000, 200_003])
