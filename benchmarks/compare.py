@@ -61,10 +61,10 @@ def compare(case, dtype, names, threads, seconds):
     times = {name: [] for name in calls}
     best, end = 0.0, time.perf_counter() + seconds
     while len(times["fastbackprop"]) < ROUNDS or time.perf_counter() < end:
-        time.sleep(timing.PAUSE)
+        timing.settle()
         best = max(best, peak.flops(dtype, threads))
         for name, call in calls.items():
-            times[name].append(timing.turn(call))
+            times[name].append(timing.settled_turn(call))
     return times, best
 
 

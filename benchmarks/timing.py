@@ -4,15 +4,28 @@ import time
 
 from benchmarks import peak
 
-PAUSE = 0.04  # seconds: OpenBLAS's workers spin for 2^26 cycles after their work, and take a processor each
 TURN = 0.002  # seconds at least; a time is the mean over the calls of a turn
 ROUNDS = 9  # at most, and three at least: no more are begun after so many seconds
 SECONDS = 1.0
+STEP = 0.005  # seconds
+MOST_STEPS = 100
+
+
+def settle():
+    """Wait until the threads of other libraries have gone to sleep.
+
+    OpenBLAS's spin after their work, and take a processor each: for 2^26 ticks of a clock, 25 ms on one machine and
+    108 on another. A pause of 40 ms there made this package's calls look up to twice as long.
+    """
+    for _ in range(MOST_STEPS):
+        before = time.process_time()
+        time.sleep(STEP)
+        if time.process_time() - before < STEP / 5:
+            break
 
 
 def turn(call):
     """Seconds of a call, after one that is not timed unless it takes long: after a pause the caches are cold."""
-    time.sleep(PAUSE)
     start = time.perf_counter()
     call()
     first = time.perf_counter() - start
@@ -25,14 +38,20 @@ def turn(call):
     return (time.perf_counter() - start) / count
 
 
+def settled_turn(call):
+    """The same, alone."""
+    settle()
+    return turn(call)
+
+
 def over_peak(call, flops, dtype, num_threads):
     """Seconds of a call over the seconds that its flops take at the FMA peak of as many threads: 1 is the least.
 
     Of the best peak and the shortest of many short turns, because what else runs on the machine only ever adds.
     """
     peaks, times = [], []
+    settle()
     for _ in _rounds():
-        time.sleep(PAUSE)
         peaks.append(peak.flops(dtype, num_threads, 0.005))
         times.append(turn(call))
     return max(peaks) * min(times) / flops
@@ -40,7 +59,7 @@ def over_peak(call, flops, dtype, num_threads):
 
 def over(call, other):
     """Seconds of a call over the seconds of another, in turns; the shortest of either."""
-    times = [(turn(call), turn(other)) for _ in _rounds()]
+    times = [(settled_turn(call), settled_turn(other)) for _ in _rounds()]
     return min(ours for ours, _ in times) / min(others for _, others in times)
 
 

@@ -22,7 +22,7 @@ MOST = Case(64, 40, 10, 6, 300)
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """Times that mean nothing, but are soon taken."""
-    monkeypatch.setattr(timing, "PAUSE", 0.0)
+    monkeypatch.setattr(timing, "MOST_STEPS", 0)
     monkeypatch.setattr(timing, "TURN", 0.0)
     monkeypatch.setattr(timing, "ROUNDS", 1)
 
