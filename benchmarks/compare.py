@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import machine, memory, peak, timing
-from benchmarks.cases import DTYPES, GROUPS, Case, arguments
+from benchmarks.cases import DTYPES, GROUPS, TABLE, Case, arguments
 from benchmarks.libraries import LIBRARIES, installed, numpy_gradient
 from fastbackprop.threads import available_threads
 
@@ -135,7 +135,7 @@ def main(arguments):
         "--case",
         type=parse_cases,
         nargs="+",
-        default=[GROUPS["table"]],
+        action="extend",
         help=f"inputs,width,outputs,hidden,samples, or {', '.join(GROUPS)} (default: table)",
     )
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES)
@@ -146,7 +146,7 @@ def main(arguments):
     parser.add_argument("--json", type=Path, help="write results to this file")
     options = parser.parse_args(arguments)
     names = list(dict.fromkeys(["fastbackprop", *options.libraries]))
-    cases = dict.fromkeys(case for group in options.case for case in group)
+    cases = dict.fromkeys(case for group in options.case or [TABLE] for case in group)
     results = []
     for case, dtype in with_progress([(case, dtype) for case in cases for dtype in options.dtype]):
         found = summary(case, dtype, *compare(case, dtype, names, options.threads, options.seconds))
