@@ -51,7 +51,6 @@ class Engine:
         # Below two chunks, gradients are not summed in float64: sweeps write them in the element type, see pieces.
         self.direct_samples = 2 * self._least_chunk(sums=True) - 1
         self.weights_offsets = self.layout[:, 2].tolist()
-        self._parameters = np.empty(self.size, self.dtype)
         self._accumulator_size = self.size + self.tile_samples
         self._accumulators = np.empty((0, self._accumulator_size))
         self._few_losses = np.zeros(FEW)
@@ -68,7 +67,7 @@ class Engine:
     def nbytes(self) -> int:
         """The bytes that the buffers hold at present."""
         tiles = len(self._tiles) * self._tile_size * self.dtype.itemsize
-        return self._parameters.nbytes + self._accumulators.nbytes + tiles
+        return int(self._accumulators.nbytes + tiles)
 
     def predict(self, batch: Batch) -> Array:
         """The network's output (D_o, N)."""
@@ -79,7 +78,7 @@ class Engine:
             return net_output
         chunks = self.chunks(batch.samples, sums=False)
         lanes = np.empty((len(chunks), self.tile_samples))
-        self._sweep_chunks(batch, net_output, chunks, lanes, self._load(batch), self.layout)
+        self._sweep_chunks(batch, net_output, chunks, lanes, *self._load(batch))
         return net_output
 
     def differentiate(self, batch: Batch) -> tuple[Any, ...]:
@@ -99,7 +98,7 @@ class Engine:
         """The loss of a few samples; the gradient or the output are written, and dl/dinput where it has columns."""
         columns = native([columns_out, batch.net_input, batch.target, batch.sample_weight], self.dtype)
         losses = self._few_losses
-        fixed = self._load(batch), self.layout, self.tile(0)
+        fixed = *self._load(batch), self.tile(0)
         self._few(gradient, losses, *columns, *fixed, batch.mode, batch.factor, batch.scale)
         if batch.progress is not None:
             batch.progress(batch.samples, batch.samples)
@@ -121,22 +120,30 @@ class Engine:
         loss = float(np.add.reduce(accumulators[: len(chunks), self.size :], axis=None))
         return loss, self.total_gradient(len(chunks))
 
-    def _load(self, batch: Batch) -> Array:
-        """The parameters in pack order, as kernels read them: the caller's vector where it will do, else a copy."""
-        vector = batch.vector
-        if vector is not None and vector.dtype is self.dtype and vector.flags.c_contiguous:
-            return vector
-        parts = [array for pair in zip(batch.weights, batch.biases, strict=True) for array in pair]
-        np.concatenate(
-            [array.ravel() for array in parts] if vector is None else [vector],
-            out=self._parameters[: self.size],
-            casting="unsafe",
+    def _load(self, batch: Batch) -> tuple[Array, Array]:
+        """A vector of parameters in pack order, and the layout table, which may say instead where each array is.
+
+        Arrays are read where they are: copied into a vector, large ones would pass through a cache twice. The batch
+        keeps what had to be converted, for addresses alone do not.
+        """
+        if batch.vector is not None:
+            batch.vector = np.ascontiguousarray(batch.vector, self.dtype)
+            return batch.vector, self.layout
+        batch.weights, batch.biases = (
+            [np.ascontiguousarray(array, self.dtype) for array in arrays] for arrays in (batch.weights, batch.biases)
         )
-        return self._parameters
+        return self._no_gradient, self.located(batch.weights, batch.biases)
+
+    def located(self, all_weights: list[Array], all_biases: list[Array]) -> Array:
+        """The layout table with the addresses of these arrays, which must live on, contiguous and in this dtype."""
+        table, locate = self.layout.copy(), self._locate
+        for k, (weights, biases) in enumerate(zip(all_weights, all_biases, strict=True)):
+            locate(table, k, weights, biases.reshape(-1))
+        return table
 
     def load_both_ways(self, batch: Batch) -> tuple[Array, Array]:
-        """The parameters for a way forward and back, and the layout table that says where they are."""
-        return self._load(batch), self.layout
+        """The same for a way forward and back."""
+        return self._load(batch)
 
     def _sweep_chunks(
         self,
@@ -175,6 +182,12 @@ class Engine:
             staged = sum(array.shape[0] for array in arrays if array.dtype != dtype)
             slice_samples = self.slice_samples(staged, accumulators.shape[1] > self.tile_samples)
         run(work, chunks, slice_samples, batch.num_threads, batch.progress)
+
+    @functools.cached_property
+    def _locate(self) -> Any:
+        from fastbackprop.kernels.passes import locate  # imports numba
+
+        return locate(self.dtype)
 
     @functools.cached_property
     def _few(self) -> Any:

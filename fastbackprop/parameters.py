@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbackprop.kernels import LOSS_ROWS
-from fastbackprop.validation import FLOATS, Array, DType, Network, check_layer_sizes, check_vector, parameter_count
+from fastbackprop.validation import FLOATS, Array, DType, Network, check_layer_sizes, check_vector
 
 LARGEST_RECORD = 2**31 - 1
 """The most bytes of a structured dtype."""
@@ -24,21 +24,20 @@ def layout_table(layer_sizes: tuple[int, ...], *, wide: bool = False) -> Array:
     5       the offset of the padded gradient of weights k; its rows are padded
     6       the row of a tile that dl/dh_k, masked to dl/df_{k-1}, is written to: that of h_k, or one behind the ones
             for wide networks, which take weight gradients after the backward pass
-    7       for wide networks, the offset of the transposed weights behind the flat vector, padded too; else 0
+    7       where transposed weights are kept, their offset in that vector, padded too; else 0
+    8, 9    where weights k and biases k are arrays of their own, their addresses; 0 where they are in the flat vector
     """
     rows = []
     offset = activation_row = padded_offset = 0
     separate_row = sum(layer_sizes) + layer_sizes[-1] + LOSS_ROWS + 1
-    transposed_offset = round_up(parameter_count(layer_sizes), 16)
     for units_in, units_out in itertools.pairwise(layer_sizes):
         biases_offset = offset + units_out * units_in
-        back_row, transposed = (separate_row, transposed_offset) if wide else (activation_row, 0)
-        rows.append((units_in, units_out, offset, biases_offset, activation_row, padded_offset, back_row, transposed))
+        back_row = separate_row if wide else activation_row
+        rows.append((units_in, units_out, offset, biases_offset, activation_row, padded_offset, back_row, 0, 0, 0))
         offset = biases_offset + units_out
         activation_row += units_in
         padded_offset += units_out * padded(units_in)
         separate_row += units_in
-        transposed_offset += units_in * padded(units_out)
     return np.array(rows, np.int64)
 
 

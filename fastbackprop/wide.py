@@ -9,7 +9,7 @@ import numpy as np
 
 from fastbackprop.engine import Engine, aligned
 from fastbackprop.kernels import CACHE_LINE, FLUSH_TILES
-from fastbackprop.parameters import layout_table, padded
+from fastbackprop.parameters import layout_table, padded, unpack
 from fastbackprop.threads import run
 from fastbackprop.validation import Array, Batch, DType
 
@@ -37,8 +37,6 @@ class WideEngine(Engine):
     def __init__(self, layer_sizes: tuple[int, ...], dtype: DType) -> None:
         super().__init__(layer_sizes, dtype)
         self.layout = layout_table(layer_sizes, wide=True)
-        self._plain_layout = self.layout.copy()
-        self._plain_layout[:, 7] = 0  # no transposed weights
         self.direct_samples = 0
         self.tile_samples = TILE_SAMPLES
         self.pass_samples = TILE_SAMPLES
@@ -48,7 +46,8 @@ class WideEngine(Engine):
         self._tile_size = self.tile_rows * (TILE_SAMPLES + CACHE_LINE // dtype.itemsize)
         self.group_tiles = min(max(2, GROUP_BYTES // (self._tile_size * dtype.itemsize)), GROUP_TILES)
         table = self.layout.tolist()
-        self._parameters = np.empty(table[-1][7] + layer_sizes[-2] * padded(layer_sizes[-1]), dtype)
+        lengths = [units_in * padded(units_out) for units_in, units_out in itertools.pairwise(layer_sizes)]
+        self._offsets = list(itertools.accumulate(lengths, initial=CACHE_LINE))  # of transposed weights: none is at 0
         self._partial_size = table[-1][5] + layer_sizes[-1] * padded(layer_sizes[-2])
         self.task_columns = TASK_COLUMN_BYTES // dtype.itemsize
         self._tasks = [
@@ -73,14 +72,18 @@ class WideEngine(Engine):
         return transpose_weights(self.dtype)
 
     @functools.cached_property
+    def _transposed(self) -> Array:
+        return aligned(self._offsets[-1], self.dtype)
+
+    @functools.cached_property
     def _partial(self) -> Array:
         return aligned(self._partial_size, self.dtype)
 
     @property
     def nbytes(self) -> int:
         """The bytes that the buffers hold at present."""
-        kept = [*self._groups, *self._scratch.values(), *([self._partial] if "_partial" in self.__dict__ else [])]
-        return super().nbytes + sum(array.nbytes for array in kept)
+        made = [array for name in ("_partial", "_transposed") if (array := self.__dict__.get(name)) is not None]
+        return super().nbytes + sum([int(array.nbytes) for array in [*self._groups, *self._scratch.values(), *made]])
 
     def _group(self, number: int) -> Array:
         """That many tiles below each other."""
@@ -95,28 +98,29 @@ class WideEngine(Engine):
         return self._scratch[lane]
 
     def load_both_ways(self, batch: Batch) -> tuple[Array, Array]:
-        """The parameters, with transposed weights behind them unless there are few tiles, and their layout table."""
-        parameters = self._load(batch)
+        """The parameters as they come for few tiles, else transposed weights; and the table that says where all are."""
+        parameters, layout = self._load(batch)
         if batch.samples <= TILES_AS_THEY_COME * TILE_SAMPLES:
-            return parameters, self._plain_layout
-        if parameters is not self._parameters:
-            np.copyto(self._parameters[: self.size], parameters)
-        table = self.layout.tolist()
+            return parameters, layout
+        all_weights = batch.weights
+        if batch.vector is not None:
+            all_weights, all_biases = unpack(parameters, self.layer_sizes)
+            layout = self.located(all_weights, all_biases)
+        layout[:, 7] = self._offsets[:-1]
 
         def work(_lane: int, task: int, _first: int, _last: int) -> None:
             k, first, last = columns[task]
-            units_in, units_out, offset, biases_offset, *_, transposed = table[k]
-            target, source = self._parameters[transposed:], self._parameters[offset:biases_offset]
-            transpose_columns(target, source, units_out, units_in, first, last)
+            weights = all_weights[k]
+            transpose_columns(transposed[self._offsets[k] :], weights.reshape(-1), *weights.shape, first, last)
 
-        transpose_columns = self._transpose_weights
+        transposed, transpose_columns = self._transposed, self._transpose_weights
         columns = [
             (k, first, last)
             for k, first_row, _, first, last in self._tasks
             if first_row == 0 and (k > 0 or batch.input_gradient)
         ]
         run(work, numbered(columns), 1, batch.num_threads)
-        return self._parameters, self.layout
+        return transposed, layout
 
     def _gradient(self, batch: Batch, dl_dinput: Array) -> tuple[float, Array]:
         samples, step = batch.samples, self.group_tiles * self.tile_samples

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import fastbackprop as fb
-from benchmarks.cases import network
+from benchmarks.cases import batch, network
 from fastbackprop import pool, reference, wide
 from tests.conftest import assert_close, assert_same_bits, smooth_batch
+from tests.test_layouts import ZOO
 
 SHAPES = [(300, 500, 2), (20, 400, 330, 3), (400, 400), (130, 1030, 1)]
 
@@ -112,3 +113,23 @@ def test_memory_does_not_grow_with_the_batch():
         sizes.append(workspace._engine.nbytes)
     assert sizes[0] == sizes[1]
     assert sizes[0] < wide.GROUP_BYTES + 2**22
+
+
+@pytest.mark.parametrize("samples", [5, 100, 300])
+@pytest.mark.parametrize("animal", ZOO, ids=lambda animal: animal.__name__)
+def test_parameters_are_read_where_they_are(animal, samples, dtype, tmp_path, monkeypatch):
+    """Of any layout, as lists or as one vector; as they come for few tiles, transposed for more."""
+    monkeypatch.setattr(pool, "WIDE", 100)
+    layer_sizes = (9, 30, 40, 5)
+    all_weights, all_biases = network(layer_sizes, dtype)
+    net_input, y = batch(layer_sizes, samples, dtype)
+    expected = fb.Workspace(layer_sizes, dtype).loss_and_gradients(net_input, all_weights, all_biases, y)
+    caged = [[animal(array, tmp_path) for array in arrays] for arrays in (all_weights, all_biases)]
+    workspace = fb.Workspace(layer_sizes, dtype)
+    assert isinstance(workspace._engine, wide.WideEngine)
+    got = workspace.loss_and_gradients(net_input, *caged, y)
+    assert_same_bits(list(got), list(expected))
+    assert_same_bits(workspace.predict(net_input, *caged), fb.predict(net_input, all_weights, all_biases))
+    vector = animal(fb.pack(all_weights, all_biases), tmp_path)
+    _, gradient = workspace.loss_and_gradients(net_input, vector, None, y)
+    assert_same_bits(gradient, fb.pack(*expected[1:]))

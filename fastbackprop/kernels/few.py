@@ -20,7 +20,7 @@ from fastbackprop.kernels import PREDICT, SEED
 from fastbackprop.kernels.jit import array_types, compile_entry, inner, source_digest
 from fastbackprop.kernels.losses import take_loss
 from fastbackprop.kernels.microkernels import HEIGHT, dot, masked, product, resumed
-from fastbackprop.kernels.simd import advance, outlined, pointer
+from fastbackprop.kernels.simd import advance, array_at, outlined, pointer
 
 ROWS = 64
 """The rows of weights that the backward product goes through at once: as many pages as a first-level TLB has."""
@@ -143,8 +143,8 @@ def few(dtype):
         columns_out    written: (D_o, N) the output where mode is PREDICT; else (D_i, N) dl/dinput, or (D_i, 0) for none
         net_input      (D_i, N), target (D_o, N) or (1, N) class numbers, sample_weight (N,) or (0,): read, any strides,
                        any alignment
-        parameters     in pack order: read
-        layout         a row for each layer, see parameters.layout_table: read
+        parameters     in pack order, or nothing of it: read
+        layout         a row for each layer, see parameters.layout_table, which says where the parameters are: read
         mode, factor   what is done at the output, see kernels and losses; scale: what dl/df_K is multiplied with
         space          workspace, the activations sample by sample: h_0 ... h_K, output | dl/dh_0 ... dl/dh_K | the
                        rows of the loss, units by samples (see losses)
@@ -156,7 +156,7 @@ def few(dtype):
         output_at = samples * (layout[layers - 1, 4] + layout[layers - 1, 0])
         back_at = output_at + samples * outputs
         loss_at = back_at + output_at
-        start, weights_start = pointer(space), pointer(parameters)
+        start, parameters_start = pointer(space), pointer(parameters)
         for s in range(samples):
             for p in range(inputs):
                 space[s * inputs + p] = net_input[p, s]
@@ -166,9 +166,9 @@ def few(dtype):
             forward_samples(
                 advance(start, f_at * itemsize),
                 layout[k, 1] * itemsize,
-                advance(weights_start, layout[k, 2] * itemsize),
+                array_at(layout, k, 8, advance(parameters_start, layout[k, 2] * itemsize)),
                 layout[k, 0] * itemsize,
-                advance(weights_start, layout[k, 3] * itemsize),
+                array_at(layout, k, 9, advance(parameters_start, layout[k, 3] * itemsize)),
                 itemsize,
                 advance(start, h_at * itemsize),
                 layout[k, 0] * itemsize,
@@ -235,7 +235,7 @@ def few(dtype):
                     dl_df,
                     units_out * itemsize,
                     itemsize,
-                    advance(weights_start, layout[k, 2] * itemsize),
+                    array_at(layout, k, 8, advance(parameters_start, layout[k, 2] * itemsize)),
                     units_in * itemsize,
                     samples,
                     units_in,

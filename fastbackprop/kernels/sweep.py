@@ -29,7 +29,7 @@ from fastbackprop.kernels.layers import (
     whole_vectors,
 )
 from fastbackprop.kernels.losses import take_loss
-from fastbackprop.kernels.simd import advance, pointer
+from fastbackprop.kernels.simd import advance, array_at, pointer
 
 ALONG_UNITS = 24
 """Layers with fewer units on either side take the weight gradient along the samples: below, vectors of units are mostly
@@ -122,8 +122,8 @@ def sweep(dtype):
         columns_out    written: (D_o, N) the output where mode is PREDICT; else (D_i, N) dl/dinput, or (D_i, 0) for none
         net_input      (D_i, N), target (D_o, N), or (1, N) class numbers, sample_weight (N,) or (0,): read, any
                        strides, any alignment
-        parameters     in pack order, with or without the transposed weights behind them: read
-        layout         a row for each layer, see parameters.layout_table: read
+        parameters     in pack order, or transposed weights, or neither: read
+        layout         a row for each layer, see parameters.layout_table, which says where the parameters are: read
         mode, factor   what is done at the output, see kernels and losses; scale: what dl/df_K is multiplied with
         tile           workspace, starts at a cache line; tile_samples, a multiple of 64, is the length of its rows
         """
@@ -138,7 +138,7 @@ def sweep(dtype):
         ones_row = weight_row + LOSS_ROWS
 
         start = pointer(tile)
-        weights_start = pointer(parameters)
+        parameters_start = pointer(parameters)
         sums = pointer(accumulators)
         output = advance(start, output_row * stride)
         ones = advance(start, ones_row * stride)
@@ -175,10 +175,10 @@ def sweep(dtype):
                 forward_layer(
                     advance(start, (layout[k, 4] + layout[k, 0]) * stride),
                     stride,
-                    advance(weights_start, layout[k, 2] * itemsize),
+                    array_at(layout, k, 8, advance(parameters_start, layout[k, 2] * itemsize)),
                     layout[k, 0] * itemsize,
                     itemsize,
-                    advance(weights_start, layout[k, 3] * itemsize),
+                    array_at(layout, k, 9, advance(parameters_start, layout[k, 3] * itemsize)),
                     itemsize,
                     advance(start, layout[k, 4] * stride),
                     stride,
@@ -246,14 +246,16 @@ def sweep(dtype):
                     )
                 if k > 0 or columns_out.shape[1] > 0:
                     dl_dh = advance(start, layout[k, 6] * stride)
-                    weights, row, column = layout[k, 2], layout[k, 0] * itemsize, itemsize
+                    weights = array_at(layout, k, 8, advance(parameters_start, layout[k, 2] * itemsize))
+                    row, column = layout[k, 0] * itemsize, itemsize
                     if layout[k, 7] > 0:
-                        weights, row, column = layout[k, 7], itemsize, padded(layout[k, 1]) * itemsize
+                        weights = advance(parameters_start, layout[k, 7] * itemsize)
+                        row, column = itemsize, padded(layout[k, 1]) * itemsize
                     backward_layer(
                         dl_dh,
                         h,
                         stride,
-                        advance(weights_start, weights * itemsize),
+                        weights,
                         row,
                         column,
                         dl_df,

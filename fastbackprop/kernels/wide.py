@@ -131,5 +131,5 @@ def transpose_weights(dtype):
             for p in range(first + whole, last):
                 target[p * padded(units_out) + i] = source[i * units_in + p]
 
-    written, _ = array_types(dtype)
-    return compile_entry(transpose_columns, types.void(written(1, "C"), written(1, "C"), *[types.int64] * 4))
+    written, read = array_types(dtype)
+    return compile_entry(transpose_columns, types.void(written(1, "C"), read(1, "C"), *[types.int64] * 4))
