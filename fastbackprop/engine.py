@@ -11,7 +11,7 @@ from fastbackprop.kernels import CACHE_LINE, FEW, FLUSH_TILES, LOSS_ROWS, PANEL,
 from fastbackprop.parameters import layout_table, padded, round_up, split
 from fastbackprop.results import empty
 from fastbackprop.threads import run
-from fastbackprop.validation import Array, Batch, DType, parameter_count
+from fastbackprop.validation import NO_WEIGHT, Array, Batch, DType, parameter_count
 
 # All of these are constants: how a batch is cut must depend on shapes alone, or the bits of the result would depend on
 # the machine.
@@ -96,7 +96,8 @@ class Engine:
 
     def _take_few(self, batch: Batch, gradient: Array, columns_out: Array) -> float:
         """The loss of a few samples; the gradient or the output are written, and dl/dinput where it has columns."""
-        columns = native([columns_out, batch.net_input, batch.target, batch.sample_weight], self.dtype)
+        weight = self._no_gradient if batch.sample_weight is NO_WEIGHT else batch.sample_weight
+        columns = native([columns_out, batch.net_input, batch.target, weight], self.dtype)
         losses = self._few_losses
         fixed = *self._load(batch), self.tile(0)
         self._few(gradient, losses, *columns, *fixed, batch.mode, batch.factor, batch.scale)
