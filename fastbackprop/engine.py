@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbackprop.kernels import CACHE_LINE, FEW, FLUSH_TILES, LOSS_ROWS, PANEL, PREDICT
+from fastbackprop.kernels import BINARY, CACHE_LINE, FEW, FLUSH_TILES, LOSS_ROWS, PANEL, PREDICT, SOFTMAX
 from fastbackprop.parameters import layout_table, padded, round_up, split
 from fastbackprop.results import empty
 from fastbackprop.threads import run
@@ -30,6 +30,7 @@ SLICE_FLOPS = 2**31  # at most, where a slice has more than the fewest samples: 
 SLICE_SAMPLES = 65536
 PASS_BYTES = 128 * 1024
 STAGING_BYTES = 2 * 1024 * 1024
+CROSS_ENTROPIES = SOFTMAX, BINARY
 
 
 class Engine:
@@ -100,7 +101,8 @@ class Engine:
         columns = native([columns_out, batch.net_input, batch.target, weight], self.dtype)
         losses = self._few_losses
         fixed = *self._load(batch), self.tile(0)
-        self._few(gradient, losses, *columns, *fixed, batch.mode, batch.factor, batch.scale)
+        cross_entropy = self.cross_entropy if batch.mode in CROSS_ENTROPIES else 0
+        self._few(gradient, losses, *columns, *fixed, batch.mode, batch.factor, batch.scale, cross_entropy)
         if batch.progress is not None:
             batch.progress(batch.samples, batch.samples)
         return losses.item(0)
@@ -163,6 +165,7 @@ class Engine:
         """
         sweep, no_gradient, dtype, samples = self._sweep, self._no_gradient, self.dtype, batch.samples
         mode, factor, scale = batch.mode, batch.factor, batch.scale
+        cross_entropy = self.cross_entropy if mode in CROSS_ENTROPIES else 0
         arrays = [columns_out, batch.net_input, batch.target]
 
         def work(lane: int, chunk: int, first: int, last: int) -> None:
@@ -175,7 +178,7 @@ class Engine:
                 sliced, weights = [array[:, first:last] for array in arrays], weights[first:last]
             *columns, weights = native([*sliced, weights], dtype)
             tile = self.tile(lane) if tiles is None else tiles[chunk]
-            fixed = (parameters, layout, tile, self.tile_samples, mode, factor, scale)
+            fixed = (parameters, layout, tile, self.tile_samples, mode, factor, scale, cross_entropy)
             sweep(gradient, sums, *columns, weights, *fixed)
 
         slice_samples = samples
@@ -215,6 +218,13 @@ class Engine:
         from fastbackprop.kernels.passes import backward_pass  # imports numba
 
         return backward_pass(self.dtype)
+
+    @functools.cached_property
+    def cross_entropy(self) -> int:
+        """The address of the compiled cross-entropies."""
+        from fastbackprop.kernels.losses import cross_entropy  # imports numba
+
+        return int(cross_entropy(self.dtype).address)
 
     @functools.cached_property
     def loss_derivative(self) -> Any:

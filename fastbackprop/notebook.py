@@ -264,7 +264,8 @@ def backward_pass(
     engine = borrow(batch.layer_sizes, dtype)
     tile_samples = 1 if samples == 1 else engine.tile_samples
     # Made here, not by several threads at once.
-    layer, derivative = engine.backward_layer, engine.loss_derivative if mode != SEED else None
+    layer = engine.backward_layer
+    derivative, cross_entropy = (engine.loss_derivative, engine.cross_entropy) if mode != SEED else (None, 0)
 
     def work(lane: int, chunk: int, first: int, last: int) -> None:
         sums = accumulators[chunk]
@@ -279,7 +280,7 @@ def backward_pass(
         all_h, all_f, (dl_df,) = native(all_h, dtype), native(all_f, dtype), native([dl_df], dtype)
         if derivative is not None:
             (y_part,) = native([target if whole else target[:, first:last]], dtype)
-            derivative(dl_df, all_f[-1], y_part, sums[engine.size :], tile, tile_samples, mode)
+            derivative(dl_df, all_f[-1], y_part, sums[engine.size :], tile, tile_samples, mode, cross_entropy)
         for k in range(len(weights) - 1, -1, -1):
             dl_dh, f_before, before = all_dl_dh[k], no_columns, no_columns
             if k > 0:

@@ -241,7 +241,7 @@ def test_squared_error(dtype):
     error = output - target
     lanes, rows = np.full(50, 0.5), np.full((9, 64), np.nan, dtype)
     rows[2, :50], rows[3, :50], rows[4, :50] = output, target, weight
-    losses.take_loss(lanes, rows.ravel(), 64, 2, 1, 1, 50, SQUARED_ERROR, 0.5, 0.25)
+    losses.take_loss(lanes, rows[2:].ravel(), 64, 1, 1, 50, SQUARED_ERROR, 0.5, 0.25, 0)
     got = rows[2, :50]
     assert np.isnan(rows[:2]).all()
     assert np.isnan(rows[:, 50:]).all()

@@ -135,6 +135,7 @@ def few(dtype):
         mode,
         factor,
         scale,
+        cross_entropy,
     ):
         """Write the gradient and the loss of the columns of net_input, or their output.
 
@@ -145,7 +146,8 @@ def few(dtype):
                        any alignment
         parameters     in pack order, or nothing of it: read
         layout         a row for each layer, see parameters.layout_table, which says where the parameters are: read
-        mode, factor   what is done at the output, see kernels and losses; scale: what dl/df_K is multiplied with
+        mode, factor   what is done at the output, see kernels and losses; scale: what dl/df_K is multiplied with;
+                       cross_entropy: the address of a compiled one, where the mode needs it
         space          workspace, the activations sample by sample: h_0 ... h_K, output | dl/dh_0 ... dl/dh_K | the
                        rows of the loss, units by samples (see losses)
         """
@@ -197,7 +199,7 @@ def few(dtype):
                     rows[i * samples + s] = space[output_at + s * outputs + i]
                 for i in range(target.shape[0]):
                     rows[(outputs + i) * samples + s] = target[i, s]
-            take_loss(loss_lanes, rows, samples, 0, outputs, target.shape[0], samples, mode, factor, scale)
+            take_loss(loss_lanes, rows, samples, outputs, target.shape[0], samples, mode, factor, scale, cross_entropy)
             for s in range(samples):
                 for i in range(outputs):
                     space[output_at + s * outputs + i] = rows[i * samples + s]
@@ -262,5 +264,6 @@ def few(dtype):
             types.int64,
             types.float64,
             types.float64,
+            types.int64,
         ),
     )

@@ -48,13 +48,22 @@ def array_types(dtype):
 
 def compile_entry(function, signature):
     """Compile `function` for one explicit signature, from the cache where possible."""
+    return _cached(functools.partial(numba.njit, signature, nogil=True, error_model="numpy"), function)
+
+
+def compile_callback(function, signature):
+    """The same for a function of numbers and pointers that kernels call at its `address`."""
+    return _cached(functools.partial(numba.cfunc, signature, nopython=True, error_model="numpy"), function)
+
+
+def _cached(decorator, function):
     try:
-        return numba.njit(signature, nogil=True, error_model="numpy", cache=True)(function)
+        return decorator(cache=True)(function)
     except RuntimeError as error:
         # numba raises at decoration when none of its cache folders can be written.
         if "cannot cache function" not in str(error):
             raise
-        return numba.njit(signature, nogil=True, error_model="numpy")(function)
+        return decorator()(function)
 
 
 def cache_folder() -> str | None:

@@ -5,7 +5,8 @@ Rows of a tile, from the first of the output on:
     output, then dl/df_K | target | sample weights | one number for each sample: two sums, a maximum
 
 Loops over the samples are innermost, and few arrays are in each: above a few pairs of them, LLVM no longer checks
-whether they overlap, and makes no vectors. They stand in one function because numba compiles each on its own as well.
+whether they overlap, and makes no vectors. Those of the cross-entropies stand in one function because numba compiles
+each on its own as well.
 
 A gradient with a cross-entropy took 2 to 6 % longer than with a squared error for layers (16, 64, 64, 64, 64, 10),
 about 1 % for (784, 100, 10), and half again as long for (1, 6, 6, 6, 6, 6, 3), whose whole gradient takes 10 to 17 ns a
@@ -14,97 +15,146 @@ sample (one thread, Zen 5, targets' check included).
 
 import functools
 
+import numba
 import numpy as np
+from llvmlite import ir
 from numba import types
+from numba.extending import intrinsic
 
-from fastbackprop.kernels import BINARY, SOFTMAX
+from fastbackprop.kernels import BINARY, LOSS_ROWS, SQUARED_ERROR
 from fastbackprop.kernels.elementary import exp, log1p
-from fastbackprop.kernels.jit import array_types, compile_entry, inner, source_digest
+from fastbackprop.kernels.jit import array_types, compile_callback, compile_entry, inner, source_digest
 from fastbackprop.kernels.layers import copy_rows, fill_row, row_stride
 from fastbackprop.kernels.simd import advance, pointer
 
 
 @inner
-def take_loss(loss_lanes, tile, stride, first, units, target_rows, count, mode, factor, scale):
+def take_loss(loss_lanes, rows, stride, units, target_rows, count, mode, factor, scale, cross_entropy):
     """Over `count` samples of a tile, dl/df_K in place of the output, and loss_lanes += the loss, sample by sample.
 
     squared error    output = scale w 2 factor (o - y);    loss_lanes += w factor (o - y)^2
-    binary           output = scale w (sigmoid(o) - y);    loss_lanes += w (max(o, 0) - o y + log1p(exp(-|o|)))
-    softmax          output = scale w (m softmax(o) - y);  loss_lanes += w (m ln(sum_j exp(o_j - peak)) - sum_i y_i z_i)
-                     with peak = max_j o_j, z_i = o_i - peak and m = sum_i y_i
 
-    loss_lanes (float64) has an entry for each sample. The tile's rows, of `stride` elements, are those of the module's
-    table, from row `first` on; the target's are overwritten. For the softmax, a single row of several is class
-    numbers c for y_c = 1. Only exponentials of what is not positive are taken, so nothing overflows; NaN and
-    infinities go where these formulas take them.
+    loss_lanes (float64) has an entry for each sample. The rows, of `stride` elements, are those of the module's table;
+    cross_entropy is the address of what deals with the other losses, see there.
     """
-    real = tile.dtype.type
-    one, zero, slope = real(1.0), real(0.0), real(scale)
-    at = (first + 2 * units) * stride
-    weight = tile[at : at + count]
-    if mode != SOFTMAX:
-        twice = real(2.0 * factor * scale)
-        for i in range(first, first + units):
-            output, target = (
-                tile[i * stride : i * stride + count],
-                tile[(i + units) * stride : (i + units) * stride + count],
-            )
-            if mode == BINARY:
+    if mode != SQUARED_ERROR:
+        call_cross_entropy(
+            cross_entropy, pointer(loss_lanes), pointer(rows), stride, units, target_rows, count, mode, scale
+        )
+        return
+    real = rows.dtype.type
+    twice = real(2.0 * factor * scale)
+    weight = rows[2 * units * stride :]
+    for i in range(units):
+        output, target = rows[i * stride :], rows[(i + units) * stride :]
+        for s in range(count):
+            error = output[s] - target[s]
+            loss_lanes[s] += factor * np.float64(weight[s]) * np.float64(error) * np.float64(error)
+            output[s] = twice * weight[s] * error
+
+
+@functools.cache
+def cross_entropy(dtype):
+    """The cross-entropies over one tile, compiled for float32 or float64, with an `address` that kernels call.
+
+    Within the sweep, it would take a quarter of what everybody waits for at the first gradient.
+    """
+    digest = source_digest()
+
+    def take_cross_entropy(lanes_start, rows_start, stride, units, target_rows, count, mode, scale):
+        """Over `count` samples of a tile, dl/df_K in place of the output, and the lanes += the loss, sample by sample.
+
+        binary     output = scale w (sigmoid(o) - y);    lanes += w (max(o, 0) - o y + log1p(exp(-|o|)))
+        softmax    output = scale w (m softmax(o) - y);  lanes += w (m ln(sum_j exp(o_j - peak)) - sum_i y_i z_i)
+                   with peak = max_j o_j, z_i = o_i - peak and m = sum_i y_i
+
+        lanes_start: an entry (float64) for each sample. rows_start: the rows, of `stride` elements, are those of the
+        module's table; the target's are overwritten. For the softmax, a single row of several is class numbers c for
+        y_c = 1. Only exponentials of what is not positive are taken, so nothing overflows; NaN and infinities go where
+        these formulas take them.
+        """
+        digest  # noqa: B018 - a closure cell, see source_digest
+        loss_lanes, rows = numba.carray(lanes_start, count), numba.carray(rows_start, (2 * units + LOSS_ROWS) * stride)
+        real = rows.dtype.type
+        one, zero, slope = real(1.0), real(0.0), real(scale)
+        at = 2 * units * stride
+        weight = rows[at : at + count]
+        if mode == BINARY:
+            for i in range(units):
+                output = rows[i * stride : i * stride + count]
+                target = rows[(i + units) * stride : (i + units) * stride + count]
                 for s in range(count):
                     o, y = output[s], target[s]
                     small = exp(-abs(o))
                     positive = max(o, zero)  # in this order, NaN stays
                     loss_lanes[s] += np.float64(weight[s]) * np.float64((positive - o * y) + log1p(small))
                     output[s] = slope * weight[s] * ((small if o < zero else one) / (one + small) - y)
+            return
+
+        has_classes = target_rows < units
+        mass, crossed, total = rows[at + stride :], rows[at + 2 * stride :], rows[at + 3 * stride :]
+        classes = rows[units * stride :]
+        for s in range(count):
+            mass[s] = one if has_classes else zero
+            crossed[s] = zero
+            total[s] = real(-np.inf)
+        for i in range(units):
+            output = rows[i * stride :]
+            for s in range(count):
+                total[s] = max(total[s], output[s])  # the peak; a NaN need not stay, it will be one of the exponentials
+        for i in range(units - 1, -1, -1):  # the row of the class numbers is overwritten last
+            output, target = rows[i * stride :], rows[(units + i) * stride :]
+            for s in range(count):
+                output[s] -= total[s]
+            if has_classes:
+                # No product with 0: outputs of other classes may be infinite. Loads in a branch would not be made
+                # vectors.
+                number = real(i)
+                for s in range(count):
+                    hit, z, before = classes[s] == number, output[s], crossed[s]
+                    crossed[s] = z if hit else before
+                    target[s] = one if hit else zero
             else:
                 for s in range(count):
-                    error = output[s] - target[s]
-                    loss_lanes[s] += factor * np.float64(weight[s]) * np.float64(error) * np.float64(error)
-                    output[s] = twice * weight[s] * error
-        return
+                    crossed[s] += target[s] * output[s]
+                for s in range(count):
+                    mass[s] += target[s]
+        for s in range(count):
+            total[s] = zero
+        for i in range(units):
+            output = rows[i * stride :]
+            for s in range(count):
+                output[s] = exp(output[s])
+                total[s] += output[s]
+        for s in range(count):  # a total is 1 at least
+            loss = np.float64(mass[s]) * np.float64(log1p(total[s] - one)) - np.float64(crossed[s])
+            loss_lanes[s] += np.float64(weight[s]) * loss
+            total[s] = mass[s] / total[s]
+        for i in range(units):
+            output, target = rows[i * stride :], rows[(units + i) * stride :]
+            for s in range(count):
+                output[s] = slope * weight[s] * (total[s] * output[s] - target[s])
 
-    has_classes = target_rows < units
-    mass, crossed, total = tile[at + stride :], tile[at + 2 * stride :], tile[at + 3 * stride :]
-    classes = tile[(first + units) * stride :]
-    for s in range(count):
-        mass[s] = one if has_classes else zero
-        crossed[s] = zero
-        total[s] = real(-np.inf)
-    for i in range(units):
-        output = tile[(first + i) * stride :]
-        for s in range(count):
-            total[s] = max(total[s], output[s])  # the peak; a NaN need not stay, it will be one of the exponentials
-    for i in range(units - 1, -1, -1):  # the row of the class numbers is overwritten last
-        output, target = tile[(first + i) * stride :], tile[(first + units + i) * stride :]
-        for s in range(count):
-            output[s] -= total[s]
-        if has_classes:
-            # No product with 0: outputs of other classes may be infinite. Loads in a branch would not be made vectors.
-            number = real(i)
-            for s in range(count):
-                hit, z, before = classes[s] == number, output[s], crossed[s]
-                crossed[s] = z if hit else before
-                target[s] = one if hit else zero
-        else:
-            for s in range(count):
-                crossed[s] += target[s] * output[s]
-            for s in range(count):
-                mass[s] += target[s]
-    for s in range(count):
-        total[s] = zero
-    for i in range(units):
-        output = tile[(first + i) * stride :]
-        for s in range(count):
-            output[s] = exp(output[s])
-            total[s] += output[s]
-    for s in range(count):  # a total is 1 at least
-        loss = np.float64(mass[s]) * np.float64(log1p(total[s] - one)) - np.float64(crossed[s])
-        loss_lanes[s] += np.float64(weight[s]) * loss
-        total[s] = mass[s] / total[s]
-    for i in range(units):
-        output, target = tile[(first + i) * stride :], tile[(first + units + i) * stride :]
-        for s in range(count):
-            output[s] = slope * weight[s] * (total[s] * output[s] - target[s])
+    return compile_callback(take_cross_entropy, cross_entropy_type(numba.from_dtype(dtype)))
+
+
+def cross_entropy_type(element):
+    """The signature of a compiled cross-entropy."""
+    return types.void(types.CPointer(types.float64), types.CPointer(element), *[types.int64] * 5, types.float64)
+
+
+@intrinsic
+def call_cross_entropy(typing_context, address, loss_lanes, rows, stride, units, target_rows, count, mode, scale):
+    """Call the function at that address."""
+
+    def generate(context, builder, signature, arguments):
+        address, *passed = arguments
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in passed])
+        builder.call(builder.inttoptr(address, kind.as_pointer()), passed)
+        return context.get_dummy_value()
+
+    called = cross_entropy_type(rows.dtype)
+    return types.void(types.int64, *called.args), generate
 
 
 @functools.cache
@@ -112,11 +162,11 @@ def loss_derivative(dtype):
     """The derivative of the cross-entropies by the output, compiled for float32 or float64."""
     digest = source_digest()
 
-    def loss_columns(dl_doutput, net_output, target, loss_lanes, tile, tile_samples, mode):
+    def loss_columns(dl_doutput, net_output, target, loss_lanes, tile, tile_samples, mode, cross_entropy):
         """dl_doutput = the derivative of a cross-entropy by the output.
 
         dl_doutput (D_o, N): written, contiguous along a row;  net_output (D_o, N), target (D_o, N), or (1, N) class
-        numbers: read, any strides;  loss_lanes (float64), tile: workspace.
+        numbers: read, any strides;  loss_lanes (float64), tile: workspace;  cross_entropy: see take_loss.
         """
         digest  # noqa: B018 - a closure cell, see source_digest
         itemsize = tile.itemsize
@@ -131,10 +181,11 @@ def loss_derivative(dtype):
             copy_rows(output, stride, source, net_output.strides[0], net_output.strides[1], units, count)
             source = advance(pointer(target), first * target.strides[1])
             copy_rows(targets, stride, source, target.strides[0], target.strides[1], target.shape[0], count)
-            take_loss(loss_lanes, tile, stride // itemsize, 0, units, target.shape[0], count, mode, 1.0, 1.0)
+            row = stride // itemsize
+            take_loss(loss_lanes, tile, row, units, target.shape[0], count, mode, 1.0, 1.0, cross_entropy)
             columns = advance(pointer(dl_doutput), first * itemsize)
             copy_rows(columns, dl_doutput.strides[0], output, stride, itemsize, units, count)
 
     written, read = array_types(dtype)
     arrays = [written(2), read(2), read(2), types.Array(types.float64, 1, "C"), written(1, "C")]
-    return compile_entry(loss_columns, types.void(*arrays, types.int64, types.int64))
+    return compile_entry(loss_columns, types.void(*arrays, *[types.int64] * 3))

@@ -112,6 +112,7 @@ def sweep(dtype):
         mode,
         factor,
         scale,
+        cross_entropy,
     ):
         """Add the gradient and the loss of all columns of net_input to the accumulators.
 
@@ -124,7 +125,8 @@ def sweep(dtype):
                        strides, any alignment
         parameters     in pack order, or transposed weights, or neither: read
         layout         a row for each layer, see parameters.layout_table, which says where the parameters are: read
-        mode, factor   what is done at the output, see kernels and losses; scale: what dl/df_K is multiplied with
+        mode, factor   what is done at the output, see kernels and losses; scale: what dl/df_K is multiplied with;
+                       cross_entropy: the address of a compiled one, where the mode needs it
         tile           workspace, starts at a cache line; tile_samples, a multiple of 64, is the length of its rows
         """
         digest  # noqa: B018 - a closure cell, see source_digest
@@ -206,7 +208,8 @@ def sweep(dtype):
                         weights_of_samples, stride, advance(pointer(sample_weight), first * step), 0, step, 1, count
                     )
                 row = stride // itemsize
-                take_loss(loss_lanes, tile, row, output_row, units_out, target.shape[0], count, mode, factor, scale)
+                rows = tile[output_row * row :]
+                take_loss(loss_lanes, rows, row, units_out, target.shape[0], count, mode, factor, scale, cross_entropy)
 
             for k in range(layers - 1, -1, -1):
                 h = advance(start, layout[k, 4] * stride)
@@ -295,5 +298,6 @@ def sweep(dtype):
             types.int64,
             types.float64,
             types.float64,
+            types.int64,
         ),
     )
