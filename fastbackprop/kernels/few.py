@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from fastbackprop.kernels import PREDICT, SEED
 from fastbackprop.kernels.jit import array_types, compile_entry, inner, source_digest
 from fastbackprop.kernels.losses import take_loss
-from fastbackprop.kernels.microkernels import HEIGHT, dot, masked, product, resumed
+from fastbackprop.kernels.microkernels import HEIGHT, dots, masked, product, resumed
 from fastbackprop.kernels.simd import advance, array_at, outlined, pointer
 
 ROWS = 64
@@ -41,15 +41,13 @@ def forward_samples(
         rest = builder.sub(units_in, whole)
         for s, width in simd.tiles(samples, simd.tile_vectors):
             operands = [simd.behind(h, simd.mul(simd.add(s, q), h_stride)) for q in range(width)]
-            for first, height in simd.tiles(units_out, HEIGHT):
 
-                def finish(i, q, total, s=s, first=first):
-                    i, q = simd.add(first, i), simd.add(s, q)
-                    total = builder.fadd(total, simd.load_scalar(biases, simd.mul(i, bias_stride)))
-                    simd.store_scalar(total, f, simd.add(simd.mul(q, f_stride), simd.mul(i, simd.itemsize)))
+            def finish(i, q, total, s=s):
+                total = builder.fadd(total, simd.load_scalar(biases, simd.mul(i, bias_stride)))
+                place = simd.add(simd.mul(simd.add(s, q), f_stride), simd.mul(i, simd.itemsize))
+                simd.store_scalar(total, f, place)
 
-                g = simd.behind(weights, simd.mul(first, row))
-                dot(simd, g, row, operands, height, whole, finish)
+            dots(simd, weights, row, operands, units_out, whole, finish)
         with builder.if_then(builder.icmp_signed(">", rest, simd.int(0))), simd.loop(samples) as s:
             behind = simd.mul(whole, simd.itemsize)
             with simd.loop(units_out) as i:

@@ -12,7 +12,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastbackprop.kernels import CACHE_LINE
-from fastbackprop.kernels.microkernels import HEIGHT, dot, masked, product, resumed, transpose_block
+from fastbackprop.kernels.microkernels import HEIGHT, dots, masked, product, resumed, transpose_block
 from fastbackprop.kernels.simd import Simd, outlined
 
 DEPTH_BYTES = 4096
@@ -204,21 +204,18 @@ def dot_gradient(
             operands = [simd.behind(h, simd.mul(simd.add(p, q), h_stride)) for q in range(width - 1)] + [last]
             last_start = builder.select(ends, dl_dbiases, simd.behind(dl_dweights, simd.mul(behind, column)))
             last_row = builder.select(ends, bias_stride, row)
-            for first, height in simd.tiles(units_out, HEIGHT):
 
-                def finish(i, q, total, p=p, first=first, width=width, last_start=last_start, last_row=last_row):
-                    i = simd.add(first, i)
-                    if q < width - 1:
-                        offset = simd.add(simd.mul(i, row), simd.mul(simd.add(p, q), column))
-                        target = simd.at(dl_dweights, offset, double)
-                    else:
-                        target = simd.at(last_start, simd.mul(i, last_row), double)
-                    if simd.itemsize < 8:
-                        total = builder.fpext(total, double)
-                    builder.store(builder.fadd(builder.load(target), total), target)
+            def finish(i, q, total, p=p, width=width, last_start=last_start, last_row=last_row):
+                if q < width - 1:
+                    offset = simd.add(simd.mul(i, row), simd.mul(simd.add(p, q), column))
+                    target = simd.at(dl_dweights, offset, double)
+                else:
+                    target = simd.at(last_start, simd.mul(i, last_row), double)
+                if simd.itemsize < 8:
+                    total = builder.fpext(total, double)
+                builder.store(builder.fadd(builder.load(target), total), target)
 
-                g = simd.behind(dl_df, simd.mul(first, df_stride))
-                dot(simd, g, df_stride, operands, height, samples, finish)
+            dots(simd, dl_df, df_stride, operands, units_out, samples, finish)
 
     strides = [types.intp] * 2
     arguments = (dl_dweights, *strides, dl_dbiases, types.intp, dl_df, types.intp, h, types.intp, ones)

@@ -4,12 +4,14 @@ A tile of samples is stored feature-major: units in rows, samples contiguous alo
 line, and what is read and written of it are whole vectors, so these kernels have no remainder along the samples.
 
     product   C[i, s]  = start[i, s] + sum_p A[i, p] B[p, s]    A: weights, broadcast;  lanes along s
-    dot       C[i, p]  = sum_s G[i, s] H[p, s]                  both operands contiguous; lanes along s
+    dots      C[i, p]  = sum_s G[i, s] H[p, s]                  both operands contiguous; lanes along s
 
 Each function writes the instructions of one register tile; who calls it does so once for every shape of tile, behind
 a switch (see Simd.tiles). Edges get a tile of their own shape, and no operand is ever padded to more than whole
 vectors. Strides and offsets are in bytes. Arguments come as outputs, inputs, sizes.
 """
+
+from numba.core import cgutils
 
 HEIGHT = 6
 """The rows of the largest register tile: 6 x 4 vectors of 32 registers, 6 x 2 of 16."""
@@ -68,23 +70,31 @@ def masked(simd, h, wanted):
     return finish
 
 
-def dot(simd, g, g_stride, operands, rows, samples, finish):
-    """finish(i, p, sum_s g[i, s] operands[p][s]) for `rows` rows i and the rows p that the operands point to.
+def dots(simd, g, g_stride, operands, rows, samples, finish):
+    """finish(i, p, sum_s g[i, s] operands[p][s]) for `rows` rows i, tile by tile, and the rows p the operands point to.
 
-    Samples behind the last whole vector are left out. The sums are scalars of the element type.
+    Samples behind the last whole vector are left out. The sums are scalars of the element type. Their lanes are added
+    up behind the switch over the heights: written out for each of them, that was a third of the sweep's instructions.
     """
-    builder, size = simd.builder, simd.target.vector_bytes
-    slots = [simd.variables(len(operands), simd.zeros) for _ in range(rows)]
-    with simd.loop(builder.sdiv(samples, simd.int(simd.lanes))) as step:
-        offset = simd.mul(step.index, size)
-        right = [simd.load(operand, offset) for operand in operands]
-        for i in range(rows):
-            left = simd.load(g, simd.add(simd.mul(i, g_stride), offset))
-            for slot, factor in zip(slots[i], right, strict=True):
-                builder.store(simd.fma(left, factor, builder.load(slot)), slot)
-    for i in range(rows):
-        for p, slot in enumerate(slots[i]):
-            finish(i, p, simd.sum(builder.load(slot)))
+    builder, size, width = simd.builder, simd.target.vector_bytes, len(operands)
+    sums = cgutils.alloca_once(builder, simd.vector, HEIGHT * width)
+    for first, count in simd.parts(rows, HEIGHT):
+        g_tile = simd.behind(g, simd.mul(first, g_stride))
+        for height in simd.cases(count, range(1, HEIGHT + 1)):
+            slots = [simd.variables(width, simd.zeros) for _ in range(height)]
+            with simd.loop(builder.sdiv(samples, simd.int(simd.lanes))) as step:
+                offset = simd.mul(step.index, size)
+                right = [simd.load(operand, offset) for operand in operands]
+                for i in range(height):
+                    left = simd.load(g_tile, simd.add(simd.mul(i, g_stride), offset))
+                    for slot, factor in zip(slots[i], right, strict=True):
+                        builder.store(simd.fma(left, factor, builder.load(slot)), slot)
+            for k, slot in enumerate([slot for row_slots in slots for slot in row_slots]):
+                builder.store(builder.load(slot), builder.gep(sums, [simd.int(k)]))
+        with simd.loop(count) as i:
+            for p in range(width):
+                lanes = builder.load(builder.gep(sums, [simd.add(simd.mul(i.index, width), p)]))
+                finish(simd.add(first, i.index), p, simd.sum(lanes))
 
 
 def transpose_block(simd, target, target_stride, source, source_stride, rows):
