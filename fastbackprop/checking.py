@@ -93,8 +93,13 @@ class Report:
             text += [f"    {entry}" for entry in apart[:SHOWN]]
             if len(apart) > SHOWN:
                 text.append(f"    and {len(apart) - SHOWN} more")
-        verdict = f"{len(self.failures)} derivatives are WRONG."
-        if not self.failures:
+        failures = self.failures
+        infinite = sum(not (np.isfinite(entry.got) and np.isfinite(entry.expected)) for entry in failures)
+        verdict = f"{len(failures) - infinite} derivatives are WRONG."
+        if infinite:
+            others = f" {verdict}" if len(failures) > infinite else ""
+            verdict = f"{infinite} derivatives are not finite, and nothing can be said of them.{others}"
+        if not failures:
             verdict = f"All {'others' if self.kinks else 'derivatives'} agree."
         if self.kinks:
             verdict = f"{len(self.kinks)} derivatives lie at a ReLU kink and could not be compared. {verdict}"

@@ -333,10 +333,12 @@ def check_loss_target(y: ArrayLike, mode: int, units: int, columns: int) -> Arra
             classes = array.reshape(shape) if array.size == columns else np.broadcast_to(array, shape)
             check_values(classes, array.shape, units - 1, f"class numbers in 0 .. {units - 1}")
             return classes
-        if array.ndim == 1 or (array.shape == (1, columns) and columns > 1):
+        in_columns = array.dtype.kind in "iu" and array.shape == (columns, 1) and columns != units
+        if array.ndim == 1 or (array.shape == (1, columns) and columns > 1) or in_columns:
             raise ValueError(
                 f"y has shape {array.shape} and dtype {array.dtype}; expected class numbers of an integer dtype, "
                 f"({columns},), or probabilities, ({units}, {columns}) or ({units}, 1)"
+                f"{': pass y.ravel()' if in_columns else ''}"
             )
     target = check_target(array, units, columns)
     check_values(target, array.shape, 1, "probabilities in [0, 1]", sums=mode == SOFTMAX)

@@ -177,7 +177,10 @@ def test_what_is_not_finite_is_a_failure(value, every_entry):
     gradients[0][0][0, 1] = value
     report = fb.check_gradients(net_input, all_weights, all_biases, y, gradients=gradients, every_entry=every_entry)
     assert len(report.failures) == 1
-    assert "not finite" in str(report)
+    assert str(report).endswith("1 derivatives are not finite, and nothing can be said of them.")
+    gradients[0][0][0, 0] += 1.0
+    both = fb.check_gradients(net_input, all_weights, all_biases, y, gradients=gradients, every_entry=True)
+    assert str(both).endswith("nothing can be said of them. 1 derivatives are WRONG.")
     gradients[1][0][:] = value
     assert not fb.check_gradients(net_input, all_weights, all_biases, y, gradients=gradients).passed
 

@@ -336,6 +336,12 @@ REFUSALS = [
         "y has shape (5,) and dtype int64; expected class numbers of an integer dtype, (40,), or probabilities, "
         "(5, 40) or (5, 1)",
     ),
+    (
+        "softmax_cross_entropy",
+        lambda _: np.zeros((40, 1), int),
+        "y has shape (40, 1) and dtype int64; expected class numbers of an integer dtype, (40,), or probabilities, "
+        "(5, 40) or (5, 1): pass y.ravel()",
+    ),
     ("softmax_cross_entropy", lambda y: y.T, "y has shape (40, 5); expected (5, 40)"),
     ("binary_cross_entropy", lambda y: put(y, 0, 17, 1.5), "y[0, 17] is 1.5; expected probabilities in [0, 1]"),
     ("binary_cross_entropy", lambda y: put(y, 3, 0, -0.5)[:, :1], "y[3, 0] is -0.5; expected probabilities in [0, 1]"),
