@@ -162,8 +162,9 @@ def compute_network_output(
     """
     batch = Batch(net_input, all_weights, all_biases)
     dtype, samples = batch.dtype, batch.samples
-    all_f = [empty((units, samples), dtype) for units in batch.layer_sizes[1:]]
-    all_h = [net_input, *[empty((units, samples), dtype) for units in batch.layer_sizes[1:-1]]]
+    allocate = np.empty if samples == 1 else empty
+    all_f = [allocate((units, samples), dtype) for units in batch.layer_sizes[1:]]
+    all_h = [net_input, *[allocate((units, samples), dtype) for units in batch.layer_sizes[1:-1]]]
     weights, biases = native(batch.weights, dtype), [array.ravel() for array in native(batch.biases, dtype)]
     if samples == 1:
         weights = [np.ascontiguousarray(array) for array in weights]
