@@ -44,7 +44,7 @@ def turn(call, seconds=None):
 
 
 def settled_turn(call):
-    """The same, alone."""
+    """The same, after waiting for other libraries' threads."""
     settle()
     return turn(call)
 
@@ -52,7 +52,7 @@ def settled_turn(call):
 def over_peak(call, flops, dtype, num_threads):
     """Seconds of a call over the seconds that its flops take at the FMA peak of as many threads: 1 is the least.
 
-    Of the best peak and the shortest of many short turns, because what else runs on the machine only ever adds.
+    Of the best peak and the shortest of some turns, because what else runs on the machine only ever adds.
     """
     peaks, times = [], []
     settle()

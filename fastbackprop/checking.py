@@ -94,11 +94,11 @@ class Report:
             if len(apart) > SHOWN:
                 text.append(f"    and {len(apart) - SHOWN} more")
         failures = self.failures
-        infinite = sum(not (np.isfinite(entry.got) and np.isfinite(entry.expected)) for entry in failures)
+        infinite = sum(not np.isfinite(entry.expected) for entry in failures)
         verdict = f"{len(failures) - infinite} derivatives are WRONG."
         if infinite:
             others = f" {verdict}" if len(failures) > infinite else ""
-            verdict = f"{infinite} derivatives are not finite, and nothing can be said of them.{others}"
+            verdict = f"{infinite} derivatives could not be compared: differences of losses are not finite.{others}"
         if not failures:
             verdict = f"All {'others' if self.kinks else 'derivatives'} agree."
         if self.kinks:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fastbackprop.kernels import BINARY, CACHE_LINE, FEW, FLUSH_TILES, LOSS_ROWS, PANEL, PREDICT, SOFTMAX
+from fastbackprop.kernels import CACHE_LINE, FEW, FLUSH_TILES, LOSS_ROWS, PANEL, PREDICT, SQUARED_ERROR
 from fastbackprop.parameters import layout_table, padded, round_up, split
 from fastbackprop.results import empty
 from fastbackprop.threads import run
-from fastbackprop.validation import NO_WEIGHT, Array, Batch, DType, parameter_count
+from fastbackprop.validation import Array, Batch, DType, parameter_count
 
 # All of these are constants: how a batch is cut must depend on shapes alone, or the bits of the result would depend on
 # the machine.
@@ -30,7 +30,6 @@ SLICE_FLOPS = 2**31  # at most, where a slice has more than the fewest samples: 
 SLICE_SAMPLES = 65536
 PASS_BYTES = 128 * 1024
 STAGING_BYTES = 2 * 1024 * 1024
-CROSS_ENTROPIES = SOFTMAX, BINARY
 
 
 class Engine:
@@ -49,8 +48,10 @@ class Engine:
         # What the notebooks' passes hand to a kernel at once, layer by layer: it should still be in L2 for the next.
         fitting = PASS_BYTES // (max(self.layer_sizes) * self.dtype.itemsize)
         self.pass_samples = max(fitting // self.tile_samples, 1) * self.tile_samples
-        # Below two chunks, gradients are not summed in float64: sweeps write them in the element type, see pieces.
+        # Below two chunks, gradients need not be summed in float64: sweeps write them in the element type, see pieces.
         self.direct_samples = 2 * self._least_chunk(sums=True) - 1
+        if self.direct_samples * self.flops < 2 * PIECE_FLOPS:  # there is one piece at most
+            self.direct_samples = min(self.direct_samples, FLUSH_TILES * self.tile_samples)
         self.weights_offsets = self.layout[:, 2].tolist()
         self._accumulator_size = self.size + self.tile_samples
         self._accumulators = np.empty((0, self._accumulator_size))
@@ -97,31 +98,31 @@ class Engine:
 
     def _take_few(self, batch: Batch, gradient: Array, columns_out: Array) -> float:
         """The loss of a few samples; the gradient or the output are written, and dl/dinput where it has columns."""
-        weight = self._no_gradient if batch.sample_weight is NO_WEIGHT else batch.sample_weight
-        columns = native([columns_out, batch.net_input, batch.target, weight], self.dtype)
+        columns = native([columns_out, batch.net_input, batch.target, batch.sample_weight], self.dtype)
         losses = self._few_losses
         fixed = *self._load(batch), self.tile(0)
-        cross_entropy = self.cross_entropy if batch.mode in CROSS_ENTROPIES else 0
-        self._few(gradient, losses, *columns, *fixed, batch.mode, batch.factor, batch.scale, cross_entropy)
+        options = batch.mode, batch.factor, batch.scale, self.loss_address(batch.mode)
+        self._few(gradient, losses, *columns, *fixed, *options)
         if batch.progress is not None:
             batch.progress(batch.samples, batch.samples)
         return losses.item(0)
 
     def _gradient(self, batch: Batch, dl_dinput: Array) -> tuple[float, Array]:
         """The sum of the loss and the gradient in pack order; dl_dinput is written where it has columns."""
+        cuts = self.cuts(batch.samples)
+        accumulators = self.accumulators(len(cuts))
+        loaded = self.load_both_ways(batch)
         if 0 < batch.samples <= self.direct_samples:
-            pieces = self.pieces(batch.samples)
-            gradients = np.empty((len(pieces), self.size), self.dtype)
-            accumulators = self.accumulators(len(pieces))
-            self._sweep_chunks(batch, dl_dinput, pieces, accumulators, *self.load_both_ways(batch), gradients=gradients)
-            if len(pieces) == 1:
-                return accumulators.item(0, self.size), gradients[0]
-            return float(np.add.reduce(accumulators[: len(pieces), self.size])), np.add.reduce(gradients)
-        chunks = self.chunks(batch.samples)
-        accumulators = self.accumulators(len(chunks))
-        self._sweep_chunks(batch, dl_dinput, chunks, accumulators, *self.load_both_ways(batch))
-        loss = float(np.add.reduce(accumulators[: len(chunks), self.size :], axis=None))
-        return loss, self.total_gradient(len(chunks))
+            gradients = np.empty((len(cuts), self.size), self.dtype)
+            self._sweep_chunks(batch, dl_dinput, cuts, accumulators, *loaded, gradients=gradients)
+            while len(gradients) > 1:  # in pairs, whose rounding errors grow least
+                pairs = len(gradients) // 2
+                gradients[:pairs] += gradients[-pairs:]
+                gradients = gradients[:-pairs]
+            return float(np.add.reduce(accumulators[: len(cuts), self.size])), gradients[0]
+        self._sweep_chunks(batch, dl_dinput, cuts, accumulators, *loaded)
+        loss = float(np.add.reduce(accumulators[: len(cuts), self.size :], axis=None))
+        return loss, self.total_gradient(len(cuts))
 
     def _load(self, batch: Batch) -> tuple[Array, Array]:
         """A vector of parameters in pack order, and the layout table, which may say instead where each array is.
@@ -164,8 +165,7 @@ class Engine:
         With gradients, each chunk is swept at once, and writes its own; else it is added to the accumulators.
         """
         sweep, no_gradient, dtype, samples = self._sweep, self._no_gradient, self.dtype, batch.samples
-        mode, factor, scale = batch.mode, batch.factor, batch.scale
-        cross_entropy = self.cross_entropy if mode in CROSS_ENTROPIES else 0
+        options = batch.mode, batch.factor, batch.scale, self.loss_address(batch.mode)
         arrays = [columns_out, batch.net_input, batch.target]
 
         def work(lane: int, chunk: int, first: int, last: int) -> None:
@@ -178,8 +178,7 @@ class Engine:
                 sliced, weights = [array[:, first:last] for array in arrays], weights[first:last]
             *columns, weights = native([*sliced, weights], dtype)
             tile = self.tile(lane) if tiles is None else tiles[chunk]
-            fixed = (parameters, layout, tile, self.tile_samples, mode, factor, scale, cross_entropy)
-            sweep(gradient, sums, *columns, weights, *fixed)
+            sweep(gradient, sums, *columns, weights, parameters, layout, tile, self.tile_samples, *options)
 
         slice_samples = samples
         if gradients is None:
@@ -189,7 +188,7 @@ class Engine:
 
     @functools.cached_property
     def _locate(self) -> Any:
-        from fastbackprop.kernels.passes import locate  # imports numba
+        from fastbackprop.kernels.sweep import locate  # imports numba
 
         return locate(self.dtype)
 
@@ -219,9 +218,12 @@ class Engine:
 
         return backward_pass(self.dtype)
 
+    def loss_address(self, mode: int) -> int:
+        """The address of the compiled cross-entropies, where the mode is one of them: kernels know the others."""
+        return 0 if mode <= SQUARED_ERROR else self._cross_entropy
+
     @functools.cached_property
-    def cross_entropy(self) -> int:
-        """The address of the compiled cross-entropies."""
+    def _cross_entropy(self) -> int:
         from fastbackprop.kernels.losses import cross_entropy  # imports numba
 
         return int(cross_entropy(self.dtype).address)
@@ -254,6 +256,10 @@ class Engine:
         number = 2 ** (max(1, min(MOST_CHUNKS, room, samples // least)).bit_length() - 1)
         length = round_up(-(-samples // number), PANEL)
         return [(first, min(first + length, samples)) for first in range(0, samples, length)]
+
+    def cuts(self, samples: int) -> list[tuple[int, int]]:
+        """How the samples of a gradient are cut: into pieces or chunks."""
+        return self.pieces(samples) if 0 < samples <= self.direct_samples else self.chunks(samples)
 
     def pieces(self, samples: int) -> list[tuple[int, int]]:
         """The same for up to direct_samples samples: one sweep goes through each, and writes a gradient of its own."""

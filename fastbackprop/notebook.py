@@ -266,7 +266,7 @@ def backward_pass(
     tile_samples = 1 if samples == 1 else engine.tile_samples
     # Made here, not by several threads at once.
     layer = engine.backward_layer
-    derivative, cross_entropy = (engine.loss_derivative, engine.cross_entropy) if mode != SEED else (None, 0)
+    derivative, cross_entropy = engine.loss_derivative if mode != SEED else None, engine.loss_address(mode)
 
     def work(lane: int, chunk: int, first: int, last: int) -> None:
         sums = accumulators[chunk]

@@ -24,7 +24,7 @@ def layout_table(layer_sizes: tuple[int, ...], *, wide: bool = False) -> Array:
     5       the offset of the padded gradient of weights k; its rows are padded
     6       the row of a tile that dl/dh_k, masked to dl/df_{k-1}, is written to: that of h_k, or one behind the ones
             for wide networks, which take weight gradients after the backward pass
-    7       where transposed weights are kept, their offset in that vector, padded too; else 0
+    7       where kernels are given transposed weights, the offset of those of weights k, padded too; else 0
     8, 9    where weights k and biases k are arrays of their own, their addresses; 0 where they are in the flat vector
     """
     rows = []

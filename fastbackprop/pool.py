@@ -60,12 +60,6 @@ def warmup(dtype: DTypeLike | None = None) -> None:
     from fastbackprop.kernels import few, losses, passes, sweep, wide  # imports numba
 
     for known in wanted:
-        notebook = (
-            passes.forward_pass,
-            passes.backward_pass,
-            losses.cross_entropy,
-            losses.loss_derivative,
-            passes.locate,
-        )
-        for kernel in (few.few, sweep.sweep, *notebook, wide.wide_gradient, wide.transpose_weights):
+        fused = sweep.locate, few.few, sweep.sweep, losses.cross_entropy, wide.wide_gradient, wide.transpose_weights
+        for kernel in (*fused, passes.forward_pass, passes.backward_pass, losses.loss_derivative):
             kernel(known)

@@ -9,9 +9,10 @@ holds no lock and keeps no count: it closes a job, which can be done twice, and 
 can be asked again. Who is inside is told by the workers alone.
 
 Linux often wakes a thread on the processor of the one that wakes it, though another is idle, and leaves both there for
-some milliseconds. So while a job is shared, the calling thread is kept on its processor, and the workers off it: on
-two processors, after pauses of 40 ms, fused calls of 5.5 ms took 10 in three of eight cases without this, and the
-notebooks' passes mostly 12 where they now take 8. It is the workers that let the calling thread go again.
+some milliseconds. So the workers are kept off the calling thread's processor, and where a job takes all processors, the
+calling thread is kept on it meanwhile: on two processors, after pauses of 40 ms, fused calls of 5.5 ms took 10 in three
+of eight cases without this, and the notebooks' passes mostly 12 where they now take 8. It is the workers that let the
+calling thread go again.
 """
 
 import contextlib
@@ -166,10 +167,10 @@ class Job:
 class Caller:
     """The calling thread and the processors it may run on; as a context, it stays on the one where it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, here: int) -> None:
         self.thread = threading.get_native_id()
         self.allowed = os.sched_getaffinity(0)
-        self.here = _processor() if _processor is not None else -1
+        self.here = here
 
     def __enter__(self) -> None:
         place(self.thread, {self.here})
@@ -180,8 +181,9 @@ class Caller:
 
 def place(thread: int | None, processors: set[int]) -> None:
     """Let a thread run on these processors only; nothing where it has ended, or must not be placed."""
-    with contextlib.suppress(OSError):
-        os.sched_setaffinity(thread or 0, processors)
+    if thread is not None:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(thread, processors)
 
 
 class Crew:
@@ -190,7 +192,7 @@ class Crew:
     def __init__(self) -> None:
         self.calls: SimpleQueue[tuple[Job, int] | None] = SimpleQueue()
         self.workers: set[threading.Thread] = set()
-        self.placed: tuple[set[int], int] = set(), 0
+        self.placed: dict[threading.Thread, set[int]] = {}
 
     def call(self, job: Job, helpers: int) -> None:
         """Have `helpers` threads run lanes 1, 2, ... of a job."""
@@ -202,22 +204,21 @@ class Crew:
                 break
             self.workers.add(worker)
         if _processor is not None and helpers > 0:
-            self._make_room(job, helpers)
+            self._make_room(job, helpers, Caller(_processor()))
         for lane in range(1, helpers + 1):
             self.calls.put((job, lane))
 
-    def _make_room(self, job: Job, helpers: int) -> None:
+    def _make_room(self, job: Job, helpers: int, caller: Caller) -> None:
         """Leave the calling thread's processor to it alone, if there are enough others."""
-        caller = Caller()
         processors = caller.allowed - {caller.here}
-        if len(processors) >= helpers:
+        if len(processors) == helpers and caller.here in caller.allowed:
             job.caller = caller
-        else:
+        elif len(processors) < helpers:
             processors = caller.allowed
-        if self.placed != (processors, len(self.workers)):
-            self.placed = processors, len(self.workers)
-            for worker in list(self.workers):
+        for worker in list(self.workers):
+            if self.placed.get(worker) != processors:
                 place(worker.native_id, processors)
+                self.placed[worker] = processors
 
     def _serve(self) -> None:
         self.workers.add(threading.current_thread())
@@ -226,6 +227,7 @@ class Crew:
             job.help(lane)
             del call, job  # or the last job's arrays would live until the next
         self.workers.discard(threading.current_thread())
+        self.placed.pop(threading.current_thread(), None)
 
     def dismiss(self) -> None:
         """End the threads; those that are inside a job end after it."""

@@ -28,7 +28,7 @@ SUM_BLOCK = 8192
 CHECK_BLOCK = 65536  # entries of a target that are checked at once, from a cache
 SUM_TOLERANCE = 1e-4
 """How far from 1 a column of probabilities may sum: float32 ones of thousands of classes come within a tenth of it."""
-NO_WEIGHT = np.empty(0, FLOAT32)
+NO_WEIGHT: dict[DType, Array] = {FLOAT32: np.empty(0, FLOAT32), FLOAT64: np.empty(0, FLOAT64)}
 OUTPUT_SHAPE = "the shape of the network's output"
 
 
@@ -90,7 +90,7 @@ class Network:
 class Batch(Network):
     """Checked arguments of a call that takes the network's input."""
 
-    sample_weight = NO_WEIGHT
+    sample_weight = NO_WEIGHT[FLOAT32]
     mode, factor, scale = PREDICT, 1.0, 1.0
 
     def __init__(
@@ -106,7 +106,8 @@ class Batch(Network):
         self.net_input = check_columns(net_input, "net_input", self.layer_sizes[0], None, reason)
         self.samples = self.net_input.shape[1]
         self.target = self.net_input  # until there is one
-        self.widen("net_input", [self.net_input])
+        if self.net_input.dtype is not FLOAT32:
+            self.widen("net_input", [self.net_input])
 
     def set_loss(self, y: Any, loss: str, reduction: str, sample_weight: ArrayLike | None) -> None:
         """Take a named loss, and y, broadcast to the shape of the output, or to (1, N) class numbers."""
@@ -114,7 +115,8 @@ class Batch(Network):
         self.mode, self.factor = losses.LOSSES[loss]
         self.target = check_loss_target(y, self.mode, self.layer_sizes[-1], self.samples)
         self.widen_by_target(y, self.target)
-        self.scale, self.sample_weight = check_weighting(reduction, sample_weight, self.samples)
+        if reduction != "sum" or sample_weight is not None:
+            self.scale, self.sample_weight = check_weighting(reduction, sample_weight, self.samples)
 
     def set_seed(self, dl_doutput: ArrayLike) -> None:
         """Take the derivative of something by the output."""
@@ -145,6 +147,8 @@ class Batch(Network):
             check_out(out, self.weights, self.biases, dtype)
         if progress is not None and not callable(progress):
             raise TypeError(f"progress is {progress!r}; expected a callable (done, total), or None")
+        if self.sample_weight.size == 0:
+            self.sample_weight = NO_WEIGHT[dtype]
         self.input_gradient, self.out = input_gradient, out
         self.num_threads, self.progress = check_num_threads(num_threads), progress
 
@@ -438,7 +442,7 @@ def check_weighting(reduction: str, sample_weight: ArrayLike | None, columns: in
     if reduction not in ("sum", "mean"):
         raise ValueError(f"reduction is {reduction!r}; expected 'sum' or 'mean'")
     if sample_weight is None:
-        weight, total = NO_WEIGHT, float(columns)
+        weight, total = NO_WEIGHT[FLOAT32], float(columns)
     else:
         weight = as_array(sample_weight, "sample_weight")
         if weight.shape != (columns,):

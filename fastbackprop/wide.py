@@ -9,7 +9,7 @@ import numpy as np
 
 from fastbackprop.engine import Engine, aligned
 from fastbackprop.kernels import CACHE_LINE, FLUSH_TILES
-from fastbackprop.parameters import layout_table, padded, unpack
+from fastbackprop.parameters import layout_table, padded
 from fastbackprop.threads import run
 from fastbackprop.validation import Array, Batch, DType
 
@@ -102,16 +102,17 @@ class WideEngine(Engine):
         parameters, layout = self._load(batch)
         if batch.samples <= TILES_AS_THEY_COME * TILE_SAMPLES:
             return parameters, layout
-        all_weights = batch.weights
-        if batch.vector is not None:
-            all_weights, all_biases = unpack(parameters, self.layer_sizes)
-            layout = self.located(all_weights, all_biases)
+        layout = layout.copy()
         layout[:, 7] = self._offsets[:-1]
+        all_weights = [weights.reshape(-1) for weights in batch.weights]
+        if batch.vector is not None:
+            layout[:, 8:] = parameters.ctypes.data + layout[:, 2:4] * self.dtype.itemsize
+            all_weights = [parameters[start:] for start in self.weights_offsets]
 
         def work(_lane: int, task: int, _first: int, _last: int) -> None:
             k, first, last = columns[task]
-            weights = all_weights[k]
-            transpose_columns(transposed[self._offsets[k] :], weights.reshape(-1), *weights.shape, first, last)
+            units_in, units_out = self.layer_sizes[k : k + 2]
+            transpose_columns(transposed[self._offsets[k] :], all_weights[k], units_out, units_in, first, last)
 
         transposed, transpose_columns = self._transposed, self._transpose_weights
         columns = [

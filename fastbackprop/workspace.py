@@ -56,9 +56,9 @@ class Workspace:
 
     Memory: one tile for each thread, ``sum(layer_sizes)`` rows of 64 to 512 samples (about 256 KB, more where 64
     samples of a deep network need more), with room for a transposed layer and one gradient; and at most 64 MB for sums
-    of gradients. Above 131,072 parameters, tiles of 128 samples are held for all threads
-    together, at most 8 and 64 MB or two of them; the weights transposed; and sums of gradients once in the dtype and,
-    for many samples, once in float64. None of it grows with the number of samples.
+    of gradients. Above 131,072 parameters, tiles of 128 samples are held for all threads together, at most 8 and 64 MB
+    or two of them; the weights transposed; and sums of gradients once in the dtype and, for many samples, once in
+    float64. None of it grows with the number of samples.
 
     Examples
     --------
@@ -107,13 +107,13 @@ class Workspace:
         The parameters may be one vector, in the order of :func:`fastbackprop.pack`, with None for all_biases. The
         gradient then is one vector too: ``loss, dl_dvector``, written to ``out`` where that is an array (P,).
         """
-        options: dict[str, Any] = {"input_gradient": input_gradient, "out": out, "progress": progress}
         if not isinstance(loss, str):
+            options: dict[str, Any] = {"input_gradient": input_gradient, "out": out, "progress": progress}
             passed = (net_input, all_weights, all_biases, y, loss, reduction, sample_weight)
             return with_callables(self.predict, self._vjp, *passed, options)
         batch = Batch(net_input, all_weights, all_biases, self.layer_sizes, self.dtype)
         batch.set_loss(y, loss, reduction, sample_weight)
-        return self._alone(Engine.differentiate, batch, options)
+        return self._alone(Engine.differentiate, batch, progress, input_gradient, out)
 
     def vjp(
         self,
@@ -131,8 +131,8 @@ class Workspace:
         For a vector of parameters, the gradient is one vector: ``dl_dvector``, or with the input's ``dl_dvector,
         dl_dinput``.
         """
-        options: dict[str, Any] = {"input_gradient": input_gradient, "out": out, "progress": progress}
-        result = self._vjp(net_input, all_weights, all_biases, dl_doutput, **options)
+        passed = (net_input, all_weights, all_biases, dl_doutput)
+        result = self._vjp(*passed, input_gradient=input_gradient, out=out, progress=progress)
         return result[0] if len(result) == 1 else result
 
     def _vjp(
@@ -141,11 +141,14 @@ class Workspace:
         all_weights: Parameters,
         all_biases: Sequence[ArrayLike] | None,
         dl_doutput: ArrayLike,
-        **options: Any,
+        *,
+        input_gradient: bool,
+        out: Gradients | Array | None,
+        progress: Progress | None,
     ) -> tuple[Any, ...]:
         batch = Batch(net_input, all_weights, all_biases, self.layer_sizes, self.dtype)
         batch.set_seed(dl_doutput)
-        return self._alone(Engine.differentiate, batch, options)[1:]
+        return self._alone(Engine.differentiate, batch, progress, input_gradient, out)[1:]
 
     def predict(
         self,
@@ -157,7 +160,7 @@ class Workspace:
     ) -> Array:
         """As :func:`fastbackprop.predict`, on these buffers and in this dtype."""
         batch = Batch(net_input, all_weights, all_biases, self.layer_sizes, self.dtype)
-        return self._alone(Engine.predict, batch, {"progress": progress})
+        return self._alone(Engine.predict, batch, progress)
 
     def __repr__(self) -> str:
         return f"Workspace({self.layer_sizes}, {self.dtype}, num_threads={self.num_threads})"
@@ -166,14 +169,22 @@ class Workspace:
         # Buffers and locks stay behind; a copy makes its own.
         return functools.partial(Workspace, num_threads=self.num_threads), (self.layer_sizes, self.dtype)
 
-    def _alone(self, compute: Callable[[Engine, Batch], T], batch: Batch, options: dict[str, Any]) -> T:
+    def _alone(
+        self,
+        compute: Callable[[Engine, Batch], T],
+        batch: Batch,
+        progress: Progress | None,
+        input_gradient: bool = False,
+        out: Gradients | Array | None = None,
+    ) -> T:
         """What an engine's method returns for a batch, when its other callers have finished."""
         if batch.dtype is FLOAT64 and self.dtype is FLOAT32:
             raise TypeError(
                 f"{batch.widest}; expected float32, the dtype of this Workspace: "
                 "pass .astype(np.float32), or make a Workspace of dtype float64"
             )
-        batch.set_options(self.dtype, num_threads=self.num_threads, **options)
+        threads = self.num_threads
+        batch.set_options(self.dtype, input_gradient=input_gradient, out=out, num_threads=threads, progress=progress)
         with self._lock:
             if self._running:
                 raise RuntimeError("progress called the Workspace whose call it reports on; expected another Workspace")

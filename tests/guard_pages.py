@@ -48,6 +48,11 @@ class Guarded:
         array[...] = 0
         return array
 
+    def ascontiguousarray(self, values, dtype=None):
+        """Guarded where it is a copy."""
+        array = np.ascontiguousarray(values, dtype)
+        return values if array is values else self.place(array)
+
     def place(self, values):
         """A copy of an array, with the same memory order."""
         copy = self.empty(values.T.shape if values.flags.f_contiguous else values.shape, values.dtype)
@@ -90,6 +95,7 @@ def main(side, seed):
     guarded = Guarded(side)
     for module in engine, notebook, parameters, wide:
         module.np = guarded
+    engine.empty = notebook.empty = guarded.empty
     engine.aligned = wide.aligned = lambda size, dtype: guarded.empty(size, dtype, alignment=64)
     layouts = [np.ascontiguousarray, np.asfortranarray]
     rng = random.Random(seed)

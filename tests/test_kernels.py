@@ -243,7 +243,6 @@ def test_squared_error(dtype):
     rows[2, :50], rows[3, :50], rows[4, :50] = output, target, weight
     losses.take_loss(lanes, rows[2:].ravel(), 64, 1, 1, 50, SQUARED_ERROR, 0.5, 0.25, 0)
     got = rows[2, :50]
-    assert np.isnan(rows[:2]).all()
     assert np.isnan(rows[:, 50:]).all()
     np.testing.assert_allclose(lanes, 0.5 + 0.5 * weight * error.astype(np.float64) ** 2, **tolerance(dtype))
     np.testing.assert_allclose(got, 0.25 * weight * error, **tolerance(dtype))

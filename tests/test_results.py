@@ -1,5 +1,6 @@
 """Memory of large results: used again after the last view is gone, and never before."""
 
+import pickle
 import threading
 
 import numpy as np
@@ -15,7 +16,7 @@ LARGE = (4, results.LEAST_BYTES // 8)
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch):
-    monkeypatch.setattr(results, "_unused", {})
+    monkeypatch.setattr(results, "_lent", {})
 
 
 def address(array):
@@ -23,7 +24,7 @@ def address(array):
 
 
 def kept_bytes():
-    return sum(size * len(free) for size, free in results._unused.items())
+    return sum(memory.nbytes for memory, _ in results._lent.values())
 
 
 def test_memory_is_used_again_after_the_last_view(dtype):
@@ -39,24 +40,40 @@ def test_memory_is_used_again_after_the_last_view(dtype):
     assert address(other) != where
     assert np.all(np.asarray(view) == 7.0)
     del view
-    assert address(results.empty(LARGE, dtype)) == where
+    again = results.empty((LARGE[0] * LARGE[1] - 5,), dtype)  # of a similar size
+    assert address(again) == where
+
+
+def test_arrays_are_as_numpys_own(dtype):
+    array = results.empty(LARGE, dtype)
+    assert type(array) is type(array[1:]) is np.ndarray
+    array.flags.writeable = False
+    array.flags.writeable = True
+    assert type(pickle.loads(pickle.dumps(array))) is np.ndarray
+    assert array.copy().base is None
+
+
+def test_sizes_fall_into_few_classes():
+    for size in [*range(results.LEAST_BYTES, results.LEAST_BYTES + 3000, 7), 2**28 - 1, 2**28, 2**28 + 1]:
+        assert size <= results.size_class(size) <= size * 1.125
+    assert len({results.size_class(size) for size in range(2**20, 2**21 + 1, 8)}) == 9
 
 
 def test_small_arrays_are_numpys_own(dtype):
     assert results.empty((3, 5), dtype).base is None
     assert results.empty((0, 10**9), dtype).shape == (0, 10**9)
-    assert not results._unused
+    assert not results._lent
 
 
 def test_no_more_is_kept_than_said(monkeypatch, dtype):
     monkeypatch.setattr(results, "KEPT_BYTES", 3 * results.LEAST_BYTES)
-    arrays = [results.empty((results.LEAST_BYTES // dtype.itemsize + k,), dtype) for k in range(8)]
-    while arrays:
-        arrays.pop()
-        assert kept_bytes() <= results.KEPT_BYTES
-    assert kept_bytes() > 0
-    results.empty((4 * results.LEAST_BYTES,), dtype)
-    assert kept_bytes() <= results.KEPT_BYTES
+    arrays = []
+    for k in range(8):
+        arrays.append(results.empty((results.LEAST_BYTES // dtype.itemsize + k,), dtype))
+        assert 0 < kept_bytes() <= results.KEPT_BYTES
+    assert results.empty((4 * results.LEAST_BYTES,), dtype).base is None  # too large for any of this
+    where = address(arrays.pop())
+    assert address(results.empty((results.LEAST_BYTES // dtype.itemsize + 3,), dtype)) == where
 
 
 def test_threads_never_share_memory():

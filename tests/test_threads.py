@@ -39,14 +39,14 @@ def test_same_bits_for_other_networks(layer_sizes, dtype):
         assert_same_bits(list(got), expected)
 
 
-@pytest.mark.parametrize(("samples", "pieces"), [(255, 1), (299, 2), (701, 4), (4099, 5)])
+@pytest.mark.parametrize(("samples", "pieces"), [(255, 1), (299, 2), (701, 4), (4099, 9)])
 def test_pieces(samples, pieces, dtype):
     """Batches that are too small for sums in float64 are cut as well: same gradient, same bits."""
     layer_sizes = (130, 200, 220, 3)
     engine = pool.make_engine(layer_sizes, dtype)
     found = engine.pieces(samples)
     assert samples <= engine.direct_samples
-    assert len(found) >= pieces
+    assert len(found) == pieces
     assert [first for first, _ in found] + [samples] == [0] + [last for _, last in found]
     assert all(0 < last - first <= FLUSH_TILES * engine.tile_samples for first, last in found)
     all_weights, all_biases = network(layer_sizes, dtype)
@@ -60,16 +60,26 @@ def test_pieces(samples, pieces, dtype):
         assert_same_bits(list(fb.loss_and_gradients(*arguments, input_gradient=True, num_threads=count)), alone)
 
 
+@pytest.mark.parametrize("layer_sizes", [(1, 1), (2, 3, 1), (1, 6, 6, 6, 6, 6, 1), (2, 8, 1)], ids=str)
+def test_small_networks_are_not_cut_into_pieces(layer_sizes, dtype):
+    """Their calls are too short for more than one thread, or need sums in float64."""
+    engine = pool.make_engine(layer_sizes, dtype)
+    for samples in engine.direct_samples, engine.direct_samples + 1:
+        assert len(engine.cuts(samples)) == 1
+    assert engine.direct_samples <= FLUSH_TILES * engine.tile_samples
+
+
 def placed(num_threads, progress=None):
     """The processors that each lane may use while a job runs, and those of the calling thread before and after."""
     before, lanes = os.sched_getaffinity(0), {}
+    inside = threading.Barrier(num_threads, timeout=10)
 
     def work(lane, *_):
+        inside.wait()
         lanes[lane] = os.sched_getaffinity(0)
-        time.sleep(0.01)
+        inside.wait()
 
-    while len(lanes) < num_threads:  # a worker may come too late for anything
-        threads.run(work, numbered(range(4 * num_threads)), 1, num_threads, progress)
+    threads.run(work, numbered(range(num_threads)), 1, num_threads, progress)
     return before, lanes, os.sched_getaffinity(0)
 
 
@@ -80,14 +90,29 @@ def test_threads_keep_off_each_other():
         before, lanes, after = placed(num_threads)
         assert after == before
         if 1 < num_threads <= processors:
-            # Lane 0 is held only while a worker is inside.
-            assert len(lanes[0]) == 1 or lanes[0] == before
+            assert len(lanes[0]) == (1 if num_threads == processors else processors)
             for lane in range(1, num_threads):
                 assert len(lanes[lane]) == processors - 1
         elif num_threads > processors:
             assert all(lanes[lane] == before for lane in lanes)
     _, lanes, _ = placed(2, progress=lambda *_: None)
     assert lanes[0] == before
+
+
+@pytest.mark.skipif(threads._processor is None, reason="threads cannot be placed here")
+def test_new_workers_are_placed_too():
+    placed(2)
+    threads._dismiss_crew()
+    _, lanes, _ = placed(2)
+    assert len(lanes[1]) == max(len(os.sched_getaffinity(0)) - 1, 1)
+
+
+@pytest.mark.skipif(threads._processor is None, reason="threads cannot be placed here")
+def test_a_processor_that_is_not_known_places_nothing(monkeypatch):
+    monkeypatch.setattr(threads, "_processor", lambda: -1)
+    before, lanes, after = placed(2)
+    assert lanes == {0: before, 1: before}
+    assert after == before
 
 
 @pytest.mark.skipif(threads._processor is None, reason="threads cannot be placed here")

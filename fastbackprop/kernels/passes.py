@@ -25,22 +25,6 @@ from fastbackprop.kernels.simd import advance, pointer
 
 
 @functools.cache
-def locate(dtype):
-    """What finds the parameters of a layer, compiled for float32 or float64."""
-    digest = source_digest()
-
-    def locate_layer(table, k, weights, biases):
-        """table[k, 8] and table[k, 9] = the addresses of weights and biases, as NumPy tells them in 1 to 3 us each."""
-        digest  # noqa: B018 - a closure cell, see source_digest
-        table[k, 8], table[k, 9] = weights.ctypes.data, biases.ctypes.data
-
-    _, read = array_types(dtype)
-    return compile_entry(
-        locate_layer, types.void(types.Array(types.int64, 2, "C"), types.int64, read(2, "C"), read(1, "C"))
-    )
-
-
-@functools.cache
 def forward_pass(dtype):
     """The forward pass of one layer, compiled for float32 or float64."""
     digest = source_digest()

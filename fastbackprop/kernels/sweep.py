@@ -94,6 +94,23 @@ def store(gradient, sums, partial_sums, layout):
 
 
 @functools.cache
+def locate(dtype):
+    """What tells kernels where the arrays of a layer are, compiled for float32 or float64."""
+    digest = source_digest()
+
+    def locate_layer(table, k, weights, biases):
+        """table[k, 8] and table[k, 9] = the addresses of weights (D_{k+1}, D_k) and biases (D_{k+1},), no more read."""
+        digest  # noqa: B018 - a closure cell, see source_digest
+        # From NumPy, an address takes 1 (ctypes.data) to 3 us (__array_interface__), this call 0.3 for both.
+        table[k, 8], table[k, 9] = weights.ctypes.data, biases.ctypes.data
+
+    _, read = array_types(dtype)
+    return compile_entry(
+        locate_layer, types.void(types.Array(types.int64, 2, "C"), types.int64, read(2, "C"), read(1, "C"))
+    )
+
+
+@functools.cache
 def sweep(dtype):
     """The sweep over a batch, compiled for float32 or float64."""
     digest = source_digest()
@@ -116,9 +133,9 @@ def sweep(dtype):
     ):
         """Add the gradient and the loss of all columns of net_input to the accumulators.
 
-        gradient       (P,) written in pack order where these columns are all there are, and no more than are summed in
-                       the element type: the accumulators need not be zero then, and the first sum of the loss is that
-                       of all. Else (0,)
+        gradient       (P,) written in pack order where it is the gradient of these columns alone, and they are no more
+                       than are summed in the element type: the accumulators need not be zero then, and the first sum
+                       of the loss is that of all. Else (0,)
         accumulators   float64, added to: the gradient in pack order or nothing of it, then tile_samples sums of loss
         columns_out    written: (D_o, N) the output where mode is PREDICT; else (D_i, N) dl/dinput, or (D_i, 0) for none
         net_input      (D_i, N), target (D_o, N), or (1, N) class numbers, sample_weight (N,) or (0,): read, any
