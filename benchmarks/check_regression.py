@@ -153,7 +153,10 @@ def main(arguments=None):
     with tempfile.TemporaryDirectory() as scratch:
         folders = [Path(scratch).resolve() / side for side in ("base", "head")]
         for folder, revision in zip(folders, (options.base, options.head), strict=True):
-            export(revision, folder)
+            try:
+                export(revision, folder)
+            except subprocess.CalledProcessError as error:
+                parser.error(f"git has no {revision!r}: {error.stderr.decode().strip()}")
         measure = functools.partial(measure_rounds, folders, options.threads)
         slower = slowdowns(measure, names, options.rounds, options.limit)
     for name, ratio in slower.items():

@@ -120,12 +120,12 @@ def parse_cases(text):
     """A group by name, or one case."""
     if text in GROUPS:
         return GROUPS[text]
-    try:
-        return [Case(*map(int, text.split(",")))]
-    except (TypeError, ValueError):
+    numbers = [int(number) for number in text.split(",") if number.isdecimal()]
+    if text != ",".join(map(str, numbers)) or len(numbers) != 5 or 0 in numbers:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not five whole numbers, as in 16,64,4,4,100000, nor one of {', '.join(GROUPS)}"
-        ) from None
+            f"{text!r} is not five whole numbers from 1 up, as in 16,64,4,4,100000, nor one of {', '.join(GROUPS)}"
+        )
+    return [Case(*numbers)]
 
 
 def main(arguments):

@@ -112,7 +112,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
         help="check the gradients by central differences",
         usage="%(prog)s NET.npz (DATA.npz | X.npy Y.npy) [options]",
         description=f"Check the gradients by central differences, of the first {CHECKED:,} samples at most.\n"
-        "The exit status is 0 where they are right and 1 where one is wrong.",
+        "The exit status is 0 where they are right, 1 where one is wrong or not finite.",
         epilog=NETWORK_AND_BATCH,
         **shared,
     )

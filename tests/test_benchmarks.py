@@ -98,7 +98,7 @@ def test_the_comparison_notices_another_gradient(monkeypatch):
         compare.main(["--case", "3,8,2,2,100", "--libraries", "NumPy", "--dtype", "float64", "--seconds", "0"])
 
 
-@pytest.mark.parametrize("text", ["1,2", "a,b,c,d,e"])
+@pytest.mark.parametrize("text", ["1,2", "a,b,c,d,e", "0,1,1,1,1", "1,1,1,1,-5", "1,,1,1,1,1"])
 def test_a_wrong_case_is_refused(text, capsys):
     with pytest.raises(SystemExit):
         compare.main(["--case", text])
@@ -239,3 +239,6 @@ def test_two_commits_without_a_common_measurement(capsys):
     with pytest.raises(SystemExit):
         check_regression.main(["--only", "nothing"])
     assert "no measurement has 'nothing' in its name" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        check_regression.main(["HEAD", "no-such-commit"])
+    assert "git has no 'no-such-commit'" in capsys.readouterr().err

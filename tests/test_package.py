@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import fastbackprop
+from fastbackprop.kernels import jit
 
 ROOT = Path(__file__).parents[1]
 
@@ -139,3 +140,17 @@ print(simd.host_target()[0].vector_bytes, simd.host_target()[0].has_fma)
         pytest.skip("these are targets of x86-64")
     printed = run(code, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=features, NUMBA_CACHE_DIR=tmp_path)
     assert printed == f"{16 if 'avx' not in features else 32} {'fma' in features}"
+
+
+def test_an_interrupt_in_a_callback_of_llvm_is_an_interrupt(monkeypatch):
+    """What ctypes swallows there, numba reports as an error of its own."""
+
+    def njit(*_, **__):
+        def decorate(_function):
+            raise RuntimeError("no compiled object yet for <Library 'sweep' at 0x0>")
+
+        return decorate
+
+    monkeypatch.setattr(jit.numba, "njit", njit)
+    with pytest.raises(KeyboardInterrupt):
+        jit.compile_entry(lambda: None, None)

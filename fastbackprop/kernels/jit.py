@@ -60,6 +60,9 @@ def _cached(decorator, function):
     try:
         return decorator(cache=True)(function)
     except RuntimeError as error:
+        if "no compiled object yet" in str(error):
+            # Ctrl-C came while LLVM called back, from where nothing can be raised: numba finds that the call failed.
+            raise KeyboardInterrupt from error
         # numba raises at decoration when none of its cache folders can be written.
         if "cannot cache function" not in str(error):
             raise
