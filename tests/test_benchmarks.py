@@ -240,5 +240,5 @@ def test_two_commits_without_a_common_measurement(capsys):
         check_regression.main(["--only", "nothing"])
     assert "no measurement has 'nothing' in its name" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
-        check_regression.main(["HEAD", "no-such-commit"])
+        check_regression.main(["no-such-commit", "HEAD"])
     assert "git has no 'no-such-commit'" in capsys.readouterr().err
