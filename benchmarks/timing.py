@@ -14,8 +14,8 @@ MOST_STEPS = 100
 def settle():
     """Wait until the threads of other libraries have gone to sleep.
 
-    OpenBLAS's spin after their work, and take a processor each: for 2^26 ticks of a clock, 25 ms on one machine and
-    108 on another. A pause of 40 ms there made this package's calls look up to twice as long.
+    OpenBLAS's spin after their work, and take a processor each: for 2^26 ticks of a clock, which were 108 ms on a
+    machine where pauses of 40 ms made this package's calls look up to twice as long.
     """
     for _ in range(MOST_STEPS):
         before = time.process_time()

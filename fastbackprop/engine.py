@@ -19,7 +19,10 @@ TILE_BYTES = 256 * 1024  # a tile's rows, half of a 512 KB L2
 MOST_TILE_SAMPLES = 512
 ACCUMULATOR_BYTES = 64 * 1024 * 1024
 MOST_CHUNKS = 64
-CHUNK_FLOPS = 2**22  # at least: what is worth waking a thread for
+# At least, of a chunk: what is worth waking a thread for. In half as large ones, two chunks of 1-6x5-1, 8-16x3-1 and
+# 8-32x3-1 took 96, 85 and 84 us on one thread and 135, 129 and 130 on two (float32; 1.2 to 1.4 times in float64), and
+# four of them about as long on either.
+CHUNK_FLOPS = 2**23
 PARAMETERS_PER_SAMPLE = 32  # at most: clearing and adding up a chunk's gradient then take a few per cent of its time
 # Batches whose gradients are not summed in float64 are cut as well, though a piece writes a gradient of its own: on one
 # thread, 784-100-100-100-10 took a half longer in pieces of 32 samples, 16-64-64-64-64-4 a sixth in pieces of 128.

@@ -76,6 +76,24 @@ def test_no_more_is_kept_than_said(monkeypatch, dtype):
     assert address(results.empty((results.LEAST_BYTES // dtype.itemsize + 3,), dtype)) == where
 
 
+def test_memory_that_another_thread_takes_meanwhile_is_left_to_it(dtype):
+    """It looks at the same loan, finds it free as well, and is faster."""
+    where = address(results.empty(LARGE, dtype))
+    ((number, (memory, borrower)),) = results._lent.items()
+    faster = []
+
+    def look():
+        if not faster:
+            faster.append(None)
+            faster[0] = results.empty(LARGE, dtype)
+        return borrower()
+
+    results._lent[number] = memory, look
+    other = results.empty(LARGE, dtype)
+    assert address(faster[0]) == where
+    assert not np.shares_memory(other, faster[0])
+
+
 def test_threads_never_share_memory():
     wrong = []
 

@@ -145,7 +145,7 @@ def cross_entropy_type(element):
 
 @intrinsic
 def call_cross_entropy(typing_context, address, loss_lanes, rows, stride, units, target_rows, count, mode, scale):
-    """Call the function at that address."""
+    """Call the function at that address. Only data must not be reached through integers: see simd."""
 
     def generate(context, builder, signature, arguments):
         address, *passed = arguments

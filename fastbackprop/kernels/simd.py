@@ -198,7 +198,7 @@ class Simd:
         """Run the code emitted in this context `count` times; yields the loop, with its index.
 
         LLVM is told not to unroll it. A register tile has enough to do in one step; unrolled by four, as LLVM would,
-        the sweep took a third longer to compile.
+        the sweep took a fifth longer to compile.
         """
         with cgutils.for_range(self.builder, count) as loop:
             yield loop
