@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from fastbackprop.arguments import Batch
 from fastbackprop.kernels import CACHE_LINE, FEW, FLUSH_TILES, LOSS_ROWS, PANEL, PREDICT, SQUARED_ERROR
 from fastbackprop.parameters import layout_table, padded, round_up, split
 from fastbackprop.results import empty
 from fastbackprop.threads import run
-from fastbackprop.validation import Array, Batch, DType, parameter_count
+from fastbackprop.validation import Array, DType, parameter_count
 
 # All of these are constants: how a batch is cut must depend on shapes alone, or the bits of the result would depend on
 # the machine.

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastbackprop.arguments import Batch
 from fastbackprop.pool import borrow, give_back
-from fastbackprop.validation import OUTPUT_SHAPE, Array, Batch, Gradients, Loss, check_callables, check_columns
+from fastbackprop.validation import OUTPUT_SHAPE, Array, Gradients, Loss, check_callables, check_columns
 
 
 def loss_and_gradients(

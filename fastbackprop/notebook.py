@@ -7,22 +7,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbackprop import losses
+from fastbackprop.arguments import Batch, ForwardPass
 from fastbackprop.engine import native
 from fastbackprop.kernels import SEED, SQUARED_ERROR
 from fastbackprop.parameters import split
 from fastbackprop.pool import borrow, give_back
 from fastbackprop.results import empty
 from fastbackprop.threads import run
-from fastbackprop.validation import (
-    FLOATS,
-    OUTPUT_SHAPE,
-    Array,
-    Batch,
-    ForwardPass,
-    check_columns,
-    check_loss,
-    check_loss_target,
-)
+from fastbackprop.validation import FLOATS, OUTPUT_SHAPE, Array, check_columns, check_loss, check_loss_target
 
 
 def ReLU(preactivation: ArrayLike) -> Any:

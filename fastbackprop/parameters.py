@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastbackprop.arguments import Network
 from fastbackprop.kernels import LOSS_ROWS
-from fastbackprop.validation import FLOATS, Array, DType, Network, check_layer_sizes, check_vector
+from fastbackprop.validation import FLOATS, Array, DType, check_layer_sizes, check_vector
 
 LARGEST_RECORD = 2**31 - 1
 """The most bytes of a structured dtype."""

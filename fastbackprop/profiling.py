@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from fastbackprop.arguments import Batch
 from fastbackprop.engine import Engine
 from fastbackprop.kernels import FEW, PREDICT
 from fastbackprop.parameters import unpack
 from fastbackprop.pool import make_engine
-from fastbackprop.validation import Array, Batch, DType
+from fastbackprop.validation import Array, DType
 from fastbackprop.wide import WideEngine
 from fastbackprop.workspace import Workspace
 

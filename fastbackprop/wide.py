@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from fastbackprop.arguments import Batch
 from fastbackprop.engine import Engine, aligned
 from fastbackprop.kernels import CACHE_LINE, FLUSH_TILES
 from fastbackprop.parameters import layout_table, padded
 from fastbackprop.threads import run
-from fastbackprop.validation import Array, Batch, DType
+from fastbackprop.validation import Array, DType
 
 TILE_SAMPLES = 128
 GROUP_BYTES = 64 * 1024 * 1024  # tiles that are held at once, two at least

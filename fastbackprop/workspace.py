@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from fastbackprop.arguments import Batch
 from fastbackprop.engine import Engine
 from fastbackprop.gradients import with_callables
 from fastbackprop.pool import make_engine
@@ -18,7 +19,6 @@ from fastbackprop.validation import (
     FLOAT32,
     FLOAT64,
     Array,
-    Batch,
     Gradients,
     Loss,
     Parameters,
