@@ -1,5 +1,7 @@
 """What all tests share: seeded hypothesis, and comparisons that say which array differs and by how much."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -11,6 +13,17 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, max_exa
 settings.load_profile("repeatable")
 
 TOLERANCE = {"float64": 1e-12, "float32": 2e-5}
+
+
+@pytest.fixture(autouse=True)
+def _processors_as_before():
+    """No call leaves the calling thread on fewer processors than it had when the tests began."""
+    yield
+    if PROCESSORS is not None:
+        assert os.sched_getaffinity(0) == PROCESSORS
+
+
+PROCESSORS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
 
 
 def assert_close(got, expected, tolerance=None, label="result"):

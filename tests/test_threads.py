@@ -10,11 +10,12 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 import fastbackprop as fb
 from benchmarks.cases import batch, network
-from fastbackprop import pool, reference, threads
+from fastbackprop import engine, pool, reference, threads
 from fastbackprop.kernels import FLUSH_TILES
 from fastbackprop.wide import numbered
 from tests.conftest import assert_close, assert_same_bits, smooth_batch
@@ -153,6 +154,17 @@ def test_the_notebooks_passes_give_the_same_bits(problem, monkeypatch):
         results.append([all_f, all_h, *fb.backward_pass(all_weights, all_biases, all_f, all_h, y)])
     for result in results[1:]:
         assert_same_bits(result, results[0])
+
+
+def test_chunks_that_are_handed_over_in_slices(problem, monkeypatch):
+    """The sums of a chunk go on from slice to slice; integers are converted slice by slice as well."""
+    net_input, all_weights, all_biases, y = problem
+    arguments = (100 * net_input).astype(np.int32), all_weights, all_biases, y
+    whole = fb.Workspace(LAYER_SIZES, y.dtype).loss_and_gradients(*arguments, input_gradient=True)
+    monkeypatch.setattr(engine, "SLICE_SAMPLES", 1)
+    assert pool.make_engine(LAYER_SIZES, y.dtype).slice_samples(0, True) < 5000
+    cut = fb.Workspace(LAYER_SIZES, y.dtype).loss_and_gradients(*arguments, input_gradient=True)
+    assert_same_bits(list(cut), list(whole))
 
 
 def test_work_is_spread_over_threads():
