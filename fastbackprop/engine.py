@@ -8,10 +8,20 @@ from typing import Any
 import numpy as np
 
 from fastbackprop.arguments import Batch
-from fastbackprop.kernels import CACHE_LINE, FEW, FLUSH_TILES, LOSS_ROWS, PANEL, PREDICT, SQUARED_ERROR
+from fastbackprop.kernels import (
+    ALONG_UNITS,
+    CACHE_LINE,
+    FEW,
+    FLUSH_TILES,
+    LOSS_ROWS,
+    PANEL,
+    PREDICT,
+    SQUARED_ERROR,
+    STRIP,
+)
 from fastbackprop.parameters import layout_table, padded, round_up, split
 from fastbackprop.results import empty
-from fastbackprop.threads import run
+from fastbackprop.threads import NO_HELPERS, helpers, lanes, run
 from fastbackprop.validation import Array, DType, parameter_count
 
 # All of these are constants: how a batch is cut must depend on shapes alone, or the bits of the result would depend on
@@ -25,15 +35,15 @@ MOST_CHUNKS = 64
 # four of them about as long on either.
 CHUNK_FLOPS = 2**23
 PARAMETERS_PER_SAMPLE = 32  # at most: clearing and adding up a chunk's gradient then take a few per cent of its time
-# Batches whose gradients are not summed in float64 are cut as well, though a piece writes a gradient of its own: on one
-# thread, 784-100-100-100-10 took a half longer in pieces of 32 samples, 16-64-64-64-64-4 a sixth in pieces of 128.
-MOST_PIECES = 4
-PIECE_FLOPS = 2**24
-PIECE_SAMPLES = 128
+LEAST_TEAM_FLOPS = 2**22  # of a call: below, no other thread is asked to help
+PAUSES_PER_MEGAFLOP = 32  # of a call: how long a thread that sleeps is waited for
+CALL_FLOPS = 2**28  # of a call at most, where the threads that answer at its beginning share all its chunks
 SLICE_FLOPS = 2**31  # at most, where a slice has more than the fewest samples: Ctrl-C is answered between slices
 SLICE_SAMPLES = 65536
 PASS_BYTES = 128 * 1024
 STAGING_BYTES = 2 * 1024 * 1024
+
+NO_TEAM = NO_HELPERS, 0
 
 
 class Engine:
@@ -52,28 +62,30 @@ class Engine:
         # What the notebooks' passes hand to a kernel at once, layer by layer: it should still be in L2 for the next.
         fitting = PASS_BYTES // (max(self.layer_sizes) * self.dtype.itemsize)
         self.pass_samples = max(fitting // self.tile_samples, 1) * self.tile_samples
-        # Below two chunks, gradients need not be summed in float64: sweeps write them in the element type, see pieces.
-        self.direct_samples = 2 * self._least_chunk(sums=True) - 1
-        if self.direct_samples * self.flops < 2 * PIECE_FLOPS:  # there is one piece at most
-            self.direct_samples = min(self.direct_samples, FLUSH_TILES * self.tile_samples)
+        # Up to so many, they are not summed in float64: a sweep writes the gradient in the element type.
+        self.direct_samples = FLUSH_TILES * self.tile_samples
+        self._place_in_tile()
         self.weights_offsets = self.layout[:, 2].tolist()
         self._accumulator_size = self.size + self.tile_samples
         self._accumulators = np.empty((0, self._accumulator_size))
         self._few_losses = np.zeros(FEW)
         self._no_gradient = np.empty(0, dtype)
         self._no_columns = np.empty((self.layer_sizes[0], 0), dtype)
-        self._tiles: dict[int, Array] = {}
-        self._tile_size = (
-            self.tile_rows * (self.tile_samples + CACHE_LINE // self.dtype.itemsize)
-            + self.tile_samples * (round_up(max(self.layer_sizes[:-1]), 32) + 16)
-            + sum(units_out * padded(units_in) for units_in, units_out in itertools.pairwise(self.layer_sizes))
-        )
+
+    def _place_in_tile(self) -> None:
+        """Say where a sweep finds what is behind the rows of a tile: transposed activations, padded gradients."""
+        units = self.layer_sizes[:-1]
+        behind = (self.tile_rows + sum(units)) * (self.tile_samples + CACHE_LINE // self.dtype.itemsize)
+        lengths = [self.tile_samples * (round_up(units_in, 32) + 16) * (units_in >= ALONG_UNITS) for units_in in units]
+        *self.layout[:, 10], partial = itertools.accumulate(lengths, initial=behind)
+        self.layout[:, 5] += partial
+        self._tile_size = round_up(int(self.layout[-1, 5]) + self.layer_sizes[-1] * padded(units[-1]), CACHE_LINE)
+        self._tiles = np.empty((0, self._tile_size), self.dtype)
 
     @property
     def nbytes(self) -> int:
         """The bytes that the buffers hold at present."""
-        tiles = len(self._tiles) * self._tile_size * self.dtype.itemsize
-        return int(self._accumulators.nbytes + tiles)
+        return int(self._accumulators.nbytes + self._tiles.nbytes)
 
     def predict(self, batch: Batch) -> Array:
         """The network's output (D_o, N)."""
@@ -83,8 +95,8 @@ class Engine:
             self._take_few(batch, self._no_gradient, net_output)
             return net_output
         chunks = self.chunks(batch.samples, sums=False)
-        lanes = np.empty((len(chunks), self.tile_samples))
-        self._sweep_chunks(batch, net_output, chunks, lanes, *self._load(batch))
+        losses = np.empty((len(chunks), self.tile_samples))
+        self._sweep_chunks(batch, net_output, chunks, losses, *self._load(batch))
         return net_output
 
     def differentiate(self, batch: Batch) -> tuple[Any, ...]:
@@ -104,7 +116,7 @@ class Engine:
         """The loss of a few samples; the gradient or the output are written, and dl/dinput where it has columns."""
         columns = native([columns_out, batch.net_input, batch.target, batch.sample_weight], self.dtype)
         losses = self._few_losses
-        fixed = *self._load(batch), self.tile(0)
+        fixed = *self._load(batch), self.tiles(1)[0]
         options = batch.mode, batch.factor, batch.scale, self.loss_address(batch.mode)
         self._few(gradient, losses, *columns, *fixed, *options)
         if batch.progress is not None:
@@ -113,20 +125,16 @@ class Engine:
 
     def _gradient(self, batch: Batch, dl_dinput: Array) -> tuple[float, Array]:
         """The sum of the loss and the gradient in pack order; dl_dinput is written where it has columns."""
-        cuts = self.cuts(batch.samples)
-        accumulators = self.accumulators(len(cuts))
+        chunks = self.chunks(batch.samples)
+        accumulators = self.accumulators(len(chunks))
         loaded = self.load_both_ways(batch)
-        if 0 < batch.samples <= self.direct_samples:
-            gradients = np.empty((len(cuts), self.size), self.dtype)
-            self._sweep_chunks(batch, dl_dinput, cuts, accumulators, *loaded, gradients=gradients)
-            while len(gradients) > 1:  # in pairs, whose rounding errors grow least
-                pairs = len(gradients) // 2
-                gradients[:pairs] += gradients[-pairs:]
-                gradients = gradients[:-pairs]
-            return float(np.add.reduce(accumulators[: len(cuts), self.size])), gradients[0]
-        self._sweep_chunks(batch, dl_dinput, cuts, accumulators, *loaded)
-        loss = float(np.add.reduce(accumulators[: len(cuts), self.size :], axis=None))
-        return loss, self.total_gradient(len(cuts))
+        if len(chunks) == 1 and batch.samples <= self.direct_samples:
+            gradient = np.empty(self.size, self.dtype)
+            self._sweep_chunks(batch, dl_dinput, chunks, accumulators, *loaded, gradient=gradient)
+            return accumulators.item(0, self.size), gradient
+        self._sweep_chunks(batch, dl_dinput, chunks, accumulators, *loaded)
+        loss = float(np.add.reduce(accumulators[: len(chunks), self.size :], axis=None))
+        return loss, self.total_gradient(len(chunks))
 
     def _load(self, batch: Batch) -> tuple[Array, Array]:
         """A vector of parameters in pack order, and the layout table, which may say instead where each array is.
@@ -162,33 +170,52 @@ class Engine:
         parameters: Array,
         layout: Array,
         tiles: Array | None = None,
-        gradients: Array | None = None,
+        gradient: Array | None = None,
     ) -> None:
-        """Sweep over all samples. Each chunk has a row of accumulators of its own, and a tile where they are given.
+        """Sweep over all samples. Each chunk has a row of accumulators, and one of tiles where they are given.
 
-        With gradients, each chunk is swept at once, and writes its own; else it is added to the accumulators.
+        With a gradient, that of the one chunk is written there at once; else the accumulators are.
         """
-        sweep, no_gradient, dtype, samples = self._sweep, self._no_gradient, self.dtype, batch.samples
+        (sweep, address), dtype, samples = self._sweep, self.dtype, batch.samples
         options = batch.mode, batch.factor, batch.scale, self.loss_address(batch.mode)
         arrays = [columns_out, batch.net_input, batch.target]
+        written = self._no_gradient if gradient is None else gradient
+        staged = sum(array.shape[0] for array in arrays if array.dtype != dtype)
+        slice_samples = self.slice_samples(staged, accumulators.shape[1] > self.tile_samples)
+        together = samples <= slice_samples and samples * self.flops <= CALL_FLOPS
+        team = self._team(batch, len(chunks)) if len(chunks) == 1 or together else NO_TEAM
+        each = int(tiles is not None)
+        num_lanes = lanes(batch.num_threads, len(chunks))
+        if tiles is None:
+            tiles = self.tiles(num_lanes)
 
         def work(lane: int, chunk: int, first: int, last: int) -> None:
-            sums = accumulators[chunk]
-            gradient = no_gradient if gradients is None else gradients[chunk]
-            if gradients is None and first == chunks[chunk][0]:
-                sums.fill(0.0)
+            fresh = int(first == chunks[chunk][0])
+            row = chunk if each else lane
+            sweep_columns(accumulators[chunk : chunk + 1], tiles[row : row + 1], first, last, last - first, fresh)
+
+        def sweep_columns(sums: Array, tiles: Array, first: int, last: int, length: int, fresh: int) -> None:
             sliced, weights = arrays, batch.sample_weight
             if last - first < samples:
                 sliced, weights = [array[:, first:last] for array in arrays], weights[first:last]
             *columns, weights = native([*sliced, weights], dtype)
-            tile = self.tile(lane) if tiles is None else tiles[chunk]
-            sweep(gradient, sums, *columns, weights, parameters, layout, tile, self.tile_samples, *options)
+            cut = self.tile_samples, each, length, fresh
+            sweep(written, sums, *columns, weights, parameters, layout, tiles, *cut, *options, *team, address)
 
-        slice_samples = samples
-        if gradients is None:
-            staged = sum(array.shape[0] for array in arrays if array.dtype != dtype)
-            slice_samples = self.slice_samples(staged, accumulators.shape[1] > self.tile_samples)
-        run(work, chunks, slice_samples, batch.num_threads, batch.progress)
+        if together and len(chunks) > 0:
+            sweep_columns(accumulators[: len(chunks)], tiles, 0, samples, chunks[0][1], 1)
+            if batch.progress is not None:
+                batch.progress(samples, samples)
+        else:
+            run(work, chunks, samples if gradient is not None else slice_samples, num_lanes, batch.progress)
+
+    def _team(self, batch: Batch, chunks: int) -> tuple[Array, int]:
+        """Who helps with a call, and how long they are waited for."""
+        flops = self.flops * batch.samples
+        if flops < LEAST_TEAM_FLOPS:
+            return NO_TEAM
+        parts = chunks if chunks > 1 else -(-min(batch.samples, self.tile_samples) // STRIP)
+        return helpers(batch.num_threads, max(parts, 2)), flops * PAUSES_PER_MEGAFLOP >> 20
 
     @functools.cached_property
     def _locate(self) -> Any:
@@ -206,7 +233,8 @@ class Engine:
     def _sweep(self) -> Any:
         from fastbackprop.kernels.sweep import sweep  # imports numba
 
-        return sweep(self.dtype)
+        entry, lane = sweep(self.dtype)
+        return entry, lane.address
 
     @functools.cached_property
     def forward_layer(self) -> Any:
@@ -241,11 +269,11 @@ class Engine:
 
     # Buffers and the cutting of batches; also used by the notebooks' passes.
 
-    def tile(self, lane: int) -> Array:
-        """The tile of one lane, at a cache line."""
-        if lane not in self._tiles:
-            self._tiles[lane] = aligned(self._tile_size, self.dtype)
-        return self._tiles[lane]
+    def tiles(self, lanes: int) -> Array:
+        """A tile for each lane, in rows that start at a cache line."""
+        if lanes > len(self._tiles):
+            self._tiles = aligned(lanes * self._tile_size, self.dtype).reshape(lanes, self._tile_size)
+        return self._tiles
 
     def chunks(self, samples: int, *, sums: bool = True) -> list[tuple[int, int]]:
         """The ranges (first, last) of samples that one thread goes through, summing them apart: cut by shape alone.
@@ -259,17 +287,6 @@ class Engine:
         room = ACCUMULATOR_BYTES // (8 * self._accumulator_size) if sums else MOST_CHUNKS
         number = 2 ** (max(1, min(MOST_CHUNKS, room, samples // least)).bit_length() - 1)
         length = round_up(-(-samples // number), PANEL)
-        return [(first, min(first + length, samples)) for first in range(0, samples, length)]
-
-    def cuts(self, samples: int) -> list[tuple[int, int]]:
-        """How the samples of a gradient are cut: into pieces or chunks."""
-        return self.pieces(samples) if 0 < samples <= self.direct_samples else self.chunks(samples)
-
-    def pieces(self, samples: int) -> list[tuple[int, int]]:
-        """The same for up to direct_samples samples: one sweep goes through each, and writes a gradient of its own."""
-        wanted = min(MOST_PIECES, samples * self.flops // PIECE_FLOPS, samples // PIECE_SAMPLES)
-        number = max(2 ** max(0, wanted.bit_length() - 1), -(-samples // (FLUSH_TILES * self.tile_samples)))
-        length = samples if number == 1 else round_up(-(-samples // number), PANEL)
         return [(first, min(first + length, samples)) for first in range(0, samples, length)]
 
     def _least_chunk(self, sums: bool) -> int:

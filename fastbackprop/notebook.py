@@ -13,7 +13,7 @@ from fastbackprop.kernels import SEED, SQUARED_ERROR
 from fastbackprop.parameters import split
 from fastbackprop.pool import borrow, give_back
 from fastbackprop.results import empty
-from fastbackprop.threads import run
+from fastbackprop.threads import lanes, run
 from fastbackprop.validation import FLOATS, OUTPUT_SHAPE, Array, check_columns, check_loss, check_loss_target
 
 
@@ -166,9 +166,12 @@ def compute_network_output(
     engine = borrow(batch.layer_sizes, dtype)
     tile_samples = 1 if samples == 1 else engine.tile_samples
     layer = engine.forward_layer
+    chunks = engine.chunks(samples, sums=False)
+    num_lanes = lanes(None, len(chunks))
+    tiles = engine.tiles(num_lanes)
 
     def work(lane: int, _chunk: int, first: int, last: int) -> None:
-        tile = engine.tile(lane)
+        tile = tiles[lane]
         for f, h_next, layer_weights, layer_biases, h in layers:
             if last - first < samples:
                 f, h_next, h = f[:, first:last], h_next[:, first:last], h[:, first:last]
@@ -179,7 +182,7 @@ def compute_network_output(
     if samples == 1:
         work(0, 0, 0, 1)
     else:
-        run(work, engine.chunks(samples, sums=False), engine.pass_samples)
+        run(work, chunks, engine.pass_samples, num_lanes)
     give_back(engine)
     return all_f[-1], all_f, all_h + [all_f[-1]] * append_output
 
@@ -264,7 +267,7 @@ def backward_pass(
         sums = accumulators[chunk]
         if samples > 1 and first == chunks[chunk][0]:
             sums.fill(0.0)
-        tile = engine.tile(lane)
+        tile = tiles[lane]
         whole = last - first == samples
         all_h, all_f, dl_df = batch.all_h, batch.all_f, dl_doutput
         if not whole:
@@ -285,12 +288,13 @@ def backward_pass(
             dl_df = before
 
     chunks, offsets = engine.chunks(samples), engine.weights_offsets
-    accumulators = engine.accumulators(len(chunks))
+    num_lanes = lanes(None, len(chunks))
+    accumulators, tiles = engine.accumulators(len(chunks)), engine.tiles(num_lanes)
     gradient = np.empty(engine.size if samples == 1 else 0, dtype)
     if samples == 1:
         work(0, 0, 0, 1)
     else:
-        run(work, chunks, engine.pass_samples)
+        run(work, chunks, engine.pass_samples, num_lanes)
         gradient = engine.total_gradient(len(chunks))
     give_back(engine)
     gradients = split(gradient, batch.weights, batch.biases)

@@ -16,25 +16,25 @@ LARGEST_RECORD = 2**31 - 1
 """The most bytes of a structured dtype."""
 
 
-def layout_table(layer_sizes: tuple[int, ...], *, wide: bool = False) -> Array:
+def layout_table(layer_sizes: tuple[int, ...]) -> Array:
     """One row of int64 for each layer k, which says where kernels find what belongs to it.
 
     0, 1    D_k and D_{k+1}
     2, 3    offsets of weights k and biases k in the flat vector, in elements
     4       the first row of h_k in a tile, where h_0, h_1, ... stand below each other
-    5       the offset of the padded gradient of weights k; its rows are padded
-    6       the row of a tile that dl/dh_k, masked to dl/df_{k-1}, is written to: that of h_k, or one behind the ones
-            for wide networks, which take weight gradients after the backward pass
+    5       the offset of the padded gradient of weights k, in elements of a tile or of an array for all of them
+    6       the row of a tile that dl/dh_k, masked to dl/df_{k-1}, is written to where it must not replace h_k
     7       where kernels are given transposed weights, the offset of those of weights k, padded too; else 0
     8, 9    where weights k and biases k are arrays of their own, their addresses; 0 where they are in the flat vector
+    10      the offset of transposed h_k in a tile, in elements; 0 until it is known
     """
     rows = []
     offset = activation_row = padded_offset = 0
     separate_row = sum(layer_sizes) + layer_sizes[-1] + LOSS_ROWS + 1
     for units_in, units_out in itertools.pairwise(layer_sizes):
         biases_offset = offset + units_out * units_in
-        back_row = separate_row if wide else activation_row
-        rows.append((units_in, units_out, offset, biases_offset, activation_row, padded_offset, back_row, 0, 0, 0))
+        places = offset, biases_offset, activation_row, padded_offset, separate_row
+        rows.append((units_in, units_out, *places, 0, 0, 0, 0))
         offset = biases_offset + units_out
         activation_row += units_in
         padded_offset += units_out * padded(units_in)

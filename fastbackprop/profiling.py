@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastbackprop.arguments import Batch
-from fastbackprop.engine import Engine
+from fastbackprop.engine import LEAST_TEAM_FLOPS, Engine
 from fastbackprop.kernels import FEW, PREDICT
 from fastbackprop.parameters import unpack
 from fastbackprop.pool import make_engine
@@ -53,14 +53,13 @@ def describe(engine: Engine, samples: int, num_threads: int) -> dict[str, str]:
             "groups": f"{-(-tiles // group):,} of up to {group:,} tiles",
             "threads": f"{num_threads} share {min(group, tiles):,} tiles, then {len(engine._tasks):,} gradient blocks",
         }
-    if samples <= engine.direct_samples:
-        pieces = engine.pieces(samples)
-        return rows | {
-            "regime": f"narrow, up to {engine.direct_samples:,} samples: sweeps that store a gradient each",
-            "pieces": f"{len(pieces):,} of up to {max((b - a for a, b in pieces), default=0):,} samples",
-            "threads": f"{min(num_threads, max(len(pieces), 1)):,} of {num_threads} share the pieces",
-        }
     chunks = engine.chunks(samples)
+    if len(chunks) == 1:
+        shared = samples * engine.flops >= LEAST_TEAM_FLOPS
+        return rows | {
+            "regime": "narrow, one chunk: a tile goes through the whole network while it is in cache",
+            "threads": f"{num_threads if shared else 1} of {num_threads} share each tile",
+        }
     return rows | {
         "regime": "narrow: a tile goes through the whole network while it is in cache",
         "chunks": f"{len(chunks):,} of up to {max((b - a for a, b in chunks), default=0):,} samples, summed apart",
@@ -141,8 +140,7 @@ def seconds(call: Callable[[], Any]) -> float:
 
 def sweep_alone(engine: Engine, batch: Batch, columns_out: Array) -> None:
     """Sweep over all samples, without weight gradients: cut as for the gradient, or tile by tile of a wide one."""
-    wide = isinstance(engine, WideEngine)
-    chunks = engine.chunks(batch.samples, sums=False) if wide else engine.cuts(batch.samples)
+    chunks = engine.chunks(batch.samples, sums=not isinstance(engine, WideEngine))
     sums = np.empty((len(chunks), engine.tile_samples))  # of the loss alone
     loaded = engine._load(batch) if batch.mode == PREDICT else engine.load_both_ways(batch)
     engine._sweep_chunks(batch, columns_out, chunks, sums, *loaded)

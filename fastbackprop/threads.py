@@ -17,11 +17,22 @@ calling thread go again.
 
 import contextlib
 import ctypes
+import math
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
+
+import numpy as np
+
+from fastbackprop.kernels import AWAY, BOX, COMING, LEAVE, MOST_HELPERS, STATE
+from fastbackprop.validation import Array
+
+AWAKE_SECONDS = 1e-3  # that a worker spins after the last call that it helped with
+TRIED_PAUSES = 1000
+NO_HELPERS = np.zeros((0, BOX), np.int64)
 
 Work = Callable[[int, int, int, int], None]
 Progress = Callable[[int, int], object]
@@ -39,31 +50,46 @@ def threads_setting() -> int | None:
 
 def available_threads() -> int:
     """FASTBACKPROP_NUM_THREADS, or the number of processors this process may run on."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return threads_setting() or processors
+    return threads_setting() or processors()
+
+
+def processors() -> int:
+    """The number of processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def lanes(num_threads: int | None, chunks: int) -> int:
+    """On how many threads that many chunks are worked on."""
+    if num_threads is None:
+        num_threads = threads_setting()  # where one thread will do as well: a wrong one is told soon
+    if chunks < 2:
+        return 1
+    return min(num_threads or processors(), chunks)
 
 
 def run(
     work: Work,
     chunks: Sequence[tuple[int, int]],
     slice_columns: int,
-    num_threads: int | None = None,
+    num_lanes: int,
     progress: Progress | None = None,
 ) -> None:
-    """Call work(lane, chunk, first, last) for all columns of all chunks, on up to num_threads threads.
+    """Call work(lane, chunk, first, last) for all columns of all chunks, on that many threads.
 
     Each chunk (first, last) is worked on by one lane, in slices from left to right. Lanes are numbered from 0, the
     calling thread, which also calls progress(done, total); work is never called twice at once with the same lane.
     Raises what a lane raised, after all of them have stopped.
     """
-    if num_threads is None:
-        num_threads = threads_setting()  # where one thread will do as well: a wrong one is told soon
     if len(chunks) == 1 and chunks[0][1] <= slice_columns and progress is None:
         work(0, 0, *chunks[0])
-        return
-    if num_threads is None and len(chunks) > 1:
-        num_threads = available_threads()
-    Job(work, chunks, slice_columns, progress).run(min(num_threads or 1, len(chunks)))
+    else:
+        Job(work, chunks, slice_columns, progress).run(num_lanes)
+
+
+def helpers(num_threads: int | None, most: int) -> Array:
+    """The boxes of up to `most` - 1 workers, which share a call of a kernel with this thread: see kernels.team."""
+    wanted = min(lanes(num_threads, most), processors())
+    return _crew.muster(wanted - 1) if wanted > 1 else NO_HELPERS
 
 
 class Job:
@@ -187,15 +213,52 @@ def place(thread: int | None, processors: set[int]) -> None:
 
 
 class Crew:
-    """Threads that wait for jobs. A job that is called out to more of them than are idle goes on without."""
+    """Threads that wait for jobs, or to help with a call. What comes to more of them than are idle goes on without."""
 
     def __init__(self) -> None:
-        self.calls: SimpleQueue[tuple[Job, int] | None] = SimpleQueue()
+        self.calls: SimpleQueue[tuple[Job, int] | int | None] = SimpleQueue()
         self.workers: set[threading.Thread] = set()
         self.placed: dict[threading.Thread, set[int]] = {}
+        self.boxes = NO_HELPERS
+        self.pauses = 0
 
     def call(self, job: Job, helpers: int) -> None:
         """Have `helpers` threads run lanes 1, 2, ... of a job."""
+        self._hire(helpers)
+        if helpers > 0:
+            job.caller = self._make_room(helpers)
+            self.boxes[:, LEAVE] = 1
+        for lane in range(1, helpers + 1):
+            self.calls.put((job, lane))
+
+    def muster(self, helpers: int) -> Array:
+        """The boxes of that many workers, who are sent for where they sleep."""
+        if len(self.boxes) == 0:
+            self._make_boxes()
+        boxes = self.boxes[:helpers]
+        asleep = np.flatnonzero(boxes[:, STATE] == AWAY).tolist()
+        if asleep:
+            self._hire(helpers)
+            self._make_room(helpers)
+            for number in asleep:
+                boxes[number, STATE] = COMING
+                self.calls.put(number)
+        return boxes
+
+    def _make_boxes(self) -> None:
+        """Make the boxes, and find how many pauses a worker stays awake."""
+        from fastbackprop.kernels.team import serve  # imports numba
+
+        shortest = math.inf
+        for _ in range(3):
+            start = time.perf_counter()
+            serve()(np.zeros((1, BOX), np.int64), 0, TRIED_PAUSES)
+            shortest = min(shortest, time.perf_counter() - start)
+        self.pauses = round(AWAKE_SECONDS / shortest * TRIED_PAUSES)
+        self.boxes = np.zeros((MOST_HELPERS, BOX), np.int64)
+
+    def _hire(self, helpers: int) -> None:
+        """Start threads, until there are so many."""
         while len(self.workers) < helpers:
             worker = threading.Thread(target=self._serve, name="fastbackprop", daemon=True)
             try:
@@ -203,35 +266,44 @@ class Crew:
             except RuntimeError:  # no more threads can be started
                 break
             self.workers.add(worker)
-        if _processor is not None and helpers > 0:
-            self._make_room(job, helpers, Caller(_processor()))
-        for lane in range(1, helpers + 1):
-            self.calls.put((job, lane))
 
-    def _make_room(self, job: Job, helpers: int, caller: Caller) -> None:
-        """Leave the calling thread's processor to it alone, if there are enough others."""
-        processors = caller.allowed - {caller.here}
-        if len(processors) == helpers and caller.here in caller.allowed:
-            job.caller = caller
-        elif len(processors) < helpers:
-            processors = caller.allowed
+    def _make_room(self, helpers: int) -> Caller | None:
+        """Leave the calling thread's processor to it alone, if there are enough others; it, where it takes the last."""
+        if _processor is None:
+            return None
+        caller = Caller(_processor())
+        others = caller.allowed - {caller.here}
+        takes_last = len(others) == helpers and caller.here in caller.allowed
+        if len(others) < helpers:
+            others = caller.allowed
         for worker in list(self.workers):
-            if self.placed.get(worker) != processors:
-                place(worker.native_id, processors)
-                self.placed[worker] = processors
+            if self.placed.get(worker) != others:
+                place(worker.native_id, others)
+                self.placed[worker] = others
+        return caller if takes_last else None
 
     def _serve(self) -> None:
         self.workers.add(threading.current_thread())
         while (call := self.calls.get()) is not None:
-            job, lane = call
-            job.help(lane)
-            del call, job  # or the last job's arrays would live until the next
+            if isinstance(call, int):
+                self._stay_awake(call)
+            else:
+                job, lane = call
+                job.help(lane)
+                del call, job  # or the last job's arrays would live until the next
         self.workers.discard(threading.current_thread())
         self.placed.pop(threading.current_thread(), None)
+
+    def _stay_awake(self, number: int) -> None:
+        """Help with calls, until there have been none for a while."""
+        from fastbackprop.kernels.team import serve  # imports numba
+
+        serve()(self.boxes, number, self.pauses)
 
     def dismiss(self) -> None:
         """End the threads; those that are inside a job end after it."""
         workers = list(self.workers)
+        self.boxes[:, LEAVE] = 1
         for _ in workers:
             self.calls.put(None)
         for worker in workers:

@@ -11,7 +11,7 @@ from fastbackprop.arguments import Batch
 from fastbackprop.engine import Engine, aligned
 from fastbackprop.kernels import CACHE_LINE, FLUSH_TILES
 from fastbackprop.parameters import layout_table, padded
-from fastbackprop.threads import run
+from fastbackprop.threads import lanes, run
 from fastbackprop.validation import Array, DType
 
 TILE_SAMPLES = 128
@@ -37,14 +37,14 @@ class WideEngine(Engine):
 
     def __init__(self, layer_sizes: tuple[int, ...], dtype: DType) -> None:
         super().__init__(layer_sizes, dtype)
-        self.layout = layout_table(layer_sizes, wide=True)
-        self.direct_samples = 0
+        self.layout = layout_table(layer_sizes)  # its padded gradients are not in a tile
         self.tile_samples = TILE_SAMPLES
         self.pass_samples = TILE_SAMPLES
         self._accumulator_size = self.size + TILE_SAMPLES
         self._accumulators = np.empty((0, self._accumulator_size))
         self.tile_rows += sum(layer_sizes[:-1])
         self._tile_size = self.tile_rows * (TILE_SAMPLES + CACHE_LINE // dtype.itemsize)
+        self._tiles = np.empty((0, self._tile_size), dtype)
         self.group_tiles = min(max(2, GROUP_BYTES // (self._tile_size * dtype.itemsize)), GROUP_TILES)
         table = self.layout.tolist()
         lengths = [units_in * padded(units_out) for units_in, units_out in itertools.pairwise(layer_sizes)]
@@ -107,7 +107,7 @@ class WideEngine(Engine):
         layout[:, 7] = self._offsets[:-1]
         all_weights = [weights.reshape(-1) for weights in batch.weights]
         if batch.vector is not None:
-            layout[:, 8:] = parameters.ctypes.data + layout[:, 2:4] * self.dtype.itemsize
+            layout[:, 8:10] = parameters.ctypes.data + layout[:, 2:4] * self.dtype.itemsize
             all_weights = [parameters[start:] for start in self.weights_offsets]
 
         def work(_lane: int, task: int, _first: int, _last: int) -> None:
@@ -121,7 +121,7 @@ class WideEngine(Engine):
             for k, first_row, _, first, last in self._tasks
             if first_row == 0 and (k > 0 or batch.input_gradient)
         ]
-        run(work, numbered(columns), 1, batch.num_threads)
+        run(work, numbered(columns), 1, lanes(batch.num_threads, len(columns)))
         return transposed, layout
 
     def _gradient(self, batch: Batch, dl_dinput: Array) -> tuple[float, Array]:
@@ -138,9 +138,9 @@ class WideEngine(Engine):
             part = batch.part(first, last)
             count = last - first
             chunks = [(s, min(s + self.tile_samples, count)) for s in range(0, count, self.tile_samples)]
-            lanes = np.empty((len(chunks), self.tile_samples))
-            self._sweep_chunks(part, dl_dinput[:, first:last], chunks, lanes, parameters, layout, tiles)
-            loss += float(np.add.reduce(lanes, axis=None))
+            losses = np.empty((len(chunks), self.tile_samples))
+            self._sweep_chunks(part, dl_dinput[:, first:last], chunks, losses, parameters, layout, tiles)
+            loss += float(np.add.reduce(losses, axis=None))
             final = last == samples
             flush = final or number % FLUSH_TILES == FLUSH_TILES - 1
             flags = (number % FLUSH_TILES == 0, flush, final)
@@ -165,7 +165,7 @@ class WideEngine(Engine):
             sizes = (self.tile_samples, samples, *self._tasks[task])
             gradient_columns(*targets, partial, self._columns(lane), tiles, self.layout, *sizes, *flags)
 
-        run(work, numbered(self._tasks), 1, num_threads)
+        run(work, numbered(self._tasks), 1, lanes(num_threads, len(self._tasks)))
 
 
 def parts(total: int, largest: int, unit: int) -> list[tuple[int, int]]:

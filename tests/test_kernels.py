@@ -75,7 +75,7 @@ def run_dot_gradient(dl_dweights, dl_dbiases, dl_df, h, ones, first, samples):
 
 
 @jit.inner
-def run_weight_gradient(dl_dweights, dl_df, transposed, h, units_in, samples, count):
+def run_weight_gradient(dl_dweights, dl_df, transposed, h, units_in, samples, count, added):
     stride = transposed.strides[0]
     layers.transpose(simd.pointer(transposed), stride, simd.pointer(h), h.strides[0], units_in, samples)
     layers.weight_gradient(
@@ -88,6 +88,7 @@ def run_weight_gradient(dl_dweights, dl_df, transposed, h, units_in, samples, co
         dl_dweights.shape[0],
         units_in,
         count,
+        added,
     )
 
 
@@ -195,9 +196,12 @@ def test_weight_gradient_along_the_units(units_out, units_in, dtype):
         dl_dweights = np.full((units_out, units_in + 20), 0.5, dtype)
         dl_dweights[:, -4:] = 7
         transposed = np.full((256, units_in + 20), np.nan, dtype)
-        run_weight_gradient(dl_dweights[:, :units_in], dl_df, transposed, h, units_in, 256, count)
+        run_weight_gradient(dl_dweights[:, :units_in], dl_df, transposed, h, units_in, 256, count, 1)
         np.testing.assert_array_equal(transposed[:, :units_in], h[:, :256].T)
-        expected = 0.5 + dl_df[:, :count].astype(np.float64) @ h[:, :count].T.astype(np.float64)
+        expected = dl_df[:, :count].astype(np.float64) @ h[:, :count].T.astype(np.float64)
+        np.testing.assert_allclose(dl_dweights[:, :units_in], 0.5 + expected, **tolerance(dtype))
+        dl_dweights[:, :units_in] = np.nan
+        run_weight_gradient(dl_dweights[:, :units_in], dl_df, transposed, h, units_in, 256, count, 0)
         np.testing.assert_allclose(dl_dweights[:, :units_in], expected, **tolerance(dtype))
         assert (dl_dweights[:, -4:] == 7).all()
 

@@ -13,7 +13,7 @@ NARROW, WIDE = (3, 8, 8, 2), (300, 400, 50)
     ("sizes", "samples", "regime"),
     [
         (NARROW, 1, "few samples"),
-        (NARROW, 100, "narrow, up to"),
+        (NARROW, 100, "narrow, one chunk"),
         (NARROW, 100_000, "narrow:"),
         (WIDE, 8, "few samples"),
         (WIDE, 10_000, "wide"),
@@ -78,7 +78,7 @@ def test_on_the_command_line(capsys):
     assert __main__.main(["info", "--layers", "3,8,2", "--samples", "50", "--dtype", "float32"]) == 0
     printed = capsys.readouterr().out
     assert "network         3-8-2, 50 parameters, float32" in printed
-    assert "narrow, up to" in printed
+    assert "narrow, one chunk" in printed
     for name in "forward", "backward", "weight gradient", "rest":
         assert f"\n{name}" in printed
     shares = [float(line.split("%")[0].split()[-1]) for line in printed.splitlines() if "% " in line]

@@ -16,7 +16,7 @@ import pytest
 import fastbackprop as fb
 from benchmarks.cases import batch, network
 from fastbackprop import engine, pool, reference, threads
-from fastbackprop.kernels import FLUSH_TILES
+from fastbackprop.kernels import AWAY, BOX, CALLED, COMING, GO, HERE, STATE, WAITING
 from fastbackprop.wide import numbered
 from tests.conftest import assert_close, assert_same_bits, smooth_batch
 
@@ -40,34 +40,114 @@ def test_same_bits_for_other_networks(layer_sizes, dtype):
         assert_same_bits(list(got), expected)
 
 
-@pytest.mark.parametrize(("samples", "pieces"), [(255, 1), (299, 2), (701, 4), (4099, 9)])
-def test_pieces(samples, pieces, dtype):
-    """Batches that are too small for sums in float64 are cut as well: same gradient, same bits."""
-    layer_sizes = (130, 200, 220, 3)
-    engine = pool.make_engine(layer_sizes, dtype)
-    found = engine.pieces(samples)
-    assert samples <= engine.direct_samples
-    assert len(found) == pieces
-    assert [first for first, _ in found] + [samples] == [0] + [last for _, last in found]
-    assert all(0 < last - first <= FLUSH_TILES * engine.tile_samples for first, last in found)
+@pytest.fixture
+def patient(monkeypatch):
+    """Every call waits for all helpers, however many more threads than processors there are; and counts its lanes."""
+    monkeypatch.setattr(threads, "processors", lambda: 64)
+    monkeypatch.setattr(engine, "LEAST_TEAM_FLOPS", 0)
+    monkeypatch.setattr(engine, "PAUSES_PER_MEGAFLOP", 2**40)
+    seen = []
+
+    def counted(*arguments):
+        seen.append(sweep(*arguments))
+        return seen[-1]
+
+    def patient_workspace(layer_sizes, dtype, num_threads):
+        nonlocal sweep
+        workspace = fb.Workspace(layer_sizes, dtype, num_threads=num_threads)
+        sweep, address = workspace._engine._sweep
+        workspace._engine._sweep = counted, address
+        return workspace
+
+    sweep = None
+    return patient_workspace, seen
+
+
+@pytest.mark.parametrize(
+    ("layer_sizes", "samples"),
+    [
+        ((130, 200, 220, 3), 9),
+        ((130, 200, 220, 3), 64),
+        ((130, 200, 220, 3), 100),
+        ((130, 200, 220, 3), 600),
+        ((30, 24, 50, 23, 40), 300),
+        ((1, 6, 6, 6, 6, 6, 1), 1500),
+        ((2, 8, 1), 40),
+        ((40, 500, 300, 7), 100),
+        ((16, 64, 64, 64, 64, 4), 2000),
+        ((1, 6, 6, 6, 6, 6, 1), 40_000),
+    ],
+    ids=str,
+)
+def test_teams(layer_sizes, samples, dtype, patient):
+    """Threads that share a call, its chunks or its tiles, and the rows of its gradients: same gradient, same bits."""
+    make, seen = patient
     all_weights, all_biases = network(layer_sizes, dtype)
     net_input, y = smooth_batch(layer_sizes, samples, all_weights, all_biases, dtype)
     arguments = net_input, all_weights, all_biases, y
-    expected = reference.loss_and_gradients(*arguments, input_gradient=True)
-    alone = list(fb.loss_and_gradients(*arguments, input_gradient=True, num_threads=1))
+    options = {"input_gradient": True, "sample_weight": np.linspace(0, 2, samples).astype(dtype)}
+    expected = reference.loss_and_gradients(*arguments, **options)
+    alone = list(make(layer_sizes, dtype, 1).loss_and_gradients(*arguments, **options))
+    assert set(seen) == {1}
     assert alone[0] == pytest.approx(expected[0], rel=1e-5)
     assert_close(alone[1:], expected[1:])
-    for count in 2, 3, 8:
-        assert_same_bits(list(fb.loss_and_gradients(*arguments, input_gradient=True, num_threads=count)), alone)
+    output = fb.predict(net_input, all_weights, all_biases, num_threads=1)
+    for count in 2, 3, 5:
+        workspace = make(layer_sizes, dtype, count)
+        seen.clear()
+        for _ in range(3):
+            assert_same_bits(list(workspace.loss_and_gradients(*arguments, **options)), alone)
+            assert_same_bits(workspace.predict(net_input, all_weights, all_biases), output)
+        assert max(seen) == count or (count > 2 and max(seen) > 1)
 
 
-@pytest.mark.parametrize("layer_sizes", [(1, 1), (2, 3, 1), (1, 6, 6, 6, 6, 6, 1), (2, 8, 1)], ids=str)
-def test_small_networks_are_not_cut_into_pieces(layer_sizes, dtype):
-    """Their calls are too short for more than one thread, or need sums in float64."""
-    engine = pool.make_engine(layer_sizes, dtype)
-    for samples in engine.direct_samples, engine.direct_samples + 1:
-        assert len(engine.cuts(samples)) == 1
-    assert engine.direct_samples <= FLUSH_TILES * engine.tile_samples
+def test_helpers_that_do_not_answer_are_let_go(dtype, patient):
+    """Boxes whose workers never come, or left, or belong to another call: the call goes on with those it has."""
+    make, seen = patient
+    layer_sizes = 16, 32, 3
+    all_weights, all_biases = network(layer_sizes, dtype)
+    net_input, y = batch(layer_sizes, 200, dtype)
+    expected = list(make(layer_sizes, dtype, 1).loss_and_gradients(net_input, all_weights, all_biases, y))
+    workspace = make(layer_sizes, dtype, 4)
+    sweep, address = workspace._engine._sweep
+    boxes = np.zeros((3, BOX), np.int64)
+    workspace._engine._sweep = lambda *a: sweep(*a[:-3], boxes, 1000, a[-1]), address
+    for state, left in (AWAY, AWAY), (COMING, AWAY), (WAITING, WAITING), (CALLED, CALLED), (HERE, HERE), (GO, GO):
+        boxes[:, STATE] = state
+        seen.clear()
+        assert_same_bits(list(workspace.loss_and_gradients(net_input, all_weights, all_biases, y)), expected)
+        assert seen == [1]
+        assert boxes[:, STATE].tolist() == [left] * 3
+
+
+def test_helpers_go_to_sleep_and_leave_when_asked():
+    crew = threads._crew
+    for _ in range(3):
+        assert crew.muster(1)[0, STATE] in (COMING, WAITING)
+        until(lambda: crew.boxes[0, STATE] == AWAY)
+    crew.pauses, pauses = 10**12, crew.pauses
+    try:
+        crew.muster(1)
+        until(lambda: crew.boxes[0, STATE] == WAITING)
+        time.sleep(0.05)
+        assert crew.boxes[0, STATE] == WAITING
+        _, lanes, _ = placed(2)  # which wants the thread
+        assert len(lanes) == 2
+        assert crew.boxes[0, STATE] == AWAY
+        crew.muster(1)
+        until(lambda: crew.boxes[0, STATE] == WAITING)
+        threads._dismiss_crew()
+        assert not crew.workers
+    finally:
+        crew.pauses = pauses
+
+
+def until(condition):
+    """Wait for something to become true."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() < start + 10
+        time.sleep(0)
 
 
 def placed(num_threads, progress=None):
@@ -176,7 +256,7 @@ def test_work_is_spread_over_threads():
         seen.add((lane, threading.get_ident()))
         time.sleep(0.002)
 
-    threads.run(work, chunks, 5, num_threads=3)
+    threads.run(work, chunks, 5, num_lanes=3)
     assert sorted(lane for lane, _ in seen) == [0, 1, 2]
     assert len({ident for _, ident in seen}) == 3
     assert (0, threading.get_ident()) in seen
@@ -185,9 +265,9 @@ def test_work_is_spread_over_threads():
 def test_every_column_is_worked_on_once():
     done = []
     chunks = [(0, 70), (70, 140), (140, 150)]
-    threads.run(lambda _lane, _chunk, first, last: done.append((first, last)), chunks, 32, num_threads=2)
+    threads.run(lambda _lane, _chunk, first, last: done.append((first, last)), chunks, 32, num_lanes=2)
     assert sorted(done) == [(0, 32), (32, 64), (64, 70), (70, 102), (102, 134), (134, 140), (140, 150)]
-    threads.run(lambda *_: pytest.fail("there is no work"), [], 32, num_threads=2)
+    threads.run(lambda *_: pytest.fail("there is no work"), [], 32, num_lanes=2)
 
 
 def test_an_error_in_a_worker_is_raised_and_the_workers_go_on():
@@ -201,7 +281,7 @@ def test_an_error_in_a_worker_is_raised_and_the_workers_go_on():
             raised.wait(5)
 
         with pytest.raises(ValueError, match="from a worker"):
-            threads.run(work, [(k, k + 1) for k in range(10)], 1, num_threads=2)
+            threads.run(work, [(k, k + 1) for k in range(10)], 1, num_lanes=2)
 
 
 def test_concurrent_calls(problem):

@@ -1,4 +1,7 @@
-"""Compiled code: sweep, wide and few (the fused path), passes (the notebooks' two). Importing this compiles nothing."""
+"""Compiled code: sweep, wide and few (the fused path), passes (the notebooks' two), team (the threads of a call).
+
+Importing this compiles nothing.
+"""
 
 CACHE_LINE = 64
 
@@ -12,6 +15,13 @@ A call with 8 samples of 784-100-10 took 23 (float32) and 48 microseconds (float
 80; with 16 of 40-200-70-2, the kernel alone took 36 in float32 where a call with tiles took 21 (AVX-512).
 """
 
+ALONG_UNITS = 24
+"""Layers with fewer units on either side take the weight gradient along the samples: below, vectors of units are mostly
+padding, or the transposition is not worth its product."""
+
+STRIP = 32
+"""Samples: where lanes share a tile, each takes a multiple of them forward and back. Two cache lines at least."""
+
 FLUSH_TILES = 8
 """Tiles whose weight gradients are summed in the element type before they are added to sums in float64."""
 
@@ -20,3 +30,11 @@ LOSS_ROWS = 4
 
 PREDICT, SEED, SQUARED_ERROR, SOFTMAX, BINARY = range(5)
 """What a sweep does at the output: copy it out; take the target for dl/df_K; take dl/df_K from the loss."""
+
+AWAY, COMING, WAITING, CALLED, HERE, GO = range(6)
+"""The states of a worker that may help with calls, see team."""
+
+LINE = 8
+STATE, LANE, RUN, LEAVE = range(0, 4 * LINE, LINE)
+BOX, MOST_HELPERS = 4 * LINE, 63
+"""What is in the row of a worker, see team."""

@@ -224,16 +224,17 @@ def dot_gradient(
 
 @intrinsic
 def weight_gradient(
-    typing_context, dl_dweights, row, dl_df, df_stride, transposed, stride, units_out, units_in, samples
+    typing_context, dl_dweights, row, dl_df, df_stride, transposed, stride, units_out, units_in, samples, added
 ):
-    """dl_dweights += dl_df h^T over one tile, along the units, from h already transposed.
+    """dl_dweights = dl_df h^T over one tile, along the units, from h already transposed; += where `added` is not 0.
 
-    dl_dweights is of the element type and added to, in rows of whole vectors: what its rows and those of `transposed`
+    dl_dweights is of the element type and written in rows of whole vectors: what its rows and those of `transposed`
     hold behind units_in is overwritten and read. Samples need not be a multiple of anything: tails are not read.
     """
 
-    def emit(simd, dl_dweights, row, dl_df, df_stride, transposed, stride, units_out, units_in, samples):
+    def emit(simd, dl_dweights, row, dl_df, df_stride, transposed, stride, units_out, units_in, samples, added):
         for s, depth in simd.parts(samples, SAMPLES):
+            fresh = simd.builder.icmp_signed("==", simd.add(s, added), simd.int(0))
             for first, height in simd.tiles(units_out, HEIGHT):
                 target = simd.behind(dl_dweights, simd.mul(first, row))
                 a = simd.behind(dl_df, simd.mul(first, df_stride), simd.mul(s, simd.itemsize))
@@ -242,19 +243,16 @@ def weight_gradient(
                 # saves 1 to 7 %. Of a transposed tile, or of what the products of activations write, it saved nothing.
                 simd.prefetch(simd.behind(a, simd.mul(height, df_stride)), df_stride, height, depth)
 
-                def start(slots, _places):
-                    simd.clear(slots)
+                def finish(value, _place):
+                    return value
 
-                # The sum so far is added at the end, not started from: the first products need not wait for it.
-                def finish(value, place, target=target):
-                    return simd.builder.fadd(value, simd.load(target, place))
-
+                start = resumed(simd, fresh, simd.clear, target)
                 for vectors, offset in simd.panels(simd.blocks(units_in, simd.lanes)):
                     operands = (a, df_stride, simd.int(simd.itemsize), b, stride)
                     product(simd, target, row, *operands, height, vectors, depth, offset, start, finish)
 
     arguments = (dl_dweights, types.intp, dl_df, types.intp, transposed, types.intp)
-    return types.void(*arguments, *[types.intp] * 3), outlined("weight_gradient", dl_df.dtype, emit)
+    return types.void(*arguments, *[types.intp] * 4), outlined("weight_gradient", dl_df.dtype, emit)
 
 
 @intrinsic

@@ -5,17 +5,21 @@ Rows of a tile, one cache-line-aligned row of samples each (`layout` gives the f
     h_0 ... h_K | output, then dl/df_K | target | LOSS_ROWS of the loss | ones
 
 h_{k+1} = ReLU(f_k) overwrites nothing; on the way back dl/df_{k-1} overwrites h_k once the weight gradient of layer
-k has been taken, and dl/dh_0 overwrites the input: a tile is sum(D_k) rows and no more. Wide networks, whose weight
-gradients are taken later (see wide), have rows of their own for them behind the ones.
+k has been taken, and dl/dh_0 overwrites the input: a tile is sum(D_k) rows and no more. Where weight gradients are
+taken later, dl/dh_k have rows of their own behind the ones: in wide networks (see wide), and where a tile has several
+lanes. Each of those takes a share of its samples forward and back, and then, when all have, a share of the rows of each
+weight gradient: every sum has one owner, who adds it up in the order that a single lane would.
 """
 
 import functools
 
 import numpy as np
-from numba import types
+from numba import from_dtype, types
+from numba.extending import intrinsic
+from numba.np.numpy_support import as_dtype
 
-from fastbackprop.kernels import FLUSH_TILES, LOSS_ROWS, PREDICT, SEED
-from fastbackprop.kernels.jit import array_types, compile_entry, inner, source_digest
+from fastbackprop.kernels import ALONG_UNITS, FLUSH_TILES, LOSS_ROWS, PREDICT, SEED, STRIP
+from fastbackprop.kernels.jit import array_types, compile_callback, compile_entry, inner, source_digest
 from fastbackprop.kernels.layers import (
     backward_layer,
     clear_tail,
@@ -30,10 +34,7 @@ from fastbackprop.kernels.layers import (
 )
 from fastbackprop.kernels.losses import take_loss
 from fastbackprop.kernels.simd import advance, array_at, pointer
-
-ALONG_UNITS = 24
-"""Layers with fewer units on either side take the weight gradient along the samples: below, vectors of units are mostly
-padding, or the transposition is not worth its product."""
+from fastbackprop.kernels.team import BOXES, claim, meet, new_record, read_record, run_together
 
 
 @inner
@@ -55,41 +56,55 @@ def transposed_stride(units_in, itemsize):
 
 
 @inner
-def flush(accumulators, partial_sums, layout):
-    """accumulators += partial_sums, from padded rows to the packed order, and partial_sums = 0."""
-    for k in range(layout.shape[0]):
-        units_in, units_out = layout[k, 0], layout[k, 1]
-        if along_units(units_in, units_out):
-            for i in range(units_out):
-                source = layout[k, 5] + i * padded(units_in)
-                target = layout[k, 2] + i * units_in
-                row, sums = partial_sums[source : source + units_in], accumulators[target : target + units_in]
-                for p in range(units_in):
-                    sums[p] += row[p]
-                    row[p] = row.dtype.type(0.0)
+def share(total, lane, lanes):
+    """Where the share of a lane begins; it ends where that of the next one does."""
+    return total * lane // lanes
 
 
 @inner
-def clear_sums(sums, layout):
-    """Set to 0 what take_gradient adds to in float64: biases, and weights that are not taken along the units."""
+def flush(accumulators, tile, layout, lane, lanes):
+    """accumulators += partial sums, from padded rows to the packed order: a lane's share."""
     for k in range(layout.shape[0]):
-        start = layout[k, 3] if along_units(layout[k, 0], layout[k, 1]) else layout[k, 2]
-        for p in range(start, layout[k, 3] + layout[k, 1]):
+        units_in, units_out = layout[k, 0], layout[k, 1]
+        if along_units(units_in, units_out):
+            for i in range(share(units_out, lane, lanes), share(units_out, lane + 1, lanes)):
+                source = layout[k, 5] + i * padded(units_in)
+                target = layout[k, 2] + i * units_in
+                row, sums = tile[source : source + units_in], accumulators[target : target + units_in]
+                for p in range(units_in):
+                    sums[p] += row[p]
+
+
+@inner
+def clear_sums(sums, layout, lane, lanes, stored):
+    """Set to 0 what is added to: where the gradient is `stored` only what store_gradient reads. A lane's share."""
+    for k in range(layout.shape[0]):
+        units_in, units_out = layout[k, 0], layout[k, 1]
+        first, last = share(units_out, lane, lanes), share(units_out, lane + 1, lanes)
+        if not stored or not along_units(units_in, units_out):
+            for p in range(layout[k, 2] + first * units_in, layout[k, 2] + last * units_in):
+                sums[p] = 0.0
+        for p in range(layout[k, 3] + first, layout[k, 3] + last):
             sums[p] = 0.0
 
 
 @inner
-def store(gradient, sums, partial_sums, layout):
-    """gradient = sums + partial_sums in pack order, where either holds what the other does not."""
+def store_gradient(gradient, sums, tile, layout, lane, lanes):
+    """gradient = sums + partial sums in pack order, where either holds what the other does not: a lane's share."""
     itemsize = gradient.itemsize
     for k in range(layout.shape[0]):
-        units_in, units_out, start = layout[k, 0], layout[k, 1], layout[k, 2]
+        units_in, units_out = layout[k, 0], layout[k, 1]
+        first, last = share(units_out, lane, lanes), share(units_out, lane + 1, lanes)
+        start = layout[k, 2] + first * units_in
         if along_units(units_in, units_out):
             target = advance(pointer(gradient), start * itemsize)
-            source = advance(pointer(partial_sums), layout[k, 5] * itemsize)
-            copy_rows(target, units_in * itemsize, source, padded(units_in) * itemsize, itemsize, units_out, units_in)
-            start = layout[k, 3]
-        for p in range(start, layout[k, 3] + units_out):
+            row = padded(units_in) * itemsize
+            source = advance(pointer(tile), layout[k, 5] * itemsize + first * row)
+            copy_rows(target, units_in * itemsize, source, row, itemsize, last - first, units_in)
+        else:
+            for p in range(start, layout[k, 2] + last * units_in):
+                gradient[p] = sums[p]
+        for p in range(layout[k, 3] + first, layout[k, 3] + last):
             gradient[p] = sums[p]
 
 
@@ -110,12 +125,245 @@ def locate(dtype):
     )
 
 
+def argument_types(dtype):
+    """The types of a sweep's arguments, see there."""
+    written, read = array_types(dtype)
+    double = types.Array(types.float64, 2, "C")
+    table = types.Array(types.int64, 2, "C", readonly=True)
+    columns = [written(2), read(2), read(2), read(1)]
+    arrays = [written(1, "C"), double, *columns, read(1, "C"), table, written(2, "C")]
+    return [*arrays, *[types.int64] * 5, types.float64, types.float64, types.int64]
+
+
+@intrinsic
+def arguments_of(typing_context, record):
+    """The arguments that a sweep's record holds."""
+    return read_record(types.Tuple(argument_types(as_dtype(record.dtype))), record)
+
+
 @functools.cache
 def sweep(dtype):
-    """The sweep over a batch, compiled for float32 or float64."""
+    """What starts a sweep over a batch, and what each of its lanes runs: compiled for float32 or float64."""
     digest = source_digest()
 
-    def sweep_columns(
+    def sweep_columns(record, lane, lanes):
+        """Add the gradient and the loss of all columns of net_input to the accumulators: the work of one lane.
+
+        Columns are cut into chunks of chunk_samples. A lane takes one chunk after the other; all share a single one.
+        The arguments, the same for all lanes:
+
+        gradient       (P,) written in pack order where it is the gradient of a single chunk, with no more columns than
+                       are summed in the element type: the first sum of the loss then is that of all. Else (0,)
+        accumulators   float64, a row for each chunk, added to, or written where `fresh`: the gradient in pack order or
+                       nothing of it, then tile_samples sums of loss
+        columns_out    written: (D_o, N) the output where mode is PREDICT; else (D_i, N) dl/dinput, or (D_i, 0) for none
+        net_input      (D_i, N), target (D_o, N), or (1, N) class numbers, sample_weight (N,) or (0,): read, any
+                       strides, any alignment
+        parameters     in pack order, or transposed weights, or neither: read
+        layout         a row for each layer, see parameters.layout_table, which says where the parameters are: read
+        tiles          workspace, a row for each lane, or for each chunk where tile_each is not 0. Rows start at a cache
+                       line; tile_samples, a multiple of 64, is the length of a tile's rows
+        mode, factor   what is done at the output, see kernels and losses; scale: what dl/df_K is multiplied with;
+                       cross_entropy: the address of a compiled one, where the mode needs it
+        """
+        digest  # noqa: B018 - a closure cell, see source_digest
+        (
+            gradient,
+            accumulators,
+            columns_out,
+            net_input,
+            target,
+            sample_weight,
+            parameters,
+            layout,
+            tiles,
+            tile_samples,
+            tile_each,
+            chunk_samples,
+            fresh,
+            mode,
+            factor,
+            scale,
+            cross_entropy,
+        ) = arguments_of(record)
+        itemsize = tiles.itemsize
+        stride = row_stride(tiles, tile_samples)
+        layers = layout.shape[0]
+        units_in, units_out = layout[0, 0], layout[layers - 1, 1]
+        output_row = layout[layers - 1, 4] + layout[layers - 1, 0]
+        target_row = output_row + units_out
+        weight_row = target_row + units_out
+        ones_row = weight_row + LOSS_ROWS
+        parameters_start = pointer(parameters)
+        zero = tiles.dtype.type(0.0)
+        lowest = tiles.dtype.type(-np.inf)
+        wants_gradients = accumulators.shape[1] > tile_samples
+
+        chunks = accumulators.shape[0]
+        own_tile, met, team = lane, 0, lanes
+        if chunks > 1:
+            lane, lanes = 0, 1
+        # Of a layer, dl/dh is behind the ones and its gradient is taken later.
+        apart = lanes > 1 or not wants_gradients
+        chunk = claim(record) if chunks > 1 else 0
+        while chunk < chunks:
+            tile = tiles[chunk if tile_each else own_tile if chunks > 1 else 0]
+            sums = accumulators[chunk]
+            loss_lanes = sums[sums.size - tile_samples :]
+            start, sums_start = pointer(tile), pointer(sums)
+            ones = advance(start, ones_row * stride)
+            begin_chunk = chunk * chunk_samples
+            end_chunk = min(begin_chunk + chunk_samples, net_input.shape[1])
+            if lane == 0:
+                fill_row(ones, tile_samples)
+                fill_row(advance(start, weight_row * stride), tile_samples)
+                for s in range(tile_samples if fresh else 0):
+                    loss_lanes[s] = 0.0
+            if fresh and wants_gradients:
+                clear_sums(sums, layout, lane, lanes, gradient.size > 0)
+            number = 0
+            for first in range(begin_chunk, end_chunk, tile_samples):
+                met = meet(record, lanes, met)
+                count = min(tile_samples, end_chunk - first)
+                samples = whole_vectors(count, tile)
+                strips = (count + STRIP - 1) // STRIP
+                begin = min(share(strips, lane, lanes) * STRIP, count)
+                own = min(share(strips, lane + 1, lanes) * STRIP, count) - begin
+                own_samples = whole_vectors(own, tile)
+                strip = advance(start, begin * itemsize)
+                output = advance(strip, output_row * stride)
+                columns = advance(pointer(net_input), (first + begin) * net_input.strides[1])
+                copy_rows(strip, stride, columns, net_input.strides[0], net_input.strides[1], units_in, own)
+                clear_tail(strip, stride, units_in, own, own_samples)
+
+                for k in range(layers):
+                    forward_layer(
+                        advance(strip, (layout[k, 4] + layout[k, 0]) * stride),
+                        stride,
+                        array_at(layout, k, 8, advance(parameters_start, layout[k, 2] * itemsize)),
+                        layout[k, 0] * itemsize,
+                        itemsize,
+                        array_at(layout, k, 9, advance(parameters_start, layout[k, 3] * itemsize)),
+                        itemsize,
+                        advance(strip, layout[k, 4] * stride),
+                        stride,
+                        layout[k, 1],
+                        layout[k, 0],
+                        own_samples,
+                        zero if k < layers - 1 else lowest,
+                    )
+                if mode == PREDICT:
+                    columns = advance(pointer(columns_out), (first + begin) * itemsize)
+                    copy_rows(columns, columns_out.strides[0], output, stride, itemsize, units_out, own)
+                    continue
+                # Tails of hidden layers hold ReLU(biases ...), which may be infinite: 0 times that would be NaN.
+                clear_tail(advance(strip, units_in * stride), stride, target_row - units_in, own, own_samples)
+
+                columns = advance(pointer(target), (first + begin) * target.strides[1])
+                if mode == SEED:
+                    copy_rows(output, stride, columns, target.strides[0], target.strides[1], units_out, own)
+                else:
+                    targets = advance(strip, target_row * stride)
+                    copy_rows(targets, stride, columns, target.strides[0], target.strides[1], target.shape[0], own)
+                    if sample_weight.size > 0:
+                        weights = advance(strip, weight_row * stride)
+                        step = sample_weight.strides[0]
+                        columns = advance(pointer(sample_weight), (first + begin) * step)
+                        copy_rows(weights, stride, columns, 0, step, 1, own)
+                    row = stride // itemsize
+                    rows = tile[output_row * row + begin :]
+                    lanes_of_loss = loss_lanes[begin:]
+                    take_loss(
+                        lanes_of_loss, rows, row, units_out, target.shape[0], own, mode, factor, scale, cross_entropy
+                    )
+
+                # Layer by layer, weight gradient and dl/dh; of several lanes, all of dl/dh and then the gradients.
+                together = lanes > 1 and wants_gradients
+                for step in range(2 * layers if together else layers):
+                    k = layers - 1 - step % layers
+                    if step == layers:
+                        met = meet(record, lanes, met)
+                    h = layout[k, 4] * stride
+                    dl_df = (output_row if k == layers - 1 else layout[k + 1, 6 if apart else 4]) * stride
+                    transposed = advance(start, layout[k if together else 0, 10] * itemsize)
+                    t_stride = transposed_stride(layout[k, 0], itemsize)
+                    if wants_gradients and step < layers and along_units(layout[k, 0], layout[k, 1]):
+                        own_rows = advance(transposed, begin * t_stride)
+                        transpose(own_rows, t_stride, advance(strip, h), stride, layout[k, 0], own_samples)
+                    if wants_gradients and (step >= layers or not together):
+                        first_row = share(layout[k, 1], lane, lanes)
+                        rows_taken = share(layout[k, 1], lane + 1, lanes) - first_row
+                        dl_df_rows = advance(start, dl_df + first_row * stride)
+                        first_column = 0
+                        if along_units(layout[k, 0], layout[k, 1]):
+                            first_column = layout[k, 0]
+                            row = padded(layout[k, 0]) * itemsize
+                            weight_gradient(
+                                advance(start, layout[k, 5] * itemsize + first_row * row),
+                                row,
+                                dl_df_rows,
+                                stride,
+                                transposed,
+                                t_stride,
+                                rows_taken,
+                                layout[k, 0],
+                                count,
+                                number % FLUSH_TILES,
+                            )
+                        dot_gradient(
+                            advance(sums_start, (layout[k, 2] + first_row * layout[k, 0]) * 8),
+                            layout[k, 0] * 8,
+                            8,
+                            advance(sums_start, (layout[k, 3] + first_row) * 8),
+                            8,
+                            dl_df_rows,
+                            stride,
+                            advance(start, h),
+                            stride,
+                            ones,
+                            rows_taken,
+                            layout[k, 0],
+                            first_column,
+                            samples,
+                        )
+                    if step < layers and (k > 0 or columns_out.shape[1] > 0):
+                        dl_dh = advance(strip, layout[k, 6 if apart else 4] * stride)
+                        weights = array_at(layout, k, 8, advance(parameters_start, layout[k, 2] * itemsize))
+                        row, column = layout[k, 0] * itemsize, itemsize
+                        if layout[k, 7] > 0:
+                            weights = advance(parameters_start, layout[k, 7] * itemsize)
+                            row, column = itemsize, padded(layout[k, 1]) * itemsize
+                        backward_layer(
+                            dl_dh,
+                            advance(strip, h),
+                            stride,
+                            weights,
+                            row,
+                            column,
+                            advance(strip, dl_df),
+                            stride,
+                            layout[k, 1],
+                            layout[k, 0],
+                            own_samples,
+                            1 if k > 0 else 0,
+                        )
+                        clear_tail(dl_dh, stride, layout[k, 0], own, own_samples)
+                if columns_out.shape[1] > 0:
+                    columns = advance(pointer(columns_out), (first + begin) * itemsize)
+                    dl_dinput = advance(strip, layout[0, 6 if apart else 4] * stride)
+                    copy_rows(columns, columns_out.strides[0], dl_dinput, stride, itemsize, units_in, own)
+                number += 1
+                last = number % FLUSH_TILES == 0 or first + count == end_chunk
+                if wants_gradients and gradient.size == 0 and last:
+                    flush(sums, tile, layout, lane, lanes)
+            if gradient.size > 0:
+                store_gradient(gradient, sums, tile, layout, lane, lanes)
+                for s in range(1, tile_samples if lane == 0 else 0):
+                    loss_lanes[0] += loss_lanes[s]
+            chunk = claim(record) if chunks > 1 else chunks
+        meet(record, team, met)
+
+    def enter(
         gradient,
         accumulators,
         columns_out,
@@ -124,197 +372,46 @@ def sweep(dtype):
         sample_weight,
         parameters,
         layout,
-        tile,
+        tiles,
         tile_samples,
+        tile_each,
+        chunk_samples,
+        fresh,
         mode,
         factor,
         scale,
         cross_entropy,
+        boxes,
+        patience,
+        address,
     ):
-        """Add the gradient and the loss of all columns of net_input to the accumulators.
-
-        gradient       (P,) written in pack order where it is the gradient of these columns alone, and they are no more
-                       than are summed in the element type: the accumulators need not be zero then, and the first sum
-                       of the loss is that of all. Else (0,)
-        accumulators   float64, added to: the gradient in pack order or nothing of it, then tile_samples sums of loss
-        columns_out    written: (D_o, N) the output where mode is PREDICT; else (D_i, N) dl/dinput, or (D_i, 0) for none
-        net_input      (D_i, N), target (D_o, N), or (1, N) class numbers, sample_weight (N,) or (0,): read, any
-                       strides, any alignment
-        parameters     in pack order, or transposed weights, or neither: read
-        layout         a row for each layer, see parameters.layout_table, which says where the parameters are: read
-        mode, factor   what is done at the output, see kernels and losses; scale: what dl/df_K is multiplied with;
-                       cross_entropy: the address of a compiled one, where the mode needs it
-        tile           workspace, starts at a cache line; tile_samples, a multiple of 64, is the length of its rows
-        """
+        """Run the sweep at that address on this thread and on workers that answer; returns how many lanes it had."""
         digest  # noqa: B018 - a closure cell, see source_digest
-        itemsize = tile.itemsize
-        stride = row_stride(tile, tile_samples)
-        layers = layout.shape[0]
-        units_in, units_out = layout[0, 0], layout[layers - 1, 1]
-        output_row = layout[layers - 1, 4] + layout[layers - 1, 0]
-        target_row = output_row + units_out
-        weight_row = target_row + units_out
-        ones_row = weight_row + LOSS_ROWS
+        record = new_record(
+            tiles,
+            (
+                gradient,
+                accumulators,
+                columns_out,
+                net_input,
+                target,
+                sample_weight,
+                parameters,
+                layout,
+                tiles,
+                tile_samples,
+                tile_each,
+                chunk_samples,
+                fresh,
+                mode,
+                factor,
+                scale,
+                cross_entropy,
+            ),
+        )
+        return run_together(address, record, boxes, patience)
 
-        start = pointer(tile)
-        parameters_start = pointer(parameters)
-        sums = pointer(accumulators)
-        output = advance(start, output_row * stride)
-        ones = advance(start, ones_row * stride)
-        loss_lanes = accumulators[accumulators.size - tile_samples :]
-        zero = tile.dtype.type(0.0)
-        lowest = tile.dtype.type(-np.inf)
-        fill_row(ones, tile_samples)
-        weights_of_samples = advance(start, weight_row * stride)
-        fill_row(weights_of_samples, tile_samples)
-        widest = 0
-        for k in range(layers):
-            widest = max(widest, layout[k, 0])
-        transposed = advance(start, (ones_row + 1) * stride)
-        partial_at = (ones_row + 1) * (stride // itemsize) + tile_samples * transposed_stride(widest, 1)
-        partial = advance(start, partial_at * itemsize)
-        wants_gradients = accumulators.size > tile_samples
-        partial_sums = tile[partial_at:]
-        if wants_gradients:
-            for p in range(partial_sums.size):
-                partial_sums[p] = zero
-        if gradient.size > 0:
-            for s in range(min(tile_samples, net_input.shape[1])):
-                loss_lanes[s] = 0.0
-            clear_sums(accumulators, layout)
-
-        for first in range(0, net_input.shape[1], tile_samples):
-            count = min(tile_samples, net_input.shape[1] - first)
-            samples = whole_vectors(count, tile)
-            columns = advance(pointer(net_input), first * net_input.strides[1])
-            copy_rows(start, stride, columns, net_input.strides[0], net_input.strides[1], units_in, count)
-            clear_tail(start, stride, units_in, count, samples)
-
-            for k in range(layers):
-                forward_layer(
-                    advance(start, (layout[k, 4] + layout[k, 0]) * stride),
-                    stride,
-                    array_at(layout, k, 8, advance(parameters_start, layout[k, 2] * itemsize)),
-                    layout[k, 0] * itemsize,
-                    itemsize,
-                    array_at(layout, k, 9, advance(parameters_start, layout[k, 3] * itemsize)),
-                    itemsize,
-                    advance(start, layout[k, 4] * stride),
-                    stride,
-                    layout[k, 1],
-                    layout[k, 0],
-                    samples,
-                    zero if k < layers - 1 else lowest,
-                )
-            if mode == PREDICT:
-                columns = advance(pointer(columns_out), first * itemsize)
-                copy_rows(columns, columns_out.strides[0], output, stride, itemsize, units_out, count)
-                continue
-            # Tails of hidden layers hold ReLU(biases ...), which may be infinite: 0 times that would be NaN.
-            clear_tail(advance(start, units_in * stride), stride, output_row + units_out - units_in, count, samples)
-
-            columns = advance(pointer(target), first * target.strides[1])
-            if mode == SEED:
-                copy_rows(output, stride, columns, target.strides[0], target.strides[1], units_out, count)
-            else:
-                targets = advance(start, target_row * stride)
-                copy_rows(targets, stride, columns, target.strides[0], target.strides[1], target.shape[0], count)
-                if sample_weight.size > 0:
-                    step = sample_weight.strides[0]
-                    copy_rows(
-                        weights_of_samples, stride, advance(pointer(sample_weight), first * step), 0, step, 1, count
-                    )
-                row = stride // itemsize
-                rows = tile[output_row * row :]
-                take_loss(loss_lanes, rows, row, units_out, target.shape[0], count, mode, factor, scale, cross_entropy)
-
-            for k in range(layers - 1, -1, -1):
-                h = advance(start, layout[k, 4] * stride)
-                dl_df = advance(start, (output_row if k == layers - 1 else layout[k + 1, 6]) * stride)
-                if wants_gradients:
-                    first_column = 0
-                    if along_units(layout[k, 0], layout[k, 1]):
-                        first_column = layout[k, 0]
-                        t_stride = transposed_stride(layout[k, 0], itemsize)
-                        transpose(transposed, t_stride, h, stride, layout[k, 0], samples)
-                        weight_gradient(
-                            advance(partial, layout[k, 5] * itemsize),
-                            padded(layout[k, 0]) * itemsize,
-                            dl_df,
-                            stride,
-                            transposed,
-                            t_stride,
-                            layout[k, 1],
-                            layout[k, 0],
-                            count,
-                        )
-                    dot_gradient(
-                        advance(sums, layout[k, 2] * 8),
-                        layout[k, 0] * 8,
-                        8,
-                        advance(sums, layout[k, 3] * 8),
-                        8,
-                        dl_df,
-                        stride,
-                        h,
-                        stride,
-                        ones,
-                        layout[k, 1],
-                        layout[k, 0],
-                        first_column,
-                        samples,
-                    )
-                if k > 0 or columns_out.shape[1] > 0:
-                    dl_dh = advance(start, layout[k, 6] * stride)
-                    weights = array_at(layout, k, 8, advance(parameters_start, layout[k, 2] * itemsize))
-                    row, column = layout[k, 0] * itemsize, itemsize
-                    if layout[k, 7] > 0:
-                        weights = advance(parameters_start, layout[k, 7] * itemsize)
-                        row, column = itemsize, padded(layout[k, 1]) * itemsize
-                    backward_layer(
-                        dl_dh,
-                        h,
-                        stride,
-                        weights,
-                        row,
-                        column,
-                        dl_df,
-                        stride,
-                        layout[k, 1],
-                        layout[k, 0],
-                        samples,
-                        1 if k > 0 else 0,
-                    )
-                    clear_tail(dl_dh, stride, layout[k, 0], count, samples)
-            if columns_out.shape[1] > 0:
-                columns = advance(pointer(columns_out), first * itemsize)
-                dl_dinput = advance(start, layout[0, 6] * stride)
-                copy_rows(columns, columns_out.strides[0], dl_dinput, stride, itemsize, units_in, count)
-            last = (first // tile_samples + 1) % FLUSH_TILES == 0 or first + count == net_input.shape[1]
-            if wants_gradients and gradient.size == 0 and last:
-                flush(accumulators, partial_sums, layout)
-        if gradient.size > 0:
-            store(gradient, accumulators, partial_sums, layout)
-            for s in range(1, min(tile_samples, net_input.shape[1])):
-                loss_lanes[0] += loss_lanes[s]
-
-    written, read = array_types(dtype)
-    return compile_entry(
-        sweep_columns,
-        types.void(
-            written(1, "C"),
-            types.Array(types.float64, 1, "C"),
-            written(2),
-            read(2),
-            read(2),
-            read(1),
-            read(1, "C"),
-            types.Array(types.int64, 2, "C", readonly=True),
-            written(1, "C"),
-            types.int64,
-            types.int64,
-            types.float64,
-            types.float64,
-            types.int64,
-        ),
-    )
+    record = types.CPointer(from_dtype(dtype))
+    lane = compile_callback(sweep_columns, types.void(record, types.int64, types.int64))
+    entry = compile_entry(enter, types.int64(*argument_types(dtype), BOXES, types.int64, types.int64))
+    return entry, lane

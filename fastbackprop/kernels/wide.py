@@ -45,7 +45,7 @@ def wide_gradient(dtype):
         gradient    (P,) in pack order, written where `final`
         sums        (P,) float64, or (0,) where there is one flush only: added to where `flush`
         bias_sums   (P,) float64, added to at the biases
-        partial     padded sums of the weights' gradient in the element type, zeroed where `fresh`, then added to
+        partial     padded sums of the weights' gradient in the element type, written where `fresh`, else added to
         scratch     room for a tile of transposed columns and a row of ones
         tiles       (number, size of a tile): read; `samples` in all, tile_samples in each but the last
         """
@@ -59,10 +59,6 @@ def wide_gradient(dtype):
         width = last - first
         row = padded(units_in)
         corner = layout[k, 5] + first_row * row + first
-        if fresh:
-            for i in range(rows):
-                for p in range(corner + i * row, corner + i * row + width):
-                    partial[p] = partial.dtype.type(0.0)
         t_stride = transposed_stride(width, itemsize)
         ones_at = tile_samples * (t_stride // itemsize)
         ones = advance(pointer(scratch), ones_at * itemsize)
@@ -84,6 +80,7 @@ def wide_gradient(dtype):
                 rows,
                 width,
                 count,
+                0 if fresh and t == 0 else 1,
             )
             if first == 0:
                 biases = advance(pointer(bias_sums), 8 * (layout[k, 3] + first_row))
