@@ -34,7 +34,7 @@ from fastbackprop.kernels.layers import (
 )
 from fastbackprop.kernels.losses import take_loss
 from fastbackprop.kernels.simd import advance, array_at, pointer
-from fastbackprop.kernels.team import BOXES, claim, meet, new_record, read_record, run_together
+from fastbackprop.kernels.team import BOXES, claim, meet, new_record, part, read_record, run_together
 
 
 @inner
@@ -200,14 +200,14 @@ def sweep(dtype):
         wants_gradients = accumulators.shape[1] > tile_samples
 
         chunks = accumulators.shape[0]
-        own_tile, met, team = lane, 0, lanes
+        own_lane, met, team = lane, 0, lanes
         if chunks > 1:
             lane, lanes = 0, 1
         # Of a layer, dl/dh is behind the ones and its gradient is taken later.
         apart = lanes > 1 or not wants_gradients
         chunk = claim(record) if chunks > 1 else 0
         while chunk < chunks:
-            tile = tiles[chunk if tile_each else own_tile if chunks > 1 else 0]
+            tile = tiles[chunk if tile_each else own_lane if chunks > 1 else 0]
             sums = accumulators[chunk]
             loss_lanes = sums[sums.size - tile_samples :]
             start, sums_start = pointer(tile), pointer(sums)
@@ -361,7 +361,7 @@ def sweep(dtype):
                 for s in range(1, tile_samples if lane == 0 else 0):
                     loss_lanes[0] += loss_lanes[s]
             chunk = claim(record) if chunks > 1 else chunks
-        meet(record, team, met)
+        part(record, own_lane, team, met)
 
     def enter(
         gradient,

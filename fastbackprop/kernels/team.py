@@ -185,6 +185,15 @@ def meet(record, lanes, before):
     return before + lanes
 
 
+@inner
+def part(record, lane, lanes, before):
+    """The last meeting: lane 0 goes on when all have come. It takes the record with it, so the others do not wait."""
+    if lanes > 1:
+        arrive(record)
+        while lane == 0 and arrived(record) < before + lanes:
+            pause()
+
+
 @intrinsic
 def hand_over(typing_context, run, address, record):
     """Write what `call_posted` calls to two cells."""
