@@ -310,6 +310,37 @@ def copy_rows(typing_context, target, target_stride, source, source_row, source_
 
 
 @intrinsic
+def convert_rows(typing_context, target, target_row, source, source_row, rows, count, added):
+    """target[r, p] = source[r, p] for p < count, from one element type to another; += where `added` is not 0."""
+
+    def emit(simd, target, target_row, source, source_row, rows, count, added):
+        builder, wide = simd.builder, ir.DoubleType()
+        source_type = source.type.pointee
+
+        def copy(plus):
+            with simd.loop(rows) as r:
+                start = simd.behind(target, simd.mul(r.index, target_row))
+                other = simd.behind(source, simd.mul(r.index, source_row))
+                with simd.loop(count) as p:
+                    place = builder.gep(start, [p.index])
+                    value = builder.load(builder.gep(other, [p.index]))
+                    if source_type != simd.element:
+                        value = (
+                            builder.fpext(value, wide) if simd.element == wide else builder.fptrunc(value, simd.element)
+                        )
+                    builder.store(builder.fadd(builder.load(place), value) if plus else value, place)
+
+        with builder.if_else(builder.icmp_signed("!=", added, simd.int(0))) as (then, otherwise):
+            with then:
+                copy(plus=True)
+            with otherwise:
+                copy(plus=False)
+
+    name = f"convert_rows.{source.dtype}"
+    return types.void(target, types.intp, source, *[types.intp] * 4), outlined(name, target.dtype, emit)
+
+
+@intrinsic
 def clear_tail(typing_context, tile, stride, rows, count, samples):
     """tile[r, s] = 0 for count <= s < samples."""
 

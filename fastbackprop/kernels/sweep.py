@@ -23,6 +23,7 @@ from fastbackprop.kernels.jit import array_types, compile_callback, compile_entr
 from fastbackprop.kernels.layers import (
     backward_layer,
     clear_tail,
+    convert_rows,
     copy_rows,
     dot_gradient,
     fill_row,
@@ -62,50 +63,36 @@ def share(total, lane, lanes):
 
 
 @inner
-def flush(accumulators, tile, layout, lane, lanes):
-    """accumulators += partial sums, from padded rows to the packed order: a lane's share."""
-    for k in range(layout.shape[0]):
-        units_in, units_out = layout[k, 0], layout[k, 1]
-        if along_units(units_in, units_out):
-            for i in range(share(units_out, lane, lanes), share(units_out, lane + 1, lanes)):
-                source = layout[k, 5] + i * padded(units_in)
-                target = layout[k, 2] + i * units_in
-                row, sums = tile[source : source + units_in], accumulators[target : target + units_in]
-                for p in range(units_in):
-                    sums[p] += row[p]
-
-
-@inner
 def clear_sums(sums, layout, lane, lanes, stored):
     """Set to 0 what is added to: where the gradient is `stored` only what store_gradient reads. A lane's share."""
     for k in range(layout.shape[0]):
         units_in, units_out = layout[k, 0], layout[k, 1]
         first, last = share(units_out, lane, lanes), share(units_out, lane + 1, lanes)
         if not stored or not along_units(units_in, units_out):
-            for p in range(layout[k, 2] + first * units_in, layout[k, 2] + last * units_in):
-                sums[p] = 0.0
-        for p in range(layout[k, 3] + first, layout[k, 3] + last):
-            sums[p] = 0.0
+            clear_tail(advance(sums, layout[k, 2] * 8), 0, 1, first * units_in, last * units_in)
+        clear_tail(advance(sums, layout[k, 3] * 8), 0, 1, first, last)
 
 
 @inner
-def store_gradient(gradient, sums, tile, layout, lane, lanes):
-    """gradient = sums + partial sums in pack order, where either holds what the other does not: a lane's share."""
-    itemsize = gradient.itemsize
+def flush(gradient, sums, tile, itemsize, layout, lane, lanes, stored):
+    """sums += partial sums, from padded rows to the packed order; where it is `stored`, instead gradient = sums +
+    partial sums, where either holds what the other does not. A lane's share."""
     for k in range(layout.shape[0]):
         units_in, units_out = layout[k, 0], layout[k, 1]
-        first, last = share(units_out, lane, lanes), share(units_out, lane + 1, lanes)
-        start = layout[k, 2] + first * units_in
-        if along_units(units_in, units_out):
-            target = advance(pointer(gradient), start * itemsize)
-            row = padded(units_in) * itemsize
-            source = advance(pointer(tile), layout[k, 5] * itemsize + first * row)
-            copy_rows(target, units_in * itemsize, source, row, itemsize, last - first, units_in)
-        else:
-            for p in range(start, layout[k, 2] + last * units_in):
-                gradient[p] = sums[p]
-        for p in range(layout[k, 3] + first, layout[k, 3] + last):
-            gradient[p] = sums[p]
+        first = share(units_out, lane, lanes)
+        rows = share(units_out, lane + 1, lanes) - first
+        start, biases = layout[k, 2] + first * units_in, layout[k, 3] + first
+        row = padded(units_in) * itemsize
+        partial = advance(tile, layout[k, 5] * itemsize + first * row)
+        if stored:
+            target = advance(gradient, start * itemsize)
+            if along_units(units_in, units_out):
+                copy_rows(target, units_in * itemsize, partial, row, itemsize, rows, units_in)
+            else:
+                convert_rows(target, 0, advance(sums, start * 8), 0, 1, rows * units_in, 0)
+            convert_rows(advance(gradient, biases * itemsize), 0, advance(sums, biases * 8), 0, 1, rows, 0)
+        elif along_units(units_in, units_out):
+            convert_rows(advance(sums, start * 8), units_in * 8, partial, row, rows, units_in, 1)
 
 
 @functools.cache
@@ -220,7 +207,7 @@ def sweep(dtype):
                 for s in range(tile_samples if fresh else 0):
                     loss_lanes[s] = 0.0
             if fresh and wants_gradients:
-                clear_sums(sums, layout, lane, lanes, gradient.size > 0)
+                clear_sums(sums_start, layout, lane, lanes, gradient.size > 0)
             number = 0
             for first in range(begin_chunk, end_chunk, tile_samples):
                 met = meet(record, lanes, met)
@@ -354,10 +341,9 @@ def sweep(dtype):
                     copy_rows(columns, columns_out.strides[0], dl_dinput, stride, itemsize, units_in, own)
                 number += 1
                 last = number % FLUSH_TILES == 0 or first + count == end_chunk
-                if wants_gradients and gradient.size == 0 and last:
-                    flush(sums, tile, layout, lane, lanes)
+                if wants_gradients and last:
+                    flush(pointer(gradient), sums_start, start, itemsize, layout, lane, lanes, gradient.size > 0)
             if gradient.size > 0:
-                store_gradient(gradient, sums, tile, layout, lane, lanes)
                 for s in range(1, tile_samples if lane == 0 else 0):
                     loss_lanes[0] += loss_lanes[s]
             chunk = claim(record) if chunks > 1 else chunks
