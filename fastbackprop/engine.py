@@ -27,13 +27,16 @@ from fastbackprop.validation import Array, DType, parameter_count
 # All of these are constants: how a batch is cut must depend on shapes alone, or the bits of the result would depend on
 # the machine.
 TILE_BYTES = 256 * 1024  # a tile's rows, half of a 512 KB L2
-MOST_TILE_SAMPLES = 512
+# Weights and gradients are gone through once for every tile: with 64 samples at least, 64-128x4-10 and 784-100x3-10
+# took 2 to 7 % longer.
+LEAST_TILE_SAMPLES, MOST_TILE_SAMPLES = 128, 512
 ACCUMULATOR_BYTES = 64 * 1024 * 1024
 MOST_CHUNKS = 64
-# At least, of a chunk: what is worth waking a thread for. In half as large ones, two chunks of 1-6x5-1, 8-16x3-1 and
-# 8-32x3-1 took 96, 85 and 84 us on one thread and 135, 129 and 130 on two (float32; 1.2 to 1.4 times in float64), and
-# four of them about as long on either.
-CHUNK_FLOPS = 2**23
+# At least, of a chunk: 10 to 20 us. With 2**23, batches of 5,000 samples of 1-6x5-1 and 2,000 of 8-16x3-1 were not
+# shared by two threads, and took a fifth longer.
+CHUNK_FLOPS = 2**21
+# The same for the notebooks' passes, where a thread has to be woken for it, which takes 40 us and more.
+PASS_FLOPS = 2**23
 PARAMETERS_PER_SAMPLE = 32  # at most: clearing and adding up a chunk's gradient then take a few per cent of its time
 LEAST_TEAM_FLOPS = 2**22  # of a call: below, no other thread is asked to help
 PAUSES_PER_MEGAFLOP = 32  # of a call: how long a thread that sleeps is waited for
@@ -57,7 +60,7 @@ class Engine:
         # The rows of a sweep's tile: h_0 ... h_K, output, target, those of the loss, ones.
         self.tile_rows = sum(self.layer_sizes) + self.layer_sizes[-1] + LOSS_ROWS + 1
         fitting = TILE_BYTES // (self.tile_rows * self.dtype.itemsize) // PANEL * PANEL
-        self.tile_samples = min(max(fitting, PANEL), MOST_TILE_SAMPLES)
+        self.tile_samples = min(max(fitting, LEAST_TILE_SAMPLES), MOST_TILE_SAMPLES)
         self.flops = 6 * int(np.sum(self.layout[:, 0] * self.layout[:, 1]))  # for each sample
         # What the notebooks' passes hand to a kernel at once, layer by layer: it should still be in L2 for the next.
         fitting = PASS_BYTES // (max(self.layer_sizes) * self.dtype.itemsize)
@@ -275,22 +278,19 @@ class Engine:
             self._tiles = aligned(lanes * self._tile_size, self.dtype).reshape(lanes, self._tile_size)
         return self._tiles
 
-    def chunks(self, samples: int, *, sums: bool = True) -> list[tuple[int, int]]:
+    def chunks(self, samples: int, *, sums: bool = True, flops: int = CHUNK_FLOPS) -> list[tuple[int, int]]:
         """The ranges (first, last) of samples that one thread goes through, summing them apart: cut by shape alone.
 
-        Their number is a power of two, which most numbers of threads share evenly. With sums, there are no more than
-        accumulators have room for, and they are long enough to be worth adding up.
+        Their number is a power of two, which most numbers of threads share evenly; each has at least that many flops.
+        With sums, there are no more than accumulators have room for, and they are long enough to be worth adding up.
         """
-        least = self._least_chunk(sums)
+        least = max(1, flops // self.flops, self.size // PARAMETERS_PER_SAMPLE * sums)
         if samples < 2 * least:
             return [(0, samples)] if samples else []
         room = ACCUMULATOR_BYTES // (8 * self._accumulator_size) if sums else MOST_CHUNKS
         number = 2 ** (max(1, min(MOST_CHUNKS, room, samples // least)).bit_length() - 1)
         length = round_up(-(-samples // number), PANEL)
         return [(first, min(first + length, samples)) for first in range(0, samples, length)]
-
-    def _least_chunk(self, sums: bool) -> int:
-        return max(1, CHUNK_FLOPS // self.flops, self.size // PARAMETERS_PER_SAMPLE * sums)
 
     def accumulators(self, chunks: int) -> Array:
         """One row of float64 for each chunk: a gradient in pack order, then tile_samples partial sums of the loss."""

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from fastbackprop import losses
 from fastbackprop.arguments import Batch, ForwardPass
-from fastbackprop.engine import native
+from fastbackprop.engine import PASS_FLOPS, native
 from fastbackprop.kernels import SEED, SQUARED_ERROR
 from fastbackprop.parameters import split
 from fastbackprop.pool import borrow, give_back
@@ -166,7 +166,7 @@ def compute_network_output(
     engine = borrow(batch.layer_sizes, dtype)
     tile_samples = 1 if samples == 1 else engine.tile_samples
     layer = engine.forward_layer
-    chunks = engine.chunks(samples, sums=False)
+    chunks = engine.chunks(samples, sums=False, flops=PASS_FLOPS)
     num_lanes = lanes(None, len(chunks))
     tiles = engine.tiles(num_lanes)
 
@@ -287,7 +287,7 @@ def backward_pass(
             layer(gradient, sums, dl_dh, before, weights[k], dl_df, all_h[k], f_before, tile, tile_samples, offsets[k])
             dl_df = before
 
-    chunks, offsets = engine.chunks(samples), engine.weights_offsets
+    chunks, offsets = engine.chunks(samples, flops=PASS_FLOPS), engine.weights_offsets
     num_lanes = lanes(None, len(chunks))
     accumulators, tiles = engine.accumulators(len(chunks)), engine.tiles(num_lanes)
     gradient = np.empty(engine.size if samples == 1 else 0, dtype)

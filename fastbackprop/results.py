@@ -5,6 +5,7 @@ what is written there: the forward pass of 100,000 samples through (1, 6, 6, 6, 
 and 2.4 in memory that was used before (float64, two threads).
 """
 
+import functools
 import itertools
 import math
 import weakref
@@ -13,8 +14,11 @@ import numpy as np
 
 from fastbackprop.validation import Array, DType
 
-LEAST_BYTES = 256 * 1024  # of an array: below, the C library is as fast
-KEPT_BYTES = 256 * 1024 * 1024  # at most, lent or not
+# Of an array. From some size on, the C library asks the system for memory, or gives back what is free. With 256 KB
+# here, the notebooks' passes of (1, 6, 6, 6, 6, 6, 1) took 1.2 ms instead of 0.3 for 10,000 samples in float32, of
+# 240 KB a layer; with 64 KB, they took 1.2 to 1.5 times as long for 72 KB a layer.
+LEAST_BYTES = 96 * 1024
+KEPT_BYTES = 256 * 1024 * 1024  # that nobody uses
 
 
 def empty(shape: tuple[int, ...], dtype: DType) -> Array:
@@ -23,19 +27,13 @@ def empty(shape: tuple[int, ...], dtype: DType) -> Array:
     if not LEAST_BYTES <= size <= KEPT_BYTES:
         return np.empty(shape, dtype)
     length = size_class(size)
-    memory = _dropped(length)
-    if memory is None:
-        try:
-            memory = Memory(length, np.uint8)
-        except MemoryError:
-            _lent.clear()
-            memory = Memory(length, np.uint8)
+    try:
+        memory = _free[length].pop()
+    except LookupError:
+        memory = _new(length)
     array: Array = np.ndarray(shape, dtype, memory)
-    _lent[next(_numbers)] = memory, weakref.ref(array)
-    for number in list(_lent):  # the oldest are forgotten first
-        if sum([lent.nbytes for lent, _ in list(_lent.values())]) <= KEPT_BYTES:
-            break
-        _lent.pop(number, None)
+    number = next(_numbers)
+    _lent[number] = weakref.ref(array, functools.partial(_take_back, number, memory))
     return array
 
 
@@ -53,14 +51,22 @@ class Memory(np.ndarray):
     """
 
 
-def _dropped(length: int) -> Memory | None:
-    for number, (memory, borrower) in list(_lent.items()):
-        # Who takes the loan out has its memory. Another thread may have been faster, and have lent it again by now,
-        # under another number.
-        if memory.nbytes == length and borrower() is None and _lent.pop(number, None) is not None:
-            return memory
-    return None
+def _new(length: int) -> Memory:
+    try:
+        return Memory(length, np.uint8)
+    except MemoryError:
+        _free.clear()
+        return Memory(length, np.uint8)
+
+
+def _take_back(number: int, memory: Memory, _: object) -> None:
+    """What happens when an array is no more."""
+    _lent.pop(number, None)
+    if sum([length * len(memories) for length, memories in list(_free.items())]) + memory.nbytes > KEPT_BYTES:
+        _free.clear()
+    _free.setdefault(memory.nbytes, []).append(memory)
 
 
 _numbers = itertools.count()
-_lent: dict[int, tuple[Memory, weakref.ref[Array]]] = {}
+_lent: dict[int, weakref.ref[Array]] = {}
+_free: dict[int, list[Memory]] = {}
