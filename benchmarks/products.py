@@ -45,7 +45,9 @@ def product(which, times, rows, weights, gradient, transposed, width, samples):
             backward_layer(dl_dh, h, stride, w, itemsize, row, f, stride, width, width, samples, 1)
         else:
             transpose(copy, t_stride, h, stride, width, samples)
-            weight_gradient(pointer(gradient), row, f, stride, copy, t_stride, width, width, samples, 1)
+            weight_gradient(
+                pointer(gradient), row, pointer(gradient), row, f, stride, copy, t_stride, width, width, samples, 1
+            )
 
 
 def speeds(width, dtype, rounds):

@@ -75,12 +75,14 @@ def run_dot_gradient(dl_dweights, dl_dbiases, dl_df, h, ones, first, samples):
 
 
 @jit.inner
-def run_weight_gradient(dl_dweights, dl_df, transposed, h, units_in, samples, count, added):
+def run_weight_gradient(dl_dweights, partial, dl_df, transposed, h, units_in, samples, count, added):
     stride = transposed.strides[0]
     layers.transpose(simd.pointer(transposed), stride, simd.pointer(h), h.strides[0], units_in, samples)
     layers.weight_gradient(
         simd.pointer(dl_dweights),
         dl_dweights.strides[0],
+        simd.pointer(partial),
+        partial.strides[0],
         simd.pointer(dl_df),
         dl_df.strides[0],
         simd.pointer(transposed),
@@ -196,13 +198,22 @@ def test_weight_gradient_along_the_units(units_out, units_in, dtype):
         dl_dweights = np.full((units_out, units_in + 20), 0.5, dtype)
         dl_dweights[:, -4:] = 7
         transposed = np.full((256, units_in + 20), np.nan, dtype)
-        run_weight_gradient(dl_dweights[:, :units_in], dl_df, transposed, h, units_in, 256, count, 1)
+        sums = dl_dweights[:, :units_in]
+        run_weight_gradient(sums, sums, dl_df, transposed, h, units_in, 256, count, 1)
         np.testing.assert_array_equal(transposed[:, :units_in], h[:, :256].T)
         expected = dl_df[:, :count].astype(np.float64) @ h[:, :count].T.astype(np.float64)
-        np.testing.assert_allclose(dl_dweights[:, :units_in], 0.5 + expected, **tolerance(dtype))
-        dl_dweights[:, :units_in] = np.nan
-        run_weight_gradient(dl_dweights[:, :units_in], dl_df, transposed, h, units_in, 256, count, 0)
-        np.testing.assert_allclose(dl_dweights[:, :units_in], expected, **tolerance(dtype))
+        np.testing.assert_allclose(sums, 0.5 + expected, **tolerance(dtype))
+        sums[...] = np.nan
+        run_weight_gradient(sums, sums, dl_df, transposed, h, units_in, 256, count, 0)
+        np.testing.assert_allclose(sums, expected, **tolerance(dtype))
+        if units_in >= 16:  # into an array of its own, which is all that is written
+            for added in 0, 1:
+                sums[...] = 0.25
+                whole = np.full(units_out * units_in + 20, 7, dtype)
+                exact = whole[:-20].reshape(units_out, units_in)
+                run_weight_gradient(exact, sums, dl_df, transposed, h, units_in, 256, count, added)
+                np.testing.assert_allclose(exact, 0.25 * added + expected, **tolerance(dtype))
+                assert (whole[-20:] == 7).all()
         assert (dl_dweights[:, -4:] == 7).all()
 
 
@@ -371,7 +382,7 @@ def test_kernels_compile_for_other_targets(kernel, triple, features, product, dt
     element = numba.from_dtype(dtype)
     address = types.CPointer(element)
     names = list(inspect.signature(kernel._defn).parameters)[1:]
-    pointers = {"f", "weights", "biases", "h", "dl_dh", "dl_df", "dl_dweights", "transposed"}
+    pointers = {"f", "weights", "biases", "h", "dl_dh", "dl_df", "dl_dweights", "partial", "transposed"}
     kinds = [address if name in pointers else element if name == "floor" else types.intp for name in names]
     signature, generate = kernel._defn(None, *kinds)
     context = ForeignContext(triple, features)

@@ -224,19 +224,57 @@ def dot_gradient(
 
 @intrinsic
 def weight_gradient(
-    typing_context, dl_dweights, row, dl_df, df_stride, transposed, stride, units_out, units_in, samples, added
+    typing_context,
+    dl_dweights,
+    row,
+    partial,
+    partial_row,
+    dl_df,
+    df_stride,
+    transposed,
+    stride,
+    units_out,
+    units_in,
+    samples,
+    added,
 ):
-    """dl_dweights = dl_df h^T over one tile, along the units, from h already transposed; += where `added` is not 0.
+    """dl_dweights = dl_df h^T over one tile, along the units, from h already transposed; + partial where `added`.
 
-    dl_dweights is of the element type and written in rows of whole vectors: what its rows and those of `transposed`
-    hold behind units_in is overwritten and read. Samples need not be a multiple of anything: tails are not read.
+    partial is of the element type, in rows of whole vectors: what its rows and those of `transposed` hold behind
+    units_in is read, and overwritten in partial. dl_dweights is either partial itself or an array of its own, of which
+    nothing else is written: then there must be a vector's worth of units, and partial is workspace. Samples need not be
+    a multiple of anything: tails are not read.
     """
 
-    def emit(simd, dl_dweights, row, dl_df, df_stride, transposed, stride, units_out, units_in, samples, added):
+    def emit(
+        simd,
+        dl_dweights,
+        row,
+        partial,
+        partial_row,
+        dl_df,
+        df_stride,
+        transposed,
+        stride,
+        units_out,
+        units_in,
+        samples,
+        added,
+    ):
+        builder, size = simd.builder, simd.target.vector_bytes
+        apart = builder.icmp_unsigned("!=", dl_dweights, partial)
+        whole = builder.sdiv(units_in, simd.int(simd.lanes))
+        # The last vector of a row that must not be left begins within the one before it, and gives the same again.
+        tail = simd.add(simd.mul(units_in, simd.itemsize), -size)
         for s, depth in simd.parts(samples, SAMPLES):
-            fresh = simd.builder.icmp_signed("==", simd.add(s, added), simd.int(0))
+            fresh = builder.icmp_signed("==", simd.add(s, added), simd.int(0))
+            exact = builder.and_(apart, builder.icmp_signed("==", simd.add(s, depth), samples))
+            target, target_row = builder.select(exact, dl_dweights, partial), builder.select(exact, row, partial_row)
+            vectors_in = simd.blocks(units_in, simd.lanes)
+            tails = builder.select(exact, builder.sub(vectors_in, whole), simd.int(0))
             for first, height in simd.tiles(units_out, HEIGHT):
-                target = simd.behind(dl_dweights, simd.mul(first, row))
+                c = simd.behind(target, simd.mul(first, target_row))
+                before = simd.behind(partial, simd.mul(first, partial_row))
                 a = simd.behind(dl_df, simd.mul(first, df_stride), simd.mul(s, simd.itemsize))
                 b = simd.behind(transposed, simd.mul(s, stride))
                 # The rows of dl_df that the next register tile needs: in wide networks they come from L3, and this
@@ -246,12 +284,14 @@ def weight_gradient(
                 def finish(value, _place):
                     return value
 
-                start = resumed(simd, fresh, simd.clear, target)
-                for vectors, offset in simd.panels(simd.blocks(units_in, simd.lanes)):
+                for vectors, offset in simd.panels(builder.sub(vectors_in, tails), tails, tail):
+                    rows = [simd.add(simd.mul(i, partial_row), offset) for i in range(height)]
+                    places = [[simd.add(at, v * size) for v in range(vectors)] for at in rows]
                     operands = (a, df_stride, simd.int(simd.itemsize), b, stride)
-                    product(simd, target, row, *operands, height, vectors, depth, offset, start, finish)
+                    start = resumed(simd, fresh, simd.clear, before, places)
+                    product(simd, c, target_row, *operands, height, vectors, depth, offset, start, finish)
 
-    arguments = (dl_dweights, types.intp, dl_df, types.intp, transposed, types.intp)
+    arguments = (dl_dweights, types.intp, partial, types.intp, dl_df, types.intp, transposed, types.intp)
     return types.void(*arguments, *[types.intp] * 4), outlined("weight_gradient", dl_df.dtype, emit)
 
 

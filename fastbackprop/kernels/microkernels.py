@@ -40,15 +40,18 @@ def product(simd, c, c_stride, a, a_row, a_column, b, b_stride, rows, vectors, d
             simd.store(finish(builder.load(slot), place), c, place)
 
 
-def resumed(simd, fresh, begin, c):
-    """A start of `product`, for one of several parts of its depth: begin(slots) where `fresh`, else what C holds."""
+def resumed(simd, fresh, begin, c, found=None):
+    """A start of `product`, for one of several parts of its depth: begin(slots) where `fresh`, else what c holds.
+
+    It is read at the places of C, or where it is `found` instead.
+    """
 
     def start(slots, places):
         with simd.builder.if_else(fresh) as (then, otherwise):
             with then:
                 begin(slots)
             with otherwise:
-                simd.load_into(slots, c, places)
+                simd.load_into(slots, c, found or places)
 
     return start
 

@@ -75,24 +75,22 @@ def clear_sums(sums, layout, lane, lanes, stored):
 
 @inner
 def flush(gradient, sums, tile, itemsize, layout, lane, lanes, stored):
-    """sums += partial sums, from padded rows to the packed order; where it is `stored`, instead gradient = sums +
-    partial sums, where either holds what the other does not. A lane's share."""
+    """sums += partial sums, from padded rows to the packed order; or, where what is taken along the units has been
+    `stored` in the gradient at once, gradient = sums for all else. A lane's share."""
     for k in range(layout.shape[0]):
         units_in, units_out = layout[k, 0], layout[k, 1]
         first = share(units_out, lane, lanes)
         rows = share(units_out, lane + 1, lanes) - first
         start, biases = layout[k, 2] + first * units_in, layout[k, 3] + first
-        row = padded(units_in) * itemsize
-        partial = advance(tile, layout[k, 5] * itemsize + first * row)
         if stored:
-            target = advance(gradient, start * itemsize)
-            if along_units(units_in, units_out):
-                copy_rows(target, units_in * itemsize, partial, row, itemsize, rows, units_in)
-            else:
-                convert_rows(target, 0, advance(sums, start * 8), 0, 1, rows * units_in, 0)
             convert_rows(advance(gradient, biases * itemsize), 0, advance(sums, biases * 8), 0, 1, rows, 0)
-        elif along_units(units_in, units_out):
-            convert_rows(advance(sums, start * 8), units_in * 8, partial, row, rows, units_in, 1)
+        if along_units(units_in, units_out):
+            if not stored:
+                row = padded(units_in) * itemsize
+                partial = advance(tile, layout[k, 5] * itemsize + first * row)
+                convert_rows(advance(sums, start * 8), units_in * 8, partial, row, rows, units_in, 1)
+        elif stored:
+            convert_rows(advance(gradient, start * itemsize), 0, advance(sums, start * 8), 0, 1, rows * units_in, 0)
 
 
 @functools.cache
@@ -285,8 +283,16 @@ def sweep(dtype):
                         if along_units(layout[k, 0], layout[k, 1]):
                             first_column = layout[k, 0]
                             row = padded(layout[k, 0]) * itemsize
+                            partial = advance(start, layout[k, 5] * itemsize + first_row * row)
+                            finished, finished_row = partial, row
+                            if gradient.size > 0 and first + count == end_chunk:
+                                finished_row = layout[k, 0] * itemsize
+                                place = layout[k, 2] * itemsize + first_row * finished_row
+                                finished = advance(pointer(gradient), place)
                             weight_gradient(
-                                advance(start, layout[k, 5] * itemsize + first_row * row),
+                                finished,
+                                finished_row,
+                                partial,
                                 row,
                                 dl_df_rows,
                                 stride,

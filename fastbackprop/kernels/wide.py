@@ -59,6 +59,8 @@ def wide_gradient(dtype):
         width = last - first
         row = padded(units_in)
         corner = layout[k, 5] + first_row * row + first
+        at = layout[k, 2] + first_row * units_in + first
+        stored = final and sums.size == 0 and width >= vector_lanes(scratch)  # at once, from the last tile
         t_stride = transposed_stride(width, itemsize)
         ones_at = tile_samples * (t_stride // itemsize)
         ones = advance(pointer(scratch), ones_at * itemsize)
@@ -70,8 +72,14 @@ def wide_gradient(dtype):
             dl_df = advance(tile, (df_row + first_row) * stride)
             h = advance(tile, (layout[k, 4] + first) * stride)
             transpose(pointer(scratch), t_stride, h, stride, width, panels)
+            sums_so_far = advance(pointer(partial), corner * itemsize)
+            finished, finished_row = sums_so_far, row * itemsize
+            if stored and t == tiles.shape[0] - 1:
+                finished, finished_row = advance(pointer(gradient), at * itemsize), units_in * itemsize
             weight_gradient(
-                advance(pointer(partial), corner * itemsize),
+                finished,
+                finished_row,
+                sums_so_far,
                 row * itemsize,
                 dl_df,
                 stride,
@@ -85,21 +93,20 @@ def wide_gradient(dtype):
             if first == 0:
                 biases = advance(pointer(bias_sums), 8 * (layout[k, 3] + first_row))
                 dot_gradient(biases, 8, 8, biases, 8, dl_df, stride, h, stride, ones, rows, 1, 1, panels)
-        for i in range(rows):
-            at = layout[k, 2] + (first_row + i) * units_in + first
+        for i in range(0 if stored else rows):
             part = partial[corner + i * row : corner + i * row + width]
             if sums.size == 0:
                 if final:
                     for p in range(width):
-                        gradient[at + p] = part[p]
+                        gradient[at + i * units_in + p] = part[p]
             else:
-                total = sums[at : at + width]
+                total = sums[at + i * units_in : at + i * units_in + width]
                 if flush:
                     for p in range(width):
                         total[p] += part[p]
                 if final:
                     for p in range(width):
-                        gradient[at + p] = total[p]
+                        gradient[at + i * units_in + p] = total[p]
         if final and first == 0:
             for i in range(layout[k, 3] + first_row, layout[k, 3] + last_row):
                 gradient[i] = bias_sums[i]
