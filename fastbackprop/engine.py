@@ -40,7 +40,6 @@ PASS_FLOPS = 2**23
 PARAMETERS_PER_SAMPLE = 32  # at most: clearing and adding up a chunk's gradient then take a few per cent of its time
 LEAST_TEAM_FLOPS = 2**22  # of a call: below, no other thread is asked to help
 PAUSES_PER_MEGAFLOP = 32  # of a call: how long a thread that sleeps is waited for
-CALL_FLOPS = 2**28  # of a call at most, where the threads that answer at its beginning share all its chunks
 SLICE_FLOPS = 2**31  # at most, where a slice has more than the fewest samples: Ctrl-C is answered between slices
 SLICE_SAMPLES = 65536
 PASS_BYTES = 128 * 1024
@@ -51,6 +50,9 @@ NO_TEAM = NO_HELPERS, 0
 
 class Engine:
     """Buffers for networks of one shape and dtype, allocated at first use; one call at a time may run on them."""
+
+    call_flops = 2**28
+    """At most, of a call that the threads share which answer at its beginning; longer ones are given to a job."""
 
     def __init__(self, layer_sizes: tuple[int, ...], dtype: DType) -> None:
         self.layer_sizes = layer_sizes
@@ -185,7 +187,8 @@ class Engine:
         written = self._no_gradient if gradient is None else gradient
         staged = sum(array.shape[0] for array in arrays if array.dtype != dtype)
         slice_samples = self.slice_samples(staged, accumulators.shape[1] > self.tile_samples)
-        together = samples <= slice_samples and samples * self.flops <= CALL_FLOPS
+        copied = staged * samples * dtype.itemsize
+        together = samples * self.flops <= self.call_flops and copied <= STAGING_BYTES
         team = self._team(batch, len(chunks)) if len(chunks) == 1 or together else NO_TEAM
         each = int(tiles is not None)
         num_lanes = lanes(batch.num_threads, len(chunks))
@@ -218,7 +221,7 @@ class Engine:
         if flops < LEAST_TEAM_FLOPS:
             return NO_TEAM
         parts = chunks if chunks > 1 else -(-min(batch.samples, self.tile_samples) // STRIP)
-        return helpers(batch.num_threads, max(parts, 2)), flops * PAUSES_PER_MEGAFLOP >> 20
+        return helpers(batch.num_threads, max(parts, 2)), pauses(flops)
 
     @functools.cached_property
     def _locate(self) -> Any:
@@ -328,6 +331,11 @@ def returned(gradient: Array, batch: Batch) -> tuple[Any, ...]:
         for target, array in zip(targets, arrays, strict=True):
             np.copyto(target, array)
     return tuple(out)
+
+
+def pauses(flops: int) -> int:
+    """For how many pauses helpers that sleep are waited for, in a call of so many flops."""
+    return flops * PAUSES_PER_MEGAFLOP >> 20
 
 
 def aligned(size: int, dtype: DType) -> Array:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from fastbackprop.arguments import Batch
-from fastbackprop.engine import Engine, aligned
+from fastbackprop.engine import Engine, aligned, pauses
 from fastbackprop.kernels import CACHE_LINE, FLUSH_TILES
 from fastbackprop.parameters import layout_table, padded
-from fastbackprop.threads import lanes, run
+from fastbackprop.threads import helpers, lanes, run
 from fastbackprop.validation import Array, DType
 
 TILE_SAMPLES = 128
@@ -25,6 +25,7 @@ GROUP_TILES = 8
 TILES_AS_THEY_COME = 2
 TASK_ROWS = 256  # of the gradient of one layer: with so many columns, what a task sums stays in half of a 512 KB L2
 TASK_COLUMN_BYTES = 1024
+TASK_FLOPS = 2**33  # of tasks that are handed to a kernel at once: Ctrl-C is answered in between
 PANEL_BYTES = 256  # the widest panel of a register tile: narrower ones are for what is left at the end
 
 
@@ -34,6 +35,8 @@ class WideEngine(Engine):
     A group of tiles goes forward and backward, each tile on one thread; then the gradient of each layer is summed
     over the tiles of the group, a block of it on one thread. Every sum has one owner and a fixed order.
     """
+
+    call_flops = 2**35  # of a group of tiles; what is waited for is small against it
 
     def __init__(self, layer_sizes: tuple[int, ...], dtype: DType) -> None:
         super().__init__(layer_sizes, dtype)
@@ -51,20 +54,23 @@ class WideEngine(Engine):
         self._offsets = list(itertools.accumulate(lengths, initial=CACHE_LINE))  # of transposed weights: none is at 0
         self._partial_size = table[-1][5] + layer_sizes[-1] * padded(layer_sizes[-2])
         self.task_columns = TASK_COLUMN_BYTES // dtype.itemsize
-        self._tasks = [
+        tasks = [
             (k, *rows, *columns)
             for k, (units_in, units_out, *_) in enumerate(table)
             for rows in parts(units_out, TASK_ROWS, 1)
             for columns in parts(units_in, self.task_columns, PANEL_BYTES // dtype.itemsize)
         ]
+        self._tasks = np.array(tasks, np.int64)
         self._groups: list[Array] = []
-        self._scratch: dict[int, Array] = {}
+        # For each lane, room for transposed columns of a tile, and a row of ones.
+        self._scratches = np.empty((0, TILE_SAMPLES * (self.task_columns + 16 + 1)), dtype)
 
     @functools.cached_property
     def _wide_gradient(self) -> Any:
         from fastbackprop.kernels.wide import wide_gradient  # imports numba
 
-        return wide_gradient(self.dtype)
+        entry, lane = wide_gradient(self.dtype)
+        return entry, lane.address
 
     @functools.cached_property
     def _transpose_weights(self) -> Any:
@@ -84,7 +90,7 @@ class WideEngine(Engine):
     def nbytes(self) -> int:
         """The bytes that the buffers hold at present."""
         made = [array for name in ("_partial", "_transposed") if (array := self.__dict__.get(name)) is not None]
-        return super().nbytes + sum([int(array.nbytes) for array in [*self._groups, *self._scratch.values(), *made]])
+        return super().nbytes + sum([int(array.nbytes) for array in [*self._groups, self._scratches, *made]])
 
     def _group(self, number: int) -> Array:
         """That many tiles below each other."""
@@ -92,11 +98,11 @@ class WideEngine(Engine):
             self._groups[:] = [aligned(number * self._tile_size, self.dtype).reshape(number, self._tile_size)]
         return self._groups[0]
 
-    def _columns(self, lane: int) -> Array:
-        """Room for one lane's transposed columns of a tile, and a row of ones."""
-        if lane not in self._scratch:
-            self._scratch[lane] = aligned(TILE_SAMPLES * (self.task_columns + 16 + 1), self.dtype)
-        return self._scratch[lane]
+    def _columns(self, lanes: int) -> Array:
+        if lanes > len(self._scratches):
+            size = self._scratches.shape[1]
+            self._scratches = aligned(lanes * size, self.dtype).reshape(lanes, size)
+        return self._scratches
 
     def load_both_ways(self, batch: Batch) -> tuple[Array, Array]:
         """The parameters as they come for few tiles, else transposed weights; and the table that says where all are."""
@@ -118,7 +124,7 @@ class WideEngine(Engine):
         transposed, transpose_columns = self._transposed, self._transpose_weights
         columns = [
             (k, first, last)
-            for k, first_row, _, first, last in self._tasks
+            for k, first_row, _, first, last in self._tasks.tolist()
             if first_row == 0 and (k > 0 or batch.input_gradient)
         ]
         run(work, numbered(columns), 1, lanes(batch.num_threads, len(columns)))
@@ -129,7 +135,9 @@ class WideEngine(Engine):
         groups = range(0, samples, step)
         gradient = np.zeros(self.size, self.dtype) if samples == 0 else np.empty(self.size, self.dtype)
         sums = np.zeros(self.size if len(groups) > FLUSH_TILES else 0)
-        bias_sums = np.zeros(self.size)
+        bias_sums = np.empty(self.size)  # of which only those of biases are used
+        for start, units in zip(self.layout[:, 3].tolist(), self.layer_sizes[1:], strict=True):
+            bias_sums[start : start + units] = 0.0
         loss = 0.0
         parameters, layout = self.load_both_ways(batch)
         tiles = self._group(-(-min(samples, step) // self.tile_samples))
@@ -143,7 +151,7 @@ class WideEngine(Engine):
             loss += float(np.add.reduce(losses, axis=None))
             final = last == samples
             flush = final or number % FLUSH_TILES == FLUSH_TILES - 1
-            flags = (number % FLUSH_TILES == 0, flush, final)
+            flags = int(number % FLUSH_TILES == 0), int(flush), int(final)
             self._sum_columns((gradient, sums, bias_sums), tiles[: len(chunks)], count, flags, batch.num_threads)
             if batch.progress is not None:
                 batch.progress(last, samples)
@@ -154,18 +162,21 @@ class WideEngine(Engine):
         targets: tuple[Array, Array, Array],
         tiles: Array,
         samples: int,
-        flags: tuple[bool, bool, bool],
+        flags: tuple[int, int, int],
         num_threads: int | None,
     ) -> None:
-        """Add a group's weight gradients to the partial sums, and those where the flags say; see gradient_columns."""
-
-        gradient_columns, partial = self._wide_gradient, self._partial  # made here, not by several threads at once
-
-        def work(lane: int, task: int, _first: int, _last: int) -> None:
-            sizes = (self.tile_samples, samples, *self._tasks[task])
-            gradient_columns(*targets, partial, self._columns(lane), tiles, self.layout, *sizes, *flags)
-
-        run(work, numbered(self._tasks), 1, lanes(num_threads, len(self._tasks)))
+        """Add a group's weight gradients to the partial sums, and those where the flags say; see wide_gradient."""
+        gradient, address = self._wide_gradient
+        flops = self.flops * samples // 3
+        calls = -(-flops // TASK_FLOPS)
+        for tasks in np.array_split(self._tasks, min(calls, len(self._tasks))):
+            boxes = helpers(num_threads, len(tasks))
+            scratches = self._columns(len(boxes) + 1)
+            sizes = self.tile_samples, samples
+            patience = pauses(flops // calls)
+            gradient(
+                *targets, self._partial, scratches, tiles, self.layout, tasks, *sizes, *flags, boxes, patience, address
+            )
 
 
 def parts(total: int, largest: int, unit: int) -> list[tuple[int, int]]:

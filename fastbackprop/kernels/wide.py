@@ -6,116 +6,181 @@ each weight gradient is owned by one call, which sums over all tiles in their or
 
 import functools
 
-from numba import types
+from numba import from_dtype, types
+from numba.extending import intrinsic
+from numba.np.numpy_support import as_dtype
 
-from fastbackprop.kernels.jit import array_types, compile_entry, source_digest
-from fastbackprop.kernels.layers import dot_gradient, fill_row, row_stride, transpose, weight_gradient, whole_vectors
+from fastbackprop.kernels.jit import array_types, compile_callback, compile_entry, source_digest
+from fastbackprop.kernels.layers import (
+    convert_rows,
+    copy_rows,
+    dot_gradient,
+    fill_row,
+    row_stride,
+    transpose,
+    weight_gradient,
+    whole_vectors,
+)
 from fastbackprop.kernels.simd import advance, pointer, vector_lanes
 from fastbackprop.kernels.sweep import padded, transposed_stride
+from fastbackprop.kernels.team import BOXES, claim, new_record, part, read_record, run_together
+
+
+def argument_types(dtype):
+    """The types of the arguments of a wide gradient, see there."""
+    written, _ = array_types(dtype)
+    double = types.Array(types.float64, 1, "C")
+    table = types.Array(types.int64, 2, "C", readonly=True)
+    arrays = [written(1, "C"), double, double, written(1, "C"), written(2, "C"), written(2, "C"), table, table]
+    return [*arrays, *[types.int64] * 5]
+
+
+@intrinsic
+def arguments_of(typing_context, record):
+    """The arguments that the record of a wide gradient holds."""
+    return read_record(types.Tuple(argument_types(as_dtype(record.dtype))), record)
 
 
 @functools.cache
 def wide_gradient(dtype):
-    """The gradient of a block of weights, compiled for float32 or float64."""
+    """What starts a wide gradient, and what each of its lanes runs: compiled for float32 or float64."""
     digest = source_digest()
 
-    def gradient_columns(
+    def gradient_tasks(record, lane, lanes):
+        """Add the gradients of blocks of weights, and of biases, over all tiles: the work of one lane.
+
+        The arguments, the same for all lanes:
+
+        gradient    (P,) in pack order, written where `final`
+        sums        (P,) float64, or (0,) where there is one flush only: added to where `flush`
+        bias_sums   (P,) float64, of which only those of the biases are added to
+        partial     padded sums of the weights' gradient in the element type, written where `fresh`, else added to
+        scratches   room for a tile of transposed columns and a row of ones: a row for each lane
+        tiles       (number, size of a tile): read; `samples` in all, tile_samples in each but the last
+        layout      see parameters.layout_table: read
+        tasks       a row (k, first_row, last_row, first, last) for each block, of weights k: rows
+                    [first_row, last_row), columns [first, last). With column 0, the biases of these rows are summed too
+        """
+        digest  # noqa: B018 - a closure cell, see source_digest
+        (
+            gradient,
+            sums,
+            bias_sums,
+            partial,
+            scratches,
+            tiles,
+            layout,
+            tasks,
+            tile_samples,
+            samples,
+            fresh,
+            flush,
+            final,
+        ) = arguments_of(record)
+        itemsize = tiles.itemsize
+        stride = row_stride(tiles, tile_samples)
+        layers = layout.shape[0]
+        output_row = layout[layers - 1, 4] + layout[layers - 1, 0]
+        scratch = scratches[lane]
+        task = claim(record)
+        while task < tasks.shape[0]:
+            k, first_row, last_row = tasks[task, 0], tasks[task, 1], tasks[task, 2]
+            first, last = tasks[task, 3], tasks[task, 4]
+            units_in, rows = layout[k, 0], last_row - first_row
+            df_row = output_row if k == layers - 1 else layout[k + 1, 6]
+            width = last - first
+            row = padded(units_in)
+            corner = layout[k, 5] + first_row * row + first
+            at = layout[k, 2] + first_row * units_in + first
+            stored = final and sums.size == 0 and width >= vector_lanes(scratch)  # at once, from the last tile
+            target = advance(pointer(gradient), at * itemsize)
+            sums_so_far = advance(pointer(partial), corner * itemsize)
+            biases = advance(pointer(bias_sums), 8 * (layout[k, 3] + first_row))
+            t_stride = transposed_stride(width, itemsize)
+            ones_at = tile_samples * (t_stride // itemsize)
+            ones = advance(pointer(scratch), ones_at * itemsize)
+            fill_row(ones, tile_samples)
+            for t in range(tiles.shape[0]):
+                count = min(tile_samples, samples - t * tile_samples)
+                panels = whole_vectors(count, scratch)
+                tile = pointer(tiles[t])
+                dl_df = advance(tile, (df_row + first_row) * stride)
+                h = advance(tile, (layout[k, 4] + first) * stride)
+                transpose(pointer(scratch), t_stride, h, stride, width, panels)
+                finished, finished_row = sums_so_far, row * itemsize
+                if stored and t == tiles.shape[0] - 1:
+                    finished, finished_row = target, units_in * itemsize
+                weight_gradient(
+                    finished,
+                    finished_row,
+                    sums_so_far,
+                    row * itemsize,
+                    dl_df,
+                    stride,
+                    pointer(scratch),
+                    t_stride,
+                    rows,
+                    width,
+                    count,
+                    0 if fresh and t == 0 else 1,
+                )
+                if first == 0:
+                    dot_gradient(biases, 8, 8, biases, 8, dl_df, stride, h, stride, ones, rows, 1, 1, panels)
+            if not stored and sums.size > 0:
+                total = advance(pointer(sums), at * 8)
+                if flush:
+                    convert_rows(total, units_in * 8, sums_so_far, row * itemsize, rows, width, 1)
+                if final:
+                    convert_rows(target, units_in * itemsize, total, units_in * 8, rows, width, 0)
+            elif not stored and final:
+                copy_rows(target, units_in * itemsize, sums_so_far, row * itemsize, itemsize, rows, width)
+            if final and first == 0:
+                at = layout[k, 3] + first_row
+                convert_rows(advance(pointer(gradient), at * itemsize), 0, biases, 0, 1, rows, 0)
+            task = claim(record)
+        part(record, lane, lanes, 0)
+
+    def enter(
         gradient,
         sums,
         bias_sums,
         partial,
-        scratch,
+        scratches,
         tiles,
         layout,
+        tasks,
         tile_samples,
         samples,
-        k,
-        first_row,
-        last_row,
-        first,
-        last,
         fresh,
         flush,
         final,
+        boxes,
+        patience,
+        address,
     ):
-        """Add the gradient of a block of weights k, and of its rows' biases if its first column is 0, over all tiles.
-
-        The block is rows [first_row, last_row), columns [first, last).
-
-        gradient    (P,) in pack order, written where `final`
-        sums        (P,) float64, or (0,) where there is one flush only: added to where `flush`
-        bias_sums   (P,) float64, added to at the biases
-        partial     padded sums of the weights' gradient in the element type, written where `fresh`, else added to
-        scratch     room for a tile of transposed columns and a row of ones
-        tiles       (number, size of a tile): read; `samples` in all, tile_samples in each but the last
-        """
+        """Run the lanes at that address on this thread and on workers that answer; returns how many there were."""
         digest  # noqa: B018 - a closure cell, see source_digest
-        itemsize = tiles.itemsize
-        stride = row_stride(tiles, tile_samples)
-        layers = layout.shape[0]
-        units_in, rows = layout[k, 0], last_row - first_row
-        output_row = layout[layers - 1, 4] + layout[layers - 1, 0]
-        df_row = output_row if k == layers - 1 else layout[k + 1, 6]
-        width = last - first
-        row = padded(units_in)
-        corner = layout[k, 5] + first_row * row + first
-        at = layout[k, 2] + first_row * units_in + first
-        stored = final and sums.size == 0 and width >= vector_lanes(scratch)  # at once, from the last tile
-        t_stride = transposed_stride(width, itemsize)
-        ones_at = tile_samples * (t_stride // itemsize)
-        ones = advance(pointer(scratch), ones_at * itemsize)
-        fill_row(ones, tile_samples)
-        for t in range(tiles.shape[0]):
-            count = min(tile_samples, samples - t * tile_samples)
-            panels = whole_vectors(count, scratch)
-            tile = pointer(tiles[t])
-            dl_df = advance(tile, (df_row + first_row) * stride)
-            h = advance(tile, (layout[k, 4] + first) * stride)
-            transpose(pointer(scratch), t_stride, h, stride, width, panels)
-            sums_so_far = advance(pointer(partial), corner * itemsize)
-            finished, finished_row = sums_so_far, row * itemsize
-            if stored and t == tiles.shape[0] - 1:
-                finished, finished_row = advance(pointer(gradient), at * itemsize), units_in * itemsize
-            weight_gradient(
-                finished,
-                finished_row,
-                sums_so_far,
-                row * itemsize,
-                dl_df,
-                stride,
-                pointer(scratch),
-                t_stride,
-                rows,
-                width,
-                count,
-                0 if fresh and t == 0 else 1,
-            )
-            if first == 0:
-                biases = advance(pointer(bias_sums), 8 * (layout[k, 3] + first_row))
-                dot_gradient(biases, 8, 8, biases, 8, dl_df, stride, h, stride, ones, rows, 1, 1, panels)
-        for i in range(0 if stored else rows):
-            part = partial[corner + i * row : corner + i * row + width]
-            if sums.size == 0:
-                if final:
-                    for p in range(width):
-                        gradient[at + i * units_in + p] = part[p]
-            else:
-                total = sums[at + i * units_in : at + i * units_in + width]
-                if flush:
-                    for p in range(width):
-                        total[p] += part[p]
-                if final:
-                    for p in range(width):
-                        gradient[at + i * units_in + p] = total[p]
-        if final and first == 0:
-            for i in range(layout[k, 3] + first_row, layout[k, 3] + last_row):
-                gradient[i] = bias_sums[i]
+        passed = (
+            gradient,
+            sums,
+            bias_sums,
+            partial,
+            scratches,
+            tiles,
+            layout,
+            tasks,
+            tile_samples,
+            samples,
+            fresh,
+            flush,
+            final,
+        )
+        return run_together(address, new_record(tiles, passed), boxes, patience)
 
-    written, _ = array_types(dtype)
-    double = types.Array(types.float64, 1, "C")
-    table = types.Array(types.int64, 2, "C", readonly=True)
-    arrays = [written(1, "C"), double, double, written(1, "C"), written(1, "C"), written(2, "C"), table]
-    return compile_entry(gradient_columns, types.void(*arrays, *[types.int64] * 7, *[types.boolean] * 3))
+    record = types.CPointer(from_dtype(dtype))
+    lane = compile_callback(gradient_tasks, types.void(record, types.int64, types.int64))
+    entry = compile_entry(enter, types.int64(*argument_types(dtype), BOXES, types.int64, types.int64))
+    return entry, lane
 
 
 @functools.cache
