@@ -1,8 +1,11 @@
 """Who runs which chunk: kernels release the GIL, Python threads carry them.
 
+A short call is shared within the kernel, by the calling thread and those workers that are awake, see kernels.team. Of a
+long one, chunks are given out here, slice by slice, so that Ctrl-C and progress are attended to in between.
+
 numba's ``parallel=True`` is not used: a child forked after an OpenMP region is killed at its own first one, and the
-workqueue layer aborts the process on concurrent calls. Workers are parked in a queue between calls, and end before a
-fork.
+workqueue layer aborts the process on concurrent calls. Workers that do not stay awake are parked in a queue, and end
+before a fork.
 
 An interrupt can be raised between any two lines of the calling thread, never in a worker. So the calling thread
 holds no lock and keeps no count: it closes a job, which can be done twice, and waits until no worker is inside, which
@@ -31,7 +34,7 @@ from fastbackprop.kernels import AWAY, BOX, COMING, LEAVE, MOST_HELPERS, STATE
 from fastbackprop.validation import Array
 
 AWAKE_SECONDS = 1e-3  # that a worker spins after the last call that it helped with
-TRIED_PAUSES = 1000
+TRIED_PAUSES = 1000  # to find how long one takes
 NO_HELPERS = np.zeros((0, BOX), np.int64)
 
 Work = Callable[[int, int, int, int], None]
