@@ -188,12 +188,16 @@ class Engine:
         staged = sum(array.shape[0] for array in arrays if array.dtype != dtype)
         slice_samples = self.slice_samples(staged, accumulators.shape[1] > self.tile_samples)
         copied = staged * samples * dtype.itemsize
-        together = samples * self.flops <= self.call_flops and copied <= STAGING_BYTES
-        team = self._team(batch, len(chunks)) if len(chunks) == 1 or together else NO_TEAM
+        flops = samples * self.flops
+        together = flops <= self.call_flops and copied <= STAGING_BYTES
+        parts = len(chunks)
+        if parts == 1 and flops >= LEAST_TEAM_FLOPS:
+            parts = max(-(-min(samples, self.tile_samples) // STRIP), 2)
+        num_lanes = lanes(batch.num_threads, parts)
+        team = (helpers(num_lanes), pauses(flops)) if together or len(chunks) == 1 else NO_TEAM
         each = int(tiles is not None)
-        num_lanes = lanes(batch.num_threads, len(chunks))
         if tiles is None:
-            tiles = self.tiles(num_lanes)
+            tiles = self.tiles(num_lanes if len(chunks) > 1 else 1)
 
         def work(lane: int, chunk: int, first: int, last: int) -> None:
             fresh = int(first == chunks[chunk][0])
@@ -214,14 +218,6 @@ class Engine:
                 batch.progress(samples, samples)
         else:
             run(work, chunks, samples if gradient is not None else slice_samples, num_lanes, batch.progress)
-
-    def _team(self, batch: Batch, chunks: int) -> tuple[Array, int]:
-        """Who helps with a call, and how long they are waited for."""
-        flops = self.flops * batch.samples
-        if flops < LEAST_TEAM_FLOPS:
-            return NO_TEAM
-        parts = chunks if chunks > 1 else -(-min(batch.samples, self.tile_samples) // STRIP)
-        return helpers(batch.num_threads, max(parts, 2)), pauses(flops)
 
     @functools.cached_property
     def _locate(self) -> Any:

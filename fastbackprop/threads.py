@@ -89,9 +89,9 @@ def run(
         Job(work, chunks, slice_columns, progress).run(num_lanes)
 
 
-def helpers(num_threads: int | None, most: int) -> Array:
-    """The boxes of up to `most` - 1 workers, which share a call of a kernel with this thread: see kernels.team."""
-    wanted = min(lanes(num_threads, most), processors())
+def helpers(num_lanes: int) -> Array:
+    """The boxes of workers that share a call with this thread, on so many lanes if there are as many processors."""
+    wanted = min(num_lanes, processors()) if num_lanes > 1 else 1
     return _crew.muster(wanted - 1) if wanted > 1 else NO_HELPERS
 
 
@@ -236,17 +236,17 @@ class Crew:
 
     def muster(self, helpers: int) -> Array:
         """The boxes of that many workers, who are sent for where they sleep."""
+        helpers = min(helpers, MOST_HELPERS)
         if len(self.boxes) == 0:
             self._make_boxes()
-        boxes = self.boxes[:helpers]
-        asleep = np.flatnonzero(boxes[:, STATE] == AWAY).tolist()
+        asleep = [number for number in range(helpers) if self.boxes.item(number, STATE) == AWAY]
         if asleep:
             self._hire(helpers)
             self._make_room(helpers)
             for number in asleep:
-                boxes[number, STATE] = COMING
+                self.boxes[number, STATE] = COMING
                 self.calls.put(number)
-        return boxes
+        return self.boxes[:helpers]
 
     def _make_boxes(self) -> None:
         """Make the boxes, and find how many pauses a worker stays awake."""

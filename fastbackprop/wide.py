@@ -170,7 +170,7 @@ class WideEngine(Engine):
         flops = self.flops * samples // 3
         calls = -(-flops // TASK_FLOPS)
         for tasks in np.array_split(self._tasks, min(calls, len(self._tasks))):
-            boxes = helpers(num_threads, len(tasks))
+            boxes = helpers(lanes(num_threads, len(tasks)))
             scratches = self._columns(len(boxes) + 1)
             sizes = self.tile_samples, samples
             patience = pauses(flops // calls)
