@@ -51,7 +51,7 @@ NO_TEAM = NO_HELPERS, 0
 class Engine:
     """Buffers for networks of one shape and dtype, allocated at first use; one call at a time may run on them."""
 
-    call_flops = 2**28
+    call_flops = 2**31
     """At most, of a call that the threads share which answer at its beginning; longer ones are given to a job."""
 
     def __init__(self, layer_sizes: tuple[int, ...], dtype: DType) -> None:
