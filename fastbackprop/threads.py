@@ -27,10 +27,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
+from typing import TypeAlias
 
 import numpy as np
 
-from fastbackprop.kernels import AWAY, BOX, COMING, LEAVE, MOST_HELPERS, STATE
+from fastbackprop.kernels import AWAY, BOX, LEAVE, MOST_HELPERS, STATE
 from fastbackprop.validation import Array
 
 AWAKE_SECONDS = 1e-3  # that a worker spins after the last call that it helped with
@@ -215,11 +216,14 @@ def place(thread: int | None, processors: set[int]) -> None:
             os.sched_setaffinity(thread, processors)
 
 
+Calls: TypeAlias = "SimpleQueue[tuple[Job, int] | int | None]"
+
+
 class Crew:
     """Threads that wait for jobs, or to help with a call. What comes to more of them than are idle goes on without."""
 
     def __init__(self) -> None:
-        self.calls: SimpleQueue[tuple[Job, int] | int | None] = SimpleQueue()
+        self.calls: Calls = SimpleQueue()
         self.workers: set[threading.Thread] = set()
         self.placed: dict[threading.Thread, set[int]] = {}
         self.boxes = NO_HELPERS
@@ -231,7 +235,7 @@ class Crew:
         if helpers > 0:
             job.caller = self._make_room(helpers)
             self.boxes[:, LEAVE] = 1
-        for lane in range(1, helpers + 1):
+        for lane in range(1, min(helpers, len(self.workers)) + 1):
             self.calls.put((job, lane))
 
     def muster(self, helpers: int) -> Array:
@@ -240,11 +244,12 @@ class Crew:
         if len(self.boxes) == 0:
             self._make_boxes()
         asleep = [number for number in range(helpers) if self.boxes.item(number, STATE) == AWAY]
-        if asleep:
+        # What is in the queue is for workers that are on their way already, or busy with a job.
+        if asleep and self.calls.empty():
             self._hire(helpers)
             self._make_room(helpers)
             for number in asleep:
-                self.boxes[number, STATE] = COMING
+                self.boxes[number, LEAVE] = 0
                 self.calls.put(number)
         return self.boxes[:helpers]
 
@@ -262,8 +267,9 @@ class Crew:
 
     def _hire(self, helpers: int) -> None:
         """Start threads, until there are so many."""
+        self.workers = {worker for worker in self.workers if worker.is_alive()}
         while len(self.workers) < helpers:
-            worker = threading.Thread(target=self._serve, name="fastbackprop", daemon=True)
+            worker = threading.Thread(target=self._serve, args=(self.calls,), name="fastbackprop", daemon=True)
             try:
                 worker.start()
             except RuntimeError:  # no more threads can be started
@@ -285,17 +291,14 @@ class Crew:
                 self.placed[worker] = others
         return caller if takes_last else None
 
-    def _serve(self) -> None:
-        self.workers.add(threading.current_thread())
-        while (call := self.calls.get()) is not None:
+    def _serve(self, calls: Calls) -> None:
+        while (call := calls.get()) is not None:
             if isinstance(call, int):
                 self._stay_awake(call)
             else:
                 job, lane = call
                 job.help(lane)
                 del call, job  # or the last job's arrays would live until the next
-        self.workers.discard(threading.current_thread())
-        self.placed.pop(threading.current_thread(), None)
 
     def _stay_awake(self, number: int) -> None:
         """Help with calls, until there have been none for a while."""
@@ -304,11 +307,12 @@ class Crew:
         serve()(self.boxes, number, self.pauses)
 
     def dismiss(self) -> None:
-        """End the threads; those that are inside a job end after it."""
-        workers = list(self.workers)
+        """End the threads; those inside a job end after it. Later calls get new ones, and a queue of their own."""
+        workers, calls = self.workers, self.calls
+        self.workers, self.calls, self.placed = set(), SimpleQueue(), {}
         self.boxes[:, LEAVE] = 1
         for _ in workers:
-            self.calls.put(None)
+            calls.put(None)
         for worker in workers:
             worker.join(timeout=1.0)
 

@@ -98,7 +98,8 @@ def main(side, seed):
     engine.empty = notebook.empty = guarded.empty
     engine.aligned = wide.aligned = lambda size, dtype: guarded.empty(size, dtype, alignment=64)
     # Two threads share every call, if there are two processors.
-    engine.LEAST_TEAM_FLOPS, engine.PAUSES_PER_MEGAFLOP = 0, 2**40
+    engine.LEAST_TEAM_FLOPS = 0
+    engine.pauses = wide.pauses = lambda _flops: 2**22
     layouts = [np.ascontiguousarray, np.asfortranarray]
     rng = random.Random(seed)
     cases = list(itertools.product(range(1, 41), ["float32", "float64"], layouts))

@@ -15,8 +15,8 @@ import pytest
 
 import fastbackprop as fb
 from benchmarks.cases import batch, network
-from fastbackprop import engine, pool, reference, threads
-from fastbackprop.kernels import AWAY, BOX, CALLED, COMING, GO, HERE, STATE, WAITING
+from fastbackprop import engine, pool, reference, threads, wide
+from fastbackprop.kernels import AWAY, BOX, CALLED, GO, HERE, STATE, WAITING
 from fastbackprop.wide import numbered
 from tests.conftest import assert_close, assert_same_bits, smooth_batch
 
@@ -45,10 +45,11 @@ def test_same_bits_for_other_networks(layer_sizes, dtype):
 
 @pytest.fixture
 def patient(monkeypatch):
-    """Every call waits for all helpers, however many more threads than processors there are; and counts its lanes."""
+    """Every call waits long for helpers, however many more threads than processors there are; and counts its lanes."""
     monkeypatch.setattr(threads, "processors", lambda: 64)
     monkeypatch.setattr(engine, "LEAST_TEAM_FLOPS", 0)
-    monkeypatch.setattr(engine, "PAUSES_PER_MEGAFLOP", 2**40)
+    for module in engine, wide:
+        monkeypatch.setattr(module, "pauses", lambda _flops: 2**22)
     seen = []
 
     def counted(*arguments):
@@ -115,19 +116,19 @@ def test_helpers_that_do_not_answer_are_let_go(dtype, patient):
     sweep, address = workspace._engine._sweep
     boxes = np.zeros((3, BOX), np.int64)
     workspace._engine._sweep = lambda *a: sweep(*a[:-3], boxes, 1000, a[-1]), address
-    for state, left in (AWAY, AWAY), (COMING, AWAY), (WAITING, WAITING), (CALLED, CALLED), (HERE, HERE), (GO, GO):
+    for state in AWAY, WAITING, CALLED, HERE, GO:
         boxes[:, STATE] = state
         seen.clear()
         assert_same_bits(list(workspace.loss_and_gradients(net_input, all_weights, all_biases, y)), expected)
         assert seen == [1]
-        assert boxes[:, STATE].tolist() == [left] * 3
+        assert boxes[:, STATE].tolist() == [state] * 3
 
 
 def test_helpers_go_to_sleep_and_leave_when_asked():
     crew = threads._crew
     for _ in range(3):
-        assert crew.muster(1)[0, STATE] in (COMING, WAITING)
-        until(lambda: crew.boxes[0, STATE] == AWAY)
+        assert crew.muster(1)[0, STATE] in (AWAY, WAITING)
+        until(lambda: crew.calls.empty() and crew.boxes[0, STATE] == AWAY)
     crew.pauses, pauses = 10**12, crew.pauses
     try:
         crew.muster(1)
@@ -143,6 +144,54 @@ def test_helpers_go_to_sleep_and_leave_when_asked():
         assert not crew.workers
     finally:
         crew.pauses = pauses
+
+
+def test_callers_that_share_helpers_which_fall_asleep(dtype):
+    """Two of them, with pauses about as long as helpers stay awake: each lane of a call runs once."""
+    layer_sizes = 16, 64, 64, 4
+    all_weights, all_biases = network(layer_sizes, dtype)
+    net_input, y = batch(layer_sizes, 300, dtype)
+    arguments = net_input, all_weights, all_biases, y
+    expected = list(fb.loss_and_gradients(*arguments, num_threads=1))
+
+    def call(seed):
+        pauses = np.random.default_rng(seed).uniform(0.8, 1.6, 400) * threads.AWAKE_SECONDS
+        for pause in pauses.tolist():
+            assert_same_bits(list(fb.loss_and_gradients(*arguments, num_threads=2)), expected)
+            time.sleep(pause)
+
+    with ThreadPoolExecutor(2) as callers:
+        list(callers.map(call, range(2)))
+    until(lambda: (threads._crew.boxes[:, STATE] == AWAY).all())
+
+
+def test_workers_that_are_busy_are_not_sent_for_again():
+    crew, begun, done = threads._crew, threading.Barrier(3, timeout=10), threading.Event()
+
+    def work(*_):
+        begun.wait()
+        done.wait(10)
+
+    job = threading.Thread(target=threads.run, args=(work, numbered(range(2)), 1, 2))
+    job.start()
+    begun.wait()
+    for _ in range(50):
+        crew.muster(1)
+    assert crew.calls.qsize() <= 1
+    done.set()
+    job.join()
+    until(crew.calls.empty)
+
+
+def test_threads_that_ended_are_replaced():
+    for _ in range(3):
+        placed(2)
+        old = threads._crew.workers
+        threads._dismiss_crew()
+        threads._dismiss_crew()
+        assert not any(worker.is_alive() for worker in old)
+    _, lanes, _ = placed(2)
+    assert len(lanes) == 2
 
 
 def until(condition):

@@ -31,7 +31,7 @@ LOSS_ROWS = 4
 PREDICT, SEED, SQUARED_ERROR, SOFTMAX, BINARY = range(5)
 """What a sweep does at the output: copy it out; take the target for dl/df_K; take dl/df_K from the loss."""
 
-AWAY, COMING, WAITING, CALLED, HERE, GO = range(6)
+AWAY, WAITING, CALLED, HERE, GO = range(5)
 """The states of a worker that may help with calls, see team."""
 
 LINE = 8

@@ -3,7 +3,7 @@
 Waking a thread takes 40 us and more, as long as many a call. So workers that have just been needed stay awake for a
 while: each spins in `serve` and looks at a row of a table of int64, its box. Columns are a cache line wide:
 
-    STATE   AWAY (or COMING, where it has just been sent for) -> WAITING -> CALLED -> HERE -> GO -> WAITING -> AWAY
+    STATE   AWAY -> WAITING -> CALLED -> HERE -> GO -> WAITING -> AWAY; only exchanged, and by kernels alone
     LANE    which lane it is, and of how many
     RUN     the addresses of a function, and of the record that is its argument
     LEAVE   other than 0 where the worker is asked not to wait any longer
@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from fastbackprop.kernels import AWAY, BOX, CALLED, COMING, GO, HERE, LANE, LEAVE, LINE, RUN, STATE, WAITING
+from fastbackprop.kernels import AWAY, BOX, CALLED, GO, HERE, LANE, LEAVE, LINE, RUN, STATE, WAITING
 from fastbackprop.kernels.jit import compile_entry, inner, source_digest
 from fastbackprop.kernels.simd import INT
 
@@ -242,7 +242,7 @@ def run_together(address, record, boxes, patience):
     """Run the function at an address on this thread, and on all workers that answer; returns how many lanes there were.
 
     It is called with (record, lane, lanes), and must not return before all lanes have met for the last time. Workers
-    that are COMING are waited for, for that many pauses.
+    that are AWAY are waited for, for that many pauses: they may have been sent for.
     """
     called = 0
     for number in range(boxes.shape[0]):
@@ -251,8 +251,7 @@ def run_together(address, record, boxes, patience):
             if exchange(state, WAITING, CALLED):
                 called |= 1 << number
                 break
-            if patience <= 0 or load(state) != COMING:
-                exchange(state, COMING, AWAY)
+            if patience <= 0 or load(state) != AWAY:
                 break
             patience -= 1
             pause()
@@ -288,8 +287,7 @@ def serve():
         """Do what is posted to a box, until there has been nothing for that many pauses, or one is asked to leave."""
         digest  # noqa: B018 - a closure cell, see source_digest
         state, leave = cell(boxes, number, STATE), cell(boxes, number, LEAVE)
-        store(leave, 0)
-        if not exchange(state, COMING, WAITING) and not exchange(state, AWAY, WAITING):
+        if not exchange(state, AWAY, WAITING):
             return  # another worker is there already
         left = pauses
         while True:
