@@ -162,7 +162,7 @@ def test_callers_that_share_helpers_which_fall_asleep(dtype):
 
     with ThreadPoolExecutor(2) as callers:
         list(callers.map(call, range(2)))
-    until(lambda: (threads._crew.boxes[:, STATE] == AWAY).all())
+    until(lambda: set(threads._crew.boxes[:, STATE].tolist()) == {AWAY})
 
 
 def test_workers_that_are_busy_are_not_sent_for_again():
