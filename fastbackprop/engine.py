@@ -121,7 +121,7 @@ class Engine:
         """The loss of a few samples; the gradient or the output are written, and dl/dinput where it has columns."""
         columns = native([columns_out, batch.net_input, batch.target, batch.sample_weight], self.dtype)
         losses = self._few_losses
-        fixed = *self._load(batch), self.tiles(1)[0]
+        fixed = *self._load(batch), self._few_tile
         options = batch.mode, batch.factor, batch.scale, self.loss_address(batch.mode)
         self._few(gradient, losses, *columns, *fixed, *options)
         if batch.progress is not None:
@@ -220,6 +220,10 @@ class Engine:
             run(work, chunks, samples if gradient is not None else slice_samples, num_lanes, batch.progress)
 
     @functools.cached_property
+    def _few_tile(self) -> Array:
+        return self.tiles(1)[0]
+
+    @functools.cached_property
     def _locate(self) -> Any:
         from fastbackprop.kernels.sweep import locate  # imports numba
 
@@ -274,6 +278,7 @@ class Engine:
     def tiles(self, lanes: int) -> Array:
         """A tile for each lane, in rows that start at a cache line."""
         if lanes > len(self._tiles):
+            self.__dict__.pop("_few_tile", None)
             self._tiles = aligned(lanes * self._tile_size, self.dtype).reshape(lanes, self._tile_size)
         return self._tiles
 
