@@ -221,7 +221,8 @@ class Engine:
 
     @functools.cached_property
     def _few_tile(self) -> Array:
-        return self.tiles(1)[0]
+        tile: Array = self.tiles(1)[0]
+        return tile
 
     @functools.cached_property
     def _locate(self) -> Any:
