@@ -32,7 +32,7 @@ TILE_BYTES = 256 * 1024  # a tile's rows, half of a 512 KB L2
 LEAST_TILE_SAMPLES, MOST_TILE_SAMPLES = 128, 512
 ACCUMULATOR_BYTES = 64 * 1024 * 1024
 MOST_CHUNKS = 64
-# At least, of a chunk: 10 to 20 us. With 2**23, batches of 5,000 samples of 1-6x5-1 and 2,000 of 8-16x3-1 were not
+# At least, of a chunk: 15 to 35 us. With 2**23, batches of 5,000 samples of 1-6x5-1 and 2,000 of 8-16x3-1 were not
 # shared by two threads, and took a fifth longer.
 CHUNK_FLOPS = 2**21
 # The same for the notebooks' passes, where a thread has to be woken for it, which takes 40 us and more.

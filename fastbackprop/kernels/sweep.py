@@ -64,7 +64,7 @@ def share(total, lane, lanes):
 
 @inner
 def clear_sums(sums, layout, lane, lanes, stored):
-    """Set to 0 what is added to: where the gradient is `stored` only what store_gradient reads. A lane's share."""
+    """Set to 0 what is added to: where the gradient is `stored` only what flush then reads. A lane's share."""
     for k in range(layout.shape[0]):
         units_in, units_out = layout[k, 0], layout[k, 1]
         first, last = share(units_out, lane, lanes), share(units_out, lane + 1, lanes)
