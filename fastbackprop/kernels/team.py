@@ -26,7 +26,7 @@ from fastbackprop.kernels.jit import compile_entry, inner, source_digest
 from fastbackprop.kernels.simd import INT
 
 LOOKS = 100
-"""How often to look for an answer at least. A look and a pause take 28 ns (Zen 5): one that runs needs some 10 of them."""
+"""How often to look for an answer at least: a look and a pause take 28 ns (Zen 5), an answer some 10 of them."""
 
 CELL = types.CPointer(types.int64)
 BOXES = types.Array(types.int64, 2, "C")
