@@ -1,13 +1,17 @@
 """The checked arguments of a call: what public functions hand to the engines."""
 
 import copy
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbackprop import losses
 from fastbackprop.kernels import PREDICT, SEED
+from fastbackprop.lists import plain, read
 from fastbackprop.validation import (
     FLOAT32,
     FLOAT64,
@@ -17,16 +21,19 @@ from fastbackprop.validation import (
     DType,
     Gradients,
     Parameters,
+    Shapes,
     check_columns,
+    check_list,
     check_loss,
     check_loss_target,
     check_num_threads,
     check_out,
     check_out_vector,
-    check_parameters,
+    check_shapes,
     check_vector,
     check_weighting,
     full_name,
+    read_shapes,
 )
 
 
@@ -40,6 +47,8 @@ class Network:
     integers: DType  # the dtype that they count as
     wider: tuple[str, int | None, DType] = "", None, FLOAT32
     vector: Array | None = None
+    shapes: Shapes
+    arrays: list[Any]  # weights, biases, and what else is taken
 
     def __init__(
         self,
@@ -51,14 +60,40 @@ class Network:
         self.integers = integers
         if all_biases is None and layer_sizes is not None:
             self.vector = check_vector(all_weights, "all_weights", layer_sizes)
-            self.weights: list[Array] = []
-            self.biases: list[Array] = []
             self.layer_sizes = layer_sizes
             self.widen("all_weights", [self.vector])
             return
-        self.weights, self.biases, self.layer_sizes = check_parameters(all_weights, all_biases, layer_sizes)
-        self.widen("all_weights", self.weights)
-        self.widen("all_biases", self.biases)
+        self._take_lists(all_weights, all_biases)
+        self.layer_sizes = found = self.shapes.layer_sizes
+        if layer_sizes is not None and found != layer_sizes:
+            raise ValueError(f"all_weights has layer sizes {found}; expected {layer_sizes}, those of this Workspace")
+
+    def _take_lists(self, all_weights: Any, all_biases: Any) -> None:
+        self.itemsize = 0
+        if isinstance(all_weights, (list, tuple)) and isinstance(all_biases, (list, tuple)):
+            self.arrays = [*all_weights, *all_biases]  # a list that nobody else changes
+            self.itemsize, shapes, self.places = read(self.arrays, len(self.arrays))
+        if self.itemsize:
+            self.shapes = read_shapes(shapes, len(all_weights))
+            if abs(self.itemsize) == FLOAT64.itemsize:
+                self.dtype, self.wider = FLOAT64, ("all_weights", 0 if len(all_weights) > 1 else None, FLOAT64)
+            return
+        weights, biases = check_list(all_weights, "all_weights"), check_list(all_biases, "all_biases")
+        self.shapes = check_shapes(tuple([array.shape for array in weights]), tuple([array.shape for array in biases]))
+        self.arrays = weights + biases
+        self.widen("all_weights", weights)
+        self.widen("all_biases", biases)
+
+    @property
+    def weights(self) -> list[Array]:
+        """Those of each layer."""
+        return self.arrays[: len(self.shapes.weights)]
+
+    @property
+    def biases(self) -> list[Array]:
+        """Those of each layer."""
+        layers = len(self.shapes.weights)
+        return self.arrays[layers : 2 * layers]
 
     def widen(self, name: str, arrays: Sequence[Array]) -> None:
         """Let the dtypes of more arrays count."""
@@ -101,11 +136,48 @@ class Batch(Network):
     ) -> None:
         super().__init__(all_weights, all_biases, layer_sizes, integers)
         reason = "its rows must match the columns of all_weights[0], one column for each sample"
-        self.net_input = check_columns(net_input, "net_input", self.layer_sizes[0], None, reason)
+        self._take_input(net_input, "net_input", None, reason)
+
+    def _take_input(self, net_input: ArrayLike, name: str, index: int | None, reason: str) -> None:
+        self.net_input = check_columns(net_input, name, self.layer_sizes[0], None, reason, index)
         self.samples = self.net_input.shape[1]
         self.target = self.net_input  # until there is one
         if self.net_input.dtype is not FLOAT32:
-            self.widen("net_input", [self.net_input])
+            self.widen(full_name(name, index), [self.net_input])
+
+    def take_columns(self, *lists: Sequence[ArrayLike]) -> bytes:
+        """Take more lists of what a call reads and writes, in the order of a table of places, see kernels.
+
+        Returns the shapes of their arrays as lists.read has them, or nothing where these cannot be taken as they are.
+        """
+        self.arrays = [*self.arrays, *itertools.chain.from_iterable(lists)]
+        parameters = 2 * len(self.shapes.weights)
+        self.itemsize, shapes, self.places = read(self.arrays, parameters)
+        return shapes[2 * parameters * self.places.itemsize :] if self.itemsize else b""
+
+    @property
+    def columns(self) -> list[Array]:
+        """The arrays of these lists."""
+        return [] if self.vector is not None else self.arrays[2 * len(self.shapes.weights) :]
+
+    def load(self, dtype: DType) -> Array:
+        """Where the arrays are: a table for kernels, see there. The parameters are contiguous and of that dtype.
+
+        What has to be converted for that is kept in their place, for addresses alone do not keep it.
+        """
+        if self.itemsize != dtype.itemsize:
+            parameters = self.weights + self.biases
+            self.arrays[: len(parameters)] = [np.ascontiguousarray(plain(array, dtype)) for array in parameters]
+            self.itemsize, _, self.places = read(self.arrays, len(parameters))
+        return self.places
+
+    def load_columns(self, dtype: DType, first: int, last: int) -> tuple[Array, list[Array]]:
+        """The same with the columns [first, last) of the other lists, in that dtype too; and the arrays, to be kept."""
+        if last - first == self.samples and self.itemsize == dtype.itemsize:
+            return self.places, self.arrays
+        parameters = self.weights + self.biases
+        arrays = parameters + [plain(array[:, first:last], dtype) for array in self.columns]
+        return read(arrays, len(parameters))[2], arrays
 
     def set_loss(self, y: Any, loss: str, reduction: str, sample_weight: ArrayLike | None) -> None:
         """Take a named loss, and y, broadcast to the shape of the output, or to (1, N) class numbers."""
@@ -116,17 +188,20 @@ class Batch(Network):
         if reduction != "sum" or sample_weight is not None:
             self.scale, self.sample_weight = check_weighting(reduction, sample_weight, self.samples)
 
-    def set_seed(self, dl_doutput: ArrayLike) -> None:
+    def set_seed(self, dl_doutput: ArrayLike, name: str = "dl_doutput") -> None:
         """Take the derivative of something by the output."""
         self.mode = SEED
-        self.target = check_columns(dl_doutput, "dl_doutput", self.layer_sizes[-1], self.samples, OUTPUT_SHAPE)
-        self.widen_by_target(dl_doutput, self.target, "dl_doutput")
+        self.target = check_columns(dl_doutput, name, self.layer_sizes[-1], self.samples, OUTPUT_SHAPE)
+        self.widen_by_target(dl_doutput, self.target, name)
 
     def part(self, first: int, last: int) -> "Batch":
         """The samples [first, last), of which no progress is told."""
         part = copy.copy(self)
         part.net_input, part.target = self.net_input[:, first:last], self.target[:, first:last]
         part.sample_weight, part.samples, part.progress = self.sample_weight[first:last], last - first, None
+        if self.columns:
+            part.arrays = self.weights + self.biases
+            part.take_columns([array[:, first:last] for array in self.columns])
         return part
 
     def set_options(
@@ -142,7 +217,7 @@ class Batch(Network):
         if out is not None and self.vector is not None:
             check_out_vector(out, self.layer_sizes, dtype)
         elif out is not None:
-            check_out(out, self.weights, self.biases, dtype)
+            check_out(out, self.shapes, dtype)
         if progress is not None and not callable(progress):
             raise TypeError(f"progress is {progress!r}; expected a callable (done, total), or None")
         if self.sample_weight.size == 0:
@@ -151,7 +226,7 @@ class Batch(Network):
         self.num_threads, self.progress = check_num_threads(num_threads), progress
 
 
-class ForwardPass(Network):
+class ForwardPass(Batch):
     """Checked arguments of a call that takes what the forward pass returned."""
 
     def __init__(
@@ -161,8 +236,8 @@ class ForwardPass(Network):
         all_f: Sequence[ArrayLike],
         all_h: Sequence[ArrayLike],
     ) -> None:
-        super().__init__(all_weights, all_biases)
-        layers = len(self.weights)
+        Network.__init__(self, all_weights, all_biases)
+        layers = len(self.shapes.weights)
         for arrays, name, lengths in (all_f, "all_f", (layers,)), (all_h, "all_h", (layers, layers + 1)):
             if not isinstance(arrays, (list, tuple)):
                 raise TypeError(f"{name} is a {type(arrays).__name__}; expected a list of arrays, one for each layer")
@@ -172,15 +247,30 @@ class ForwardPass(Network):
                     f"{name} has {len(arrays)} entries; expected {wanted}: one for each entry of all_weights"
                 )
         reason = "it must match all_weights[{0}] and the samples of all_h[0]"
-        first = check_columns(all_h[0], "all_h", self.layer_sizes[0], None, reason, 0)
-        self.samples = samples = first.shape[1]
-        self.all_h = [
-            check_columns(h, "all_h", units, samples, reason, k)
-            for k, (h, units) in enumerate(zip(all_h, self.layer_sizes[:-1], strict=False))
+        self._take_input(all_h[0], "all_h", 0, reason)
+        shapes = self.take_columns(all_f, all_h[1:layers], all_f[-1:])
+        if shapes and shapes == shapes_of_columns(self.layer_sizes, self.samples):
+            return  # of the parameters' dtype, like them
+        checked = [
+            [check_columns(array, name, units, self.samples, reason, k) for k, (array, units) in enumerate(pairs)]
+            for name, pairs in (
+                ("all_f", zip(all_f, self.layer_sizes[1:], strict=True)),
+                ("all_h", zip(all_h, self.layer_sizes[:-1], strict=False)),
+            )
         ]
-        self.all_f = [
-            check_columns(f, "all_f", units, samples, reason, k)
-            for k, (f, units) in enumerate(zip(all_f, self.layer_sizes[1:], strict=True))
-        ]
-        self.widen("all_f", self.all_f)
-        self.widen("all_h", self.all_h)
+        self.arrays = self.weights + self.biases
+        self.take_columns(checked[0], checked[1][1:], checked[0][-1:])
+        self.widen("all_f", checked[0])
+        self.widen("all_h", checked[1])
+
+    @property
+    def net_output(self) -> Array:
+        """all_f[K]."""
+        net_output: Array = self.arrays[-1]
+        return net_output
+
+
+@functools.lru_cache(maxsize=64)
+def shapes_of_columns(layer_sizes: tuple[int, ...], samples: int) -> bytes:
+    """The shapes that lists.read finds in two lists of what each layer has, of so many samples."""
+    return np.array(2 * [(units, samples) for units in layer_sizes[1:]], np.int64).tobytes()

@@ -35,14 +35,11 @@ MOST_CHUNKS = 64
 # At least, of a chunk: 15 to 35 us. With 2**23, batches of 5,000 samples of 1-6x5-1 and 2,000 of 8-16x3-1 were not
 # shared by two threads, and took a fifth longer.
 CHUNK_FLOPS = 2**21
-# The same for the notebooks' passes, where a thread has to be woken for it, which takes 40 us and more.
-PASS_FLOPS = 2**23
 PARAMETERS_PER_SAMPLE = 32  # at most: clearing and adding up a chunk's gradient then take a few per cent of its time
 LEAST_TEAM_FLOPS = 2**22  # of a call: below, no other thread is asked to help
 PAUSES_PER_MEGAFLOP = 32  # of a call: how long a thread that sleeps is waited for
 SLICE_FLOPS = 2**31  # at most, where a slice has more than the fewest samples: Ctrl-C is answered between slices
 SLICE_SAMPLES = 65536
-PASS_BYTES = 128 * 1024
 STAGING_BYTES = 2 * 1024 * 1024
 
 NO_TEAM = NO_HELPERS, 0
@@ -64,17 +61,14 @@ class Engine:
         fitting = TILE_BYTES // (self.tile_rows * self.dtype.itemsize) // PANEL * PANEL
         self.tile_samples = min(max(fitting, LEAST_TILE_SAMPLES), MOST_TILE_SAMPLES)
         self.flops = 6 * int(np.sum(self.layout[:, 0] * self.layout[:, 1]))  # for each sample
-        # What the notebooks' passes hand to a kernel at once, layer by layer: it should still be in L2 for the next.
-        fitting = PASS_BYTES // (max(self.layer_sizes) * self.dtype.itemsize)
-        self.pass_samples = max(fitting // self.tile_samples, 1) * self.tile_samples
         # Up to so many, they are not summed in float64: a sweep writes the gradient in the element type.
         self.direct_samples = FLUSH_TILES * self.tile_samples
         self._place_in_tile()
-        self.weights_offsets = self.layout[:, 2].tolist()
         self._accumulator_size = self.size + self.tile_samples
         self._accumulators = np.empty((0, self._accumulator_size))
         self._few_losses = np.zeros(FEW)
         self._no_gradient = np.empty(0, dtype)
+        self._no_places = np.zeros((2 * len(self.layout), 3), np.int64)
         self._no_columns = np.empty((self.layer_sizes[0], 0), dtype)
 
     def _place_in_tile(self) -> None:
@@ -82,7 +76,7 @@ class Engine:
         units = self.layer_sizes[:-1]
         behind = (self.tile_rows + sum(units)) * (self.tile_samples + CACHE_LINE // self.dtype.itemsize)
         lengths = [self.tile_samples * (round_up(units_in, 32) + 16) * (units_in >= ALONG_UNITS) for units_in in units]
-        *self.layout[:, 10], partial = itertools.accumulate(lengths, initial=behind)
+        *self.layout[:, 8], partial = itertools.accumulate(lengths, initial=behind)
         self.layout[:, 5] += partial
         self._tile_size = round_up(int(self.layout[-1, 5]) + self.layer_sizes[-1] * padded(units[-1]), CACHE_LINE)
         self._tiles = np.empty((0, self._tile_size), self.dtype)
@@ -101,7 +95,7 @@ class Engine:
             return net_output
         chunks = self.chunks(batch.samples, sums=False)
         losses = np.empty((len(chunks), self.tile_samples))
-        self._sweep_chunks(batch, net_output, chunks, losses, *self._load(batch))
+        self._sweep_chunks(batch, net_output, chunks, losses, *self.load(batch))
         return net_output
 
     def differentiate(self, batch: Batch) -> tuple[Any, ...]:
@@ -121,9 +115,11 @@ class Engine:
         """The loss of a few samples; the gradient or the output are written, and dl/dinput where it has columns."""
         columns = native([columns_out, batch.net_input, batch.target, batch.sample_weight], self.dtype)
         losses = self._few_losses
-        fixed = *self._load(batch), self._few_tile
+        parameters, places, layout = self.load(batch)
+        if batch.vector is None:
+            places, _kept = batch.load_columns(self.dtype, 0, batch.samples)
         options = batch.mode, batch.factor, batch.scale, self.loss_address(batch.mode)
-        self._few(gradient, losses, *columns, *fixed, *options)
+        self._few(gradient, losses, *columns, parameters, places, layout, self._few_tile, *options)
         if batch.progress is not None:
             batch.progress(batch.samples, batch.samples)
         return losses.item(0)
@@ -141,30 +137,19 @@ class Engine:
         loss = float(np.add.reduce(accumulators[: len(chunks), self.size :], axis=None))
         return loss, self.total_gradient(len(chunks))
 
-    def _load(self, batch: Batch) -> tuple[Array, Array]:
-        """A vector of parameters in pack order, and the layout table, which may say instead where each array is.
+    def load(self, batch: Batch) -> tuple[Array, Array, Array]:
+        """What says where the parameters are: a vector in pack order, or a table of places; and the layout table.
 
-        Arrays are read where they are: copied into a vector, large ones would pass through a cache twice. The batch
-        keeps what had to be converted, for addresses alone do not.
+        Arrays are read where they are: copied into a vector, large ones would pass through a cache twice.
         """
         if batch.vector is not None:
             batch.vector = np.ascontiguousarray(batch.vector, self.dtype)
-            return batch.vector, self.layout
-        batch.weights, batch.biases = (
-            [np.ascontiguousarray(array, self.dtype) for array in arrays] for arrays in (batch.weights, batch.biases)
-        )
-        return self._no_gradient, self.located(batch.weights, batch.biases)
+            return batch.vector, self._no_places, self.layout
+        return self._no_gradient, batch.load(self.dtype), self.layout
 
-    def located(self, all_weights: list[Array], all_biases: list[Array]) -> Array:
-        """The layout table with the addresses of these arrays, which must live on, contiguous and in this dtype."""
-        table, locate = self.layout.copy(), self._locate
-        for k, (weights, biases) in enumerate(zip(all_weights, all_biases, strict=True)):
-            locate(table, k, weights, biases.reshape(-1))
-        return table
-
-    def load_both_ways(self, batch: Batch) -> tuple[Array, Array]:
+    def load_both_ways(self, batch: Batch) -> tuple[Array, Array, Array]:
         """The same for a way forward and back."""
-        return self._load(batch)
+        return self.load(batch)
 
     def _sweep_chunks(
         self,
@@ -173,6 +158,7 @@ class Engine:
         chunks: list[tuple[int, int]],
         accumulators: Array,
         parameters: Array,
+        places: Array,
         layout: Array,
         tiles: Array | None = None,
         gradient: Array | None = None,
@@ -184,8 +170,9 @@ class Engine:
         (sweep, address), dtype, samples = self._sweep, self.dtype, batch.samples
         options = batch.mode, batch.factor, batch.scale, self.loss_address(batch.mode)
         arrays = [columns_out, batch.net_input, batch.target]
+        given = batch.columns
         written = self._no_gradient if gradient is None else gradient
-        staged = sum(array.shape[0] for array in arrays if array.dtype != dtype)
+        staged = sum(array.shape[0] for array in (*arrays, *given) if array.dtype != dtype)
         slice_samples = self.slice_samples(staged, accumulators.shape[1] > self.tile_samples)
         copied = staged * samples * dtype.itemsize
         flops = samples * self.flops
@@ -210,7 +197,11 @@ class Engine:
                 sliced, weights = [array[:, first:last] for array in arrays], weights[first:last]
             *columns, weights = native([*sliced, weights], dtype)
             cut = self.tile_samples, each, length, fresh
-            sweep(written, sums, *columns, weights, parameters, layout, tiles, *cut, *options, *team, address)
+            table = places
+            if given:
+                table, _kept = batch.load_columns(dtype, first, last)
+            fixed = parameters, table, layout, tiles
+            sweep(written, sums, *columns, weights, *fixed, *cut, *options, *team, address)
 
         if together and len(chunks) > 0:
             sweep_columns(accumulators[: len(chunks)], tiles, 0, samples, chunks[0][1], 1)
@@ -225,12 +216,6 @@ class Engine:
         return tile
 
     @functools.cached_property
-    def _locate(self) -> Any:
-        from fastbackprop.kernels.sweep import locate  # imports numba
-
-        return locate(self.dtype)
-
-    @functools.cached_property
     def _few(self) -> Any:
         from fastbackprop.kernels.few import few  # imports numba
 
@@ -243,20 +228,6 @@ class Engine:
         entry, lane = sweep(self.dtype)
         return entry, lane.address
 
-    @functools.cached_property
-    def forward_layer(self) -> Any:
-        """The compiled forward pass of one layer."""
-        from fastbackprop.kernels.passes import forward_pass  # imports numba
-
-        return forward_pass(self.dtype)
-
-    @functools.cached_property
-    def backward_layer(self) -> Any:
-        """The compiled backward pass of one layer."""
-        from fastbackprop.kernels.passes import backward_pass  # imports numba
-
-        return backward_pass(self.dtype)
-
     def loss_address(self, mode: int) -> int:
         """The address of the compiled cross-entropies, where the mode is one of them: kernels know the others."""
         return 0 if mode <= SQUARED_ERROR else self._cross_entropy
@@ -267,14 +238,7 @@ class Engine:
 
         return int(cross_entropy(self.dtype).address)
 
-    @functools.cached_property
-    def loss_derivative(self) -> Any:
-        """The compiled derivative of a cross-entropy by the output."""
-        from fastbackprop.kernels.losses import loss_derivative  # imports numba
-
-        return loss_derivative(self.dtype)
-
-    # Buffers and the cutting of batches; also used by the notebooks' passes.
+    # Buffers and the cutting of batches.
 
     def tiles(self, lanes: int) -> Array:
         """A tile for each lane, in rows that start at a cache line."""
@@ -283,13 +247,13 @@ class Engine:
             self._tiles = aligned(lanes * self._tile_size, self.dtype).reshape(lanes, self._tile_size)
         return self._tiles
 
-    def chunks(self, samples: int, *, sums: bool = True, flops: int = CHUNK_FLOPS) -> list[tuple[int, int]]:
+    def chunks(self, samples: int, *, sums: bool = True) -> list[tuple[int, int]]:
         """The ranges (first, last) of samples that one thread goes through, summing them apart: cut by shape alone.
 
-        Their number is a power of two, which most numbers of threads share evenly; each has at least that many flops.
+        Their number is a power of two, which most numbers of threads share evenly; each has CHUNK_FLOPS at least.
         With sums, there are no more than accumulators have room for, and they are long enough to be worth adding up.
         """
-        least = max(1, flops // self.flops, self.size // PARAMETERS_PER_SAMPLE * sums)
+        least = max(1, CHUNK_FLOPS // self.flops, self.size // PARAMETERS_PER_SAMPLE * sums)
         if samples < 2 * least:
             return [(0, samples)] if samples else []
         room = ACCUMULATOR_BYTES // (8 * self._accumulator_size) if sums else MOST_CHUNKS
@@ -326,7 +290,7 @@ def returned(gradient: Array, batch: Batch) -> tuple[Any, ...]:
         if out is not None:
             np.copyto(out, gradient)
         return (gradient if out is None else out,)
-    gradients = split(gradient, batch.weights, batch.biases)
+    gradients = split(gradient, batch.shapes)
     if out is None:
         return gradients
     for targets, arrays in zip(out, gradients, strict=True):

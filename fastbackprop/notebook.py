@@ -8,13 +8,9 @@ from numpy.typing import ArrayLike
 
 from fastbackprop import losses
 from fastbackprop.arguments import Batch, ForwardPass
-from fastbackprop.engine import PASS_FLOPS, native
-from fastbackprop.kernels import SEED, SQUARED_ERROR
-from fastbackprop.parameters import split
 from fastbackprop.pool import borrow, give_back
-from fastbackprop.results import empty
-from fastbackprop.threads import lanes, run
-from fastbackprop.validation import FLOATS, OUTPUT_SHAPE, Array, check_columns, check_loss, check_loss_target
+from fastbackprop.results import empty_columns
+from fastbackprop.validation import Array
 
 
 def ReLU(preactivation: ArrayLike) -> Any:
@@ -153,38 +149,16 @@ def compute_network_output(
            [1., 0.]]))
     """
     batch = Batch(net_input, all_weights, all_biases)
-    dtype, samples = batch.dtype, batch.samples
-    allocate = np.empty if samples == 1 else empty
-    all_f = [allocate((units, samples), dtype) for units in batch.layer_sizes[1:]]
-    all_h = [net_input, *[allocate((units, samples), dtype) for units in batch.layer_sizes[1:-1]]]
-    weights, biases = native(batch.weights, dtype), [array.ravel() for array in native(batch.biases, dtype)]
-    if samples == 1:
-        weights = [np.ascontiguousarray(array) for array in weights]
-    layers = list(
-        zip(all_f, [*all_h[1:], NO_COLUMNS[dtype]], weights, biases, [batch.net_input, *all_h[1:]], strict=True)
-    )
-    engine = borrow(batch.layer_sizes, dtype)
-    tile_samples = 1 if samples == 1 else engine.tile_samples
-    layer = engine.forward_layer
-    chunks = engine.chunks(samples, sums=False, flops=PASS_FLOPS)
-    num_lanes = lanes(None, len(chunks))
-    tiles = engine.tiles(num_lanes)
-
-    def work(lane: int, _chunk: int, first: int, last: int) -> None:
-        tile = tiles[lane]
-        for f, h_next, layer_weights, layer_biases, h in layers:
-            if last - first < samples:
-                f, h_next, h = f[:, first:last], h_next[:, first:last], h[:, first:last]
-            if h.dtype is not dtype:
-                h = h.astype(dtype, copy=False)
-            layer(f, h_next, layer_weights, layer_biases, h, tile, tile_samples)
-
-    if samples == 1:
-        work(0, 0, 0, 1)
-    else:
-        run(work, chunks, engine.pass_samples, num_lanes)
+    batch.set_options(batch.dtype)
+    units = batch.layer_sizes[1:-1]
+    all_f, all_h = (empty_columns(units, batch.samples, batch.dtype) for _ in range(2))
+    if units:
+        batch.take_columns(all_f, all_f[-1:], all_h, all_h[-1:])  # the last layer's is the output: it is not looked at
+    engine = borrow(batch.layer_sizes, batch.dtype)
+    net_output = engine.predict(batch)
     give_back(engine)
-    return all_f[-1], all_f, all_h + [all_f[-1]] * append_output
+    all_f.append(net_output)
+    return net_output, all_f, [net_input, *all_h, *[net_output] * append_output]
 
 
 def backward_pass(
@@ -243,81 +217,21 @@ def backward_pass(
     (array([-4.,  4.]), array([-10.]))
     """
     batch = ForwardPass(all_weights, all_biases, all_f, all_h)
-    mode, target = _take_loss(batch, y, loss)
-    dtype, samples = batch.dtype, batch.samples
-    dl_doutput = target if mode == SEED else np.empty(batch.all_f[-1].shape, dtype)
-    weights = native(batch.weights, dtype)
-    if samples == 1:
-        weights = [np.ascontiguousarray(array) for array in weights]
-    no_columns = NO_COLUMNS[dtype]
-    all_dl_dh, all_dl_df = [no_columns] * len(weights), [no_columns] * len(weights)
-    if intermediates:
-        all_dl_dh = [empty((units, samples), dtype) for units in batch.layer_sizes[:-1]]
-        all_dl_df = [
-            *[empty((units, samples), dtype) for units in batch.layer_sizes[1:-1]],
-            dl_doutput.astype(dtype, copy=mode == SEED),
-        ]
-    engine = borrow(batch.layer_sizes, dtype)
-    tile_samples = 1 if samples == 1 else engine.tile_samples
-    # Made here, not by several threads at once.
-    layer = engine.backward_layer
-    derivative, cross_entropy = engine.loss_derivative if mode != SEED else None, engine.loss_address(mode)
-
-    def work(lane: int, chunk: int, first: int, last: int) -> None:
-        sums = accumulators[chunk]
-        if samples > 1 and first == chunks[chunk][0]:
-            sums.fill(0.0)
-        tile = tiles[lane]
-        whole = last - first == samples
-        all_h, all_f, dl_df = batch.all_h, batch.all_f, dl_doutput
-        if not whole:
-            all_h, all_f = ([array[:, first:last] for array in arrays] for arrays in (all_h, all_f))
-            dl_df = dl_df[:, first:last]
-        all_h, all_f, (dl_df,) = native(all_h, dtype), native(all_f, dtype), native([dl_df], dtype)
-        if derivative is not None:
-            (y_part,) = native([target if whole else target[:, first:last]], dtype)
-            derivative(dl_df, all_f[-1], y_part, sums[engine.size :], tile, tile_samples, mode, cross_entropy)
-        for k in range(len(weights) - 1, -1, -1):
-            dl_dh, f_before, before = all_dl_dh[k], no_columns, no_columns
-            if k > 0:
-                f_before = all_f[k - 1]
-                before = all_dl_df[k - 1] if intermediates else np.empty(f_before.shape, dtype)
-            if intermediates and not whole:
-                dl_dh, before = dl_dh[:, first:last], before[:, first:last]
-            layer(gradient, sums, dl_dh, before, weights[k], dl_df, all_h[k], f_before, tile, tile_samples, offsets[k])
-            dl_df = before
-
-    chunks, offsets = engine.chunks(samples, flops=PASS_FLOPS), engine.weights_offsets
-    num_lanes = lanes(None, len(chunks))
-    accumulators, tiles = engine.accumulators(len(chunks)), engine.tiles(num_lanes)
-    gradient = np.empty(engine.size if samples == 1 else 0, dtype)
-    if samples == 1:
-        work(0, 0, 0, 1)
-    else:
-        run(work, chunks, engine.pass_samples, num_lanes)
-        gradient = engine.total_gradient(len(chunks))
-    give_back(engine)
-    gradients = split(gradient, batch.weights, batch.biases)
-    return (*gradients, all_dl_dh, all_dl_df) if intermediates else gradients
-
-
-def _take_loss(batch: ForwardPass, y: Any, loss: str | Callable[[Array, Any], Any]) -> tuple[int, Array]:
-    """SEED and dl/df_K, or the mode of a cross-entropy and its target; their dtype counts for that of the result."""
-    net_output, units = batch.all_f[-1], batch.layer_sizes[-1]
     if callable(loss):
-        returned = loss(net_output, y)
-        derivative = check_columns(returned, "what loss returned", units, batch.samples, OUTPUT_SHAPE)
-        batch.widen_by_target(returned, derivative)
-        return SEED, derivative
-    if not isinstance(loss, str):
+        batch.set_seed(loss(batch.net_output, y), "what loss returned")
+    elif isinstance(loss, str):
+        batch.set_loss(y, loss, "sum", None)
+    else:
         raise TypeError(f"loss is {loss!r}; expected a name or a callable (net_output, y) -> dl_doutput")
-    check_loss(loss)
-    mode, factor = losses.LOSSES[loss]
-    target = check_loss_target(y, mode, units, batch.samples)
-    batch.widen_by_target(y, target)
-    if mode == SQUARED_ERROR:
-        return SEED, losses.squared_error_derivative(factor, *native([net_output, target], batch.dtype))
-    return mode, target
-
-
-NO_COLUMNS = {dtype: np.empty((1, 0), dtype) for dtype in FLOATS}
+    batch.set_options(batch.dtype, input_gradient=intermediates)
+    if intermediates:
+        sizes = batch.layer_sizes[1:]
+        all_dl_dh, all_dl_df = (empty_columns(units, batch.samples, batch.dtype) for units in (sizes[:-1], sizes))
+        batch.take_columns(all_dl_dh, all_dl_df[-1:], all_dl_df)  # the output has no dl_dh
+    engine = borrow(batch.layer_sizes, batch.dtype)
+    _, *gradients = engine.differentiate(batch)
+    give_back(engine)
+    if not intermediates:
+        return tuple(gradients)
+    all_dl_dweights, all_dl_dbiases, dl_dinput = gradients
+    return all_dl_dweights, all_dl_dbiases, [dl_dinput, *all_dl_dh], all_dl_df

@@ -57,9 +57,8 @@ def warmup(dtype: DTypeLike | None = None) -> None:
     >>> fastbackprop.warmup()
     """
     wanted = FLOATS if dtype is None else (check_dtype(dtype),)
-    from fastbackprop.kernels import few, losses, passes, sweep, wide  # imports numba
+    from fastbackprop.kernels import few, losses, sweep, wide  # imports numba
 
     for known in wanted:
-        fused = sweep.locate, few.few, sweep.sweep, losses.cross_entropy, wide.wide_gradient, wide.transpose_weights
-        for kernel in (*fused, passes.forward_pass, passes.backward_pass, losses.loss_derivative):
+        for kernel in few.few, sweep.sweep, losses.cross_entropy, wide.wide_gradient, wide.transpose_weights:
             kernel(known)

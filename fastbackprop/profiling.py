@@ -142,5 +142,5 @@ def sweep_alone(engine: Engine, batch: Batch, columns_out: Array) -> None:
     """Sweep over all samples, without weight gradients: cut as for the gradient, or tile by tile of a wide one."""
     chunks = engine.chunks(batch.samples, sums=not isinstance(engine, WideEngine))
     sums = np.empty((len(chunks), engine.tile_samples))  # of the loss alone
-    loaded = engine._load(batch) if batch.mode == PREDICT else engine.load_both_ways(batch)
+    loaded = engine.load(batch) if batch.mode == PREDICT else engine.load_both_ways(batch)
     engine._sweep_chunks(batch, columns_out, chunks, sums, *loaded)

@@ -9,6 +9,7 @@ import itertools
 import math
 import sys
 import weakref
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -42,6 +43,14 @@ def empty(shape: tuple[int, ...], dtype: DType) -> Array:
             break
         _lent.pop(number, None)
     return array
+
+
+def empty_columns(layer_sizes: Iterable[int], samples: int, dtype: DType) -> list[Array]:
+    """An uninitialised array (units, samples) for each layer."""
+    sizes = tuple(layer_sizes)
+    large = max(sizes, default=0) * samples * dtype.itemsize >= LEAST_BYTES
+    allocate = empty if large else np.empty  # of small ones, a look at each would take longer than making them
+    return [allocate((units, samples), dtype) for units in sizes]
 
 
 def size_class(size: int) -> int:

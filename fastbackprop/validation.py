@@ -8,6 +8,7 @@ import itertools
 import operator
 import reprlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,21 +60,26 @@ def _converted(value: ArrayLike, label: str) -> Array:
     return array
 
 
-def check_parameters(
-    all_weights: Any, all_biases: Any, layer_sizes: tuple[int, ...] | None = None
-) -> tuple[list[Array], list[Array], tuple[int, ...]]:
-    """The two lists as lists of arrays, and the layer sizes (D_0, ..., D_{K+1}) they make."""
-    weights = check_list(all_weights, "all_weights")
-    biases = check_list(all_biases, "all_biases")
-    found = check_shapes(tuple([array.shape for array in weights]), tuple([array.shape for array in biases]))
-    if layer_sizes is not None and found != layer_sizes:
-        raise ValueError(f"all_weights has layer sizes {found}; expected {layer_sizes}, those of this Workspace")
-    return weights, biases, found
+@dataclass(frozen=True, eq=False)
+class Shapes:
+    """The shapes of a network's parameters, checked. The same object for the same shapes: others are found by it."""
+
+    weights: tuple[tuple[int, ...], ...]
+    biases: tuple[tuple[int, ...], ...]
+    layer_sizes: tuple[int, ...]
 
 
 @functools.lru_cache(maxsize=64)
-def check_shapes(weights: tuple[tuple[int, ...], ...], biases: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
-    """The layer sizes that the shapes of parameters make. Looked up by later calls: a third of a small net's check."""
+def read_shapes(shapes: bytes, layers: int) -> Shapes:
+    """The shapes of the parameters of so many layers, weights then biases, as lists.read has them."""
+    pairs = np.frombuffer(shapes, np.int64).reshape(-1, 2).tolist()
+    found = [(rows,) if columns < 0 else (rows, columns) for rows, columns in pairs]
+    return check_shapes(tuple(found[:layers]), tuple(found[layers:]))
+
+
+@functools.lru_cache(maxsize=64)
+def check_shapes(weights: tuple[tuple[int, ...], ...], biases: tuple[tuple[int, ...], ...]) -> Shapes:
+    """The shapes of a network's parameters. Looked up by later calls: a third of a small net's check."""
     if not weights:
         raise ValueError("all_weights is empty; expected one array (D_{k+1}, D_k) for each layer")
     if len(biases) != len(weights):
@@ -99,7 +105,7 @@ def check_shapes(weights: tuple[tuple[int, ...], ...], biases: tuple[tuple[int, 
                 f"one for each row of all_weights[{k}]{hint}"
             )
         sizes.append(units)
-    return tuple(sizes)
+    return Shapes(weights, biases, tuple(sizes))
 
 
 def check_vector(vector: Any, name: str, layer_sizes: tuple[int, ...]) -> Array:
@@ -302,34 +308,30 @@ def check_weighting(reduction: str, sample_weight: ArrayLike | None, columns: in
     return 1.0 / total, weight
 
 
-def check_gradient_lists(pair: Any, weights: list[Array], biases: list[Array], name: str) -> None:
+def check_gradient_lists(pair: Any, shapes: Shapes, name: str) -> None:
     """(all_dl_dweights, all_dl_dbiases): a pair of lists of arrays with the parameters' shapes."""
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
         length = f" of length {len(pair)}" if isinstance(pair, (tuple, list)) else ""
         raise TypeError(
             f"{name} is a {type(pair).__name__}{length}; expected a pair of lists (all_dl_dweights, all_dl_dbiases)"
         )
-    for part, (arrays, parameters) in enumerate(zip(pair, (weights, biases), strict=True)):
+    for part, (arrays, expected) in enumerate(zip(pair, (shapes.weights, shapes.biases), strict=True)):
         if not isinstance(arrays, (list, tuple)):
             raise TypeError(
                 f"{name}[{part}] is a {type(arrays).__name__}; expected a list of arrays, one for each layer"
             )
-        if len(arrays) != len(parameters):
-            raise ValueError(
-                f"{name}[{part}] has {len(arrays)} entries; expected {len(parameters)}: one for each layer"
-            )
-        for k, (array, parameter) in enumerate(zip(arrays, parameters, strict=True)):
+        if len(arrays) != len(expected):
+            raise ValueError(f"{name}[{part}] has {len(arrays)} entries; expected {len(expected)}: one for each layer")
+        for k, (array, shape) in enumerate(zip(arrays, expected, strict=True)):
             if not isinstance(array, np.ndarray):
                 raise TypeError(f"{name}[{part}][{k}] is a {type(array).__name__}; expected an array")
-            if array.shape != parameter.shape:
-                raise ValueError(
-                    f"{name}[{part}][{k}] has shape {array.shape}; expected {parameter.shape}, its parameter's"
-                )
+            if array.shape != shape:
+                raise ValueError(f"{name}[{part}][{k}] has shape {array.shape}; expected {shape}, its parameter's")
 
 
-def check_out(out: Any, weights: list[Array], biases: list[Array], dtype: DType) -> None:
+def check_out(out: Any, shapes: Shapes, dtype: DType) -> None:
     """out=(all_dl_dweights, all_dl_dbiases): arrays that the gradient can be written to."""
-    check_gradient_lists(out, weights, biases, "out")
+    check_gradient_lists(out, shapes, "out")
     for part, arrays in enumerate(out):
         for k, array in enumerate(arrays):
             check_target_of(array, f"out[{part}][{k}]", dtype)

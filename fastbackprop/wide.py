@@ -42,7 +42,6 @@ class WideEngine(Engine):
         super().__init__(layer_sizes, dtype)
         self.layout = layout_table(layer_sizes)  # its padded gradients are not in a tile
         self.tile_samples = TILE_SAMPLES
-        self.pass_samples = TILE_SAMPLES
         self._accumulator_size = self.size + TILE_SAMPLES
         self._accumulators = np.empty((0, self._accumulator_size))
         self.tile_rows += sum(layer_sizes[:-1])
@@ -104,17 +103,19 @@ class WideEngine(Engine):
             self._scratches = aligned(lanes * size, self.dtype).reshape(lanes, size)
         return self._scratches
 
-    def load_both_ways(self, batch: Batch) -> tuple[Array, Array]:
-        """The parameters as they come for few tiles, else transposed weights; and the table that says where all are."""
-        parameters, layout = self._load(batch)
+    def load_both_ways(self, batch: Batch) -> tuple[Array, Array, Array]:
+        """The parameters as they come for few tiles, else transposed weights beside them; and where all are."""
+        parameters, places, layout = self.load(batch)
         if batch.samples <= TILES_AS_THEY_COME * TILE_SAMPLES:
-            return parameters, layout
+            return parameters, places, layout
         layout = layout.copy()
         layout[:, 7] = self._offsets[:-1]
-        all_weights = [weights.reshape(-1) for weights in batch.weights]
         if batch.vector is not None:
-            layout[:, 8:10] = parameters.ctypes.data + layout[:, 2:4] * self.dtype.itemsize
-            all_weights = [parameters[start:] for start in self.weights_offsets]
+            all_weights = [parameters[start:] for start in layout[:, 2].tolist()]
+            places = places.copy()
+            places[:, 0] = parameters.ctypes.data + layout[:, 2:4].T.ravel() * self.dtype.itemsize
+        else:
+            all_weights = [weights.reshape(-1) for weights in batch.weights]
 
         def work(_lane: int, task: int, _first: int, _last: int) -> None:
             k, first, last = columns[task]
@@ -128,7 +129,7 @@ class WideEngine(Engine):
             if first_row == 0 and (k > 0 or batch.input_gradient)
         ]
         run(work, numbered(columns), 1, lanes(batch.num_threads, len(columns)))
-        return transposed, layout
+        return transposed, places, layout
 
     def _gradient(self, batch: Batch, dl_dinput: Array) -> tuple[float, Array]:
         samples, step = batch.samples, self.group_tiles * self.tile_samples
@@ -139,7 +140,7 @@ class WideEngine(Engine):
         for start, units in zip(self.layout[:, 3].tolist(), self.layer_sizes[1:], strict=True):
             bias_sums[start : start + units] = 0.0
         loss = 0.0
-        parameters, layout = self.load_both_ways(batch)
+        loaded = self.load_both_ways(batch)
         tiles = self._group(-(-min(samples, step) // self.tile_samples))
         for number, first in enumerate(groups):
             last = min(first + step, samples)
@@ -147,7 +148,7 @@ class WideEngine(Engine):
             count = last - first
             chunks = [(s, min(s + self.tile_samples, count)) for s in range(0, count, self.tile_samples)]
             losses = np.empty((len(chunks), self.tile_samples))
-            self._sweep_chunks(part, dl_dinput[:, first:last], chunks, losses, parameters, layout, tiles)
+            self._sweep_chunks(part, dl_dinput[:, first:last], chunks, losses, *loaded, tiles)
             loss += float(np.add.reduce(losses, axis=None))
             final = last == samples
             flush = final or number % FLUSH_TILES == FLUSH_TILES - 1

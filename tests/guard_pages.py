@@ -13,7 +13,7 @@ import numpy as np
 
 import fastbackprop as fb
 from benchmarks.cases import batch, network
-from fastbackprop import engine, notebook, parameters, pool, wide
+from fastbackprop import arguments, engine, lists, notebook, parameters, pool, wide
 from tests.conftest import target_of
 
 PAGE = mmap.PAGESIZE
@@ -93,9 +93,10 @@ def everything(layer_sizes, samples, dtype, layout, guarded):
 def main(side, seed):
     """Networks of every width from 1 to 40 and batches of every size from 0 to 70, a few wide ones."""
     guarded = Guarded(side)
-    for module in engine, notebook, parameters, wide:
+    for module in arguments, engine, lists, parameters, wide:
         module.np = guarded
-    engine.empty = notebook.empty = guarded.empty
+    engine.empty = guarded.empty
+    notebook.empty_columns = lambda sizes, samples, dtype: [guarded.empty((units, samples), dtype) for units in sizes]
     engine.aligned = wide.aligned = lambda size, dtype: guarded.empty(size, dtype, alignment=64)
     # Two threads share every call, if there are two processors.
     engine.LEAST_TEAM_FLOPS = 0

@@ -10,6 +10,7 @@ from benchmarks.cases import TABLE, batch, network
 from fastbackprop import reference
 from fastbackprop.kernels import FEW
 from fastbackprop.parameters import split
+from fastbackprop.validation import check_shapes
 from tests.conftest import assert_close, assert_same_bits, smooth_batch, target_of
 
 DEPTHS = {0: (4, 3), 1: (5, 7, 2), 5: (1, 6, 6, 6, 6, 6, 1), 60: (3, *[8] * 60, 2)}
@@ -326,9 +327,8 @@ def test_lists_and_vectors_do_not_mix():
 
 
 def test_gradients_beyond_the_largest_structured_dtype_are_split():
-    weights, biases = [np.broadcast_to(0.0, (2**14, 2**14))], [np.broadcast_to(0.0, 2**14)]
     gradient = np.empty(2**28 + 2**14)  # 2 GB of addresses, no memory
-    (dl_dweights,), (dl_dbiases,) = split(gradient, weights, biases)
+    (dl_dweights,), (dl_dbiases,) = split(gradient, check_shapes(((2**14, 2**14),), ((2**14,),)))
     assert (dl_dweights.shape, dl_dbiases.shape) == ((2**14, 2**14), (2**14,))
     assert dl_dweights.ctypes.data == gradient.ctypes.data
     assert dl_dbiases.ctypes.data == gradient.ctypes.data + dl_dweights.nbytes

@@ -1,4 +1,4 @@
-"""Compiled code: sweep, wide and few (the fused path), passes (the notebooks' two), team (the threads of a call).
+"""Compiled code: sweep, wide and few (a batch through the network), lists (reading arrays), team (a call's threads).
 
 Importing this compiles nothing.
 """
@@ -30,6 +30,16 @@ LOSS_ROWS = 4
 
 PREDICT, SEED, SQUARED_ERROR, SOFTMAX, BINARY = range(5)
 """What a sweep does at the output: copy it out; take the target for dl/df_K; take dl/df_K from the loss."""
+
+ALL_WEIGHTS, ALL_BIASES, ALL_F, ALL_H, ALL_DL_DH, ALL_DL_DF = range(6)
+"""The lists in a table of places, one behind the other, with a row for each layer: where an array is, and the strides
+of its rows and columns.
+
+The first two are always there, with zeros where the parameters are one vector. The others are of the notebooks' passes,
+arrays (D_{k+1}, N), and there two by two: all_f[k] and all_h[k + 1] (of the last layer, the output again), written by
+the forward pass and read by the backward pass; all_dl_dh[k + 1] (of the last layer, anything) and all_dl_df[k], written
+by the backward pass where they are wanted.
+"""
 
 AWAY, WAITING, CALLED, HERE, GO = range(5)
 """The states of a worker that may help with calls, see team."""

@@ -16,11 +16,13 @@ import functools
 from numba import types
 from numba.extending import intrinsic
 
-from fastbackprop.kernels import PREDICT, SEED
+from fastbackprop.kernels import ALL_BIASES, ALL_DL_DF, ALL_DL_DH, ALL_F, ALL_H, ALL_WEIGHTS, PREDICT, SEED
 from fastbackprop.kernels.jit import array_types, compile_entry, inner, source_digest
+from fastbackprop.kernels.layers import copy_rows
+from fastbackprop.kernels.lists import array_at, parameters_at
 from fastbackprop.kernels.losses import take_loss
 from fastbackprop.kernels.microkernels import HEIGHT, dots, masked, product, resumed
-from fastbackprop.kernels.simd import advance, array_at, outlined, pointer
+from fastbackprop.kernels.simd import advance, outlined, pointer
 
 ROWS = 64
 """The rows of weights that the backward product goes through at once: as many pages as a first-level TLB has."""
@@ -115,6 +117,22 @@ def relu(row):
         row[s] = max(value, zero)
 
 
+@inner
+def take_samples(rows, samples, itemsize, places, layout, k, which):
+    """Copy the caller's array of layer k, in that list, to rows of the workspace, one for each sample."""
+    place, units = which * layout.shape[0] + k, layout[k, 1]
+    source = array_at(places, place, rows)
+    copy_rows(rows, units * itemsize, source, places[place, 2], places[place, 1], samples, units)
+
+
+@inner
+def give_samples(rows, samples, itemsize, places, layout, k, which):
+    """Copy rows of the workspace to the caller's array, contiguous along a row, see take_samples."""
+    place, units = which * layout.shape[0] + k, layout[k, 1]
+    target = array_at(places, place, rows)
+    copy_rows(target, places[place, 1], rows, itemsize, units * itemsize, units, samples)
+
+
 @functools.cache
 def few(dtype):
     """The gradient of a few samples, compiled for float32 or float64."""
@@ -128,6 +146,7 @@ def few(dtype):
         target,
         sample_weight,
         parameters,
+        places,
         layout,
         space,
         mode,
@@ -143,7 +162,9 @@ def few(dtype):
         net_input      (D_i, N), target (D_o, N) or (1, N) class numbers, sample_weight (N,) or (0,): read, any strides,
                        any alignment
         parameters     in pack order, or nothing of it: read
-        layout         a row for each layer, see parameters.layout_table, which says where the parameters are: read
+        places         where the parameters are, if they are arrays, and what the notebooks' passes hand over, see
+                       kernels: read
+        layout         a row for each layer, see parameters.layout_table: read
         mode, factor   what is done at the output, see kernels and losses; scale: what dl/df_K is multiplied with;
                        cross_entropy: the address of a compiled one, where the mode needs it
         space          workspace, the activations sample by sample: h_0 ... h_K, output | dl/dh_0 ... dl/dh_K | the
@@ -157,18 +178,23 @@ def few(dtype):
         back_at = output_at + samples * outputs
         loss_at = back_at + output_at
         start, parameters_start = pointer(space), pointer(parameters)
+        has_columns, wants_columns = places.shape[0] > ALL_F * layers, places.shape[0] > ALL_DL_DH * layers
         for s in range(samples):
             for p in range(inputs):
                 space[s * inputs + p] = net_input[p, s]
         for k in range(layers):
             h_at = samples * layout[k, 4]
             f_at = h_at + samples * layout[k, 0]
+            f = advance(start, f_at * itemsize)
+            if has_columns and mode != PREDICT:
+                take_samples(f, samples, itemsize, places, layout, k, ALL_H)
+                continue
             forward_samples(
-                advance(start, f_at * itemsize),
+                f,
                 layout[k, 1] * itemsize,
-                array_at(layout, k, 8, advance(parameters_start, layout[k, 2] * itemsize)),
+                parameters_at(parameters_start, places, layout, k, ALL_WEIGHTS, itemsize),
                 layout[k, 0] * itemsize,
-                array_at(layout, k, 9, advance(parameters_start, layout[k, 3] * itemsize)),
+                parameters_at(parameters_start, places, layout, k, ALL_BIASES, itemsize),
                 itemsize,
                 advance(start, h_at * itemsize),
                 layout[k, 0] * itemsize,
@@ -177,7 +203,11 @@ def few(dtype):
                 samples,
             )
             if k < layers - 1:
+                if has_columns:
+                    give_samples(f, samples, itemsize, places, layout, k, ALL_F)
                 relu(space[f_at : f_at + samples * layout[k, 1]])
+                if has_columns:
+                    give_samples(f, samples, itemsize, places, layout, k, ALL_H)
         if mode == PREDICT:
             for i in range(outputs):
                 for s in range(samples):
@@ -203,6 +233,8 @@ def few(dtype):
                     space[output_at + s * outputs + i] = rows[i * samples + s]
             for s in range(1, samples):
                 loss_lanes[0] += loss_lanes[s]
+        if wants_columns:
+            give_samples(advance(start, output_at * itemsize), samples, itemsize, places, layout, layers - 1, ALL_DL_DF)
 
         for k in range(layers - 1, -1, -1):
             units_in, units_out = layout[k, 0], layout[k, 1]
@@ -227,21 +259,28 @@ def few(dtype):
                 for s in range(1, samples):
                     total += space[df_at + s * units_out + i]
                 gradient[layout[k, 3] + i] = total
-            if k > 0 or columns_out.shape[1] > 0:
+            if k == 0 and columns_out.shape[1] == 0:
+                continue
+            dl_dh = advance(start, (back_at + samples * layout[k, 4]) * itemsize)
+            if has_columns and k > 0:  # h has been used: its place takes f_k for the mask
+                take_samples(h, samples, itemsize, places, layout, k - 1, ALL_F)
+            for with_mask in range(0 if k == 0 or wants_columns else 1, 2 if k > 0 else 1):
                 sum_rows(
-                    advance(start, (back_at + samples * layout[k, 4]) * itemsize),
+                    dl_dh,
                     units_in * itemsize,
                     h,
                     dl_df,
                     units_out * itemsize,
                     itemsize,
-                    array_at(layout, k, 8, advance(parameters_start, layout[k, 2] * itemsize)),
+                    parameters_at(parameters_start, places, layout, k, ALL_WEIGHTS, itemsize),
                     units_in * itemsize,
                     samples,
                     units_in,
                     units_out,
-                    1 if k > 0 else 0,
+                    with_mask,
                 )
+                if wants_columns and k > 0:
+                    give_samples(dl_dh, samples, itemsize, places, layout, k - 1, ALL_DL_DF if with_mask else ALL_DL_DH)
         for p in range(columns_out.shape[0]):
             for s in range(columns_out.shape[1]):
                 columns_out[p, s] = space[back_at + s * inputs + p]
@@ -257,6 +296,7 @@ def few(dtype):
             read(2),
             read(1),
             read(1, "C"),
+            types.Array(types.int64, 2, "C", readonly=True),
             types.Array(types.int64, 2, "C", readonly=True),
             written(1, "C"),
             types.int64,

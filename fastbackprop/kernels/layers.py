@@ -394,6 +394,19 @@ def clear_tail(typing_context, tile, stride, rows, count, samples):
 
 
 @intrinsic
+def relu_rows(typing_context, tile, stride, rows, samples):
+    """tile[r, s] = max(0, tile[r, s]), NaN where it is NaN; samples are whole vectors."""
+
+    def emit(simd, tile, stride, rows, samples):
+        with simd.loop(rows) as r, simd.loop(simd.builder.sdiv(samples, simd.int(simd.lanes))) as s:
+            place = simd.add(simd.mul(r.index, stride), simd.mul(s.index, simd.target.vector_bytes))
+            value = simd.load(tile, place)
+            simd.store(simd.select(simd.greater(simd.zeros, value), simd.zeros, value), tile, place)
+
+    return types.void(tile, *[types.intp] * 3), outlined("relu_rows", tile.dtype, emit)
+
+
+@intrinsic
 def fill_row(typing_context, row, count):
     """row[s] = 1 for s < count."""
 

@@ -23,9 +23,8 @@ from numba.extending import intrinsic
 
 from fastbackprop.kernels import BINARY, LOSS_ROWS, SQUARED_ERROR
 from fastbackprop.kernels.elementary import exp, log1p
-from fastbackprop.kernels.jit import array_types, compile_callback, compile_entry, inner, source_digest
-from fastbackprop.kernels.layers import copy_rows, fill_row, row_stride
-from fastbackprop.kernels.simd import advance, pointer
+from fastbackprop.kernels.jit import compile_callback, inner, source_digest
+from fastbackprop.kernels.simd import pointer
 
 
 @inner
@@ -155,37 +154,3 @@ def call_cross_entropy(typing_context, address, loss_lanes, rows, stride, units,
 
     called = cross_entropy_type(rows.dtype)
     return types.void(types.int64, *called.args), generate
-
-
-@functools.cache
-def loss_derivative(dtype):
-    """The derivative of the cross-entropies by the output, compiled for float32 or float64."""
-    digest = source_digest()
-
-    def loss_columns(dl_doutput, net_output, target, loss_lanes, tile, tile_samples, mode, cross_entropy):
-        """dl_doutput = the derivative of a cross-entropy by the output.
-
-        dl_doutput (D_o, N): written, contiguous along a row;  net_output (D_o, N), target (D_o, N), or (1, N) class
-        numbers: read, any strides;  loss_lanes (float64), tile: workspace;  cross_entropy: see take_loss.
-        """
-        digest  # noqa: B018 - a closure cell, see source_digest
-        itemsize = tile.itemsize
-        stride = row_stride(tile, tile_samples)
-        units = net_output.shape[0]
-        output = pointer(tile)
-        targets = advance(output, units * stride)
-        fill_row(advance(output, 2 * units * stride), tile_samples)
-        for first in range(0, net_output.shape[1], tile_samples):
-            count = min(tile_samples, net_output.shape[1] - first)
-            source = advance(pointer(net_output), first * net_output.strides[1])
-            copy_rows(output, stride, source, net_output.strides[0], net_output.strides[1], units, count)
-            source = advance(pointer(target), first * target.strides[1])
-            copy_rows(targets, stride, source, target.strides[0], target.strides[1], target.shape[0], count)
-            row = stride // itemsize
-            take_loss(loss_lanes, tile, row, units, target.shape[0], count, mode, 1.0, 1.0, cross_entropy)
-            columns = advance(pointer(dl_doutput), first * itemsize)
-            copy_rows(columns, dl_doutput.strides[0], output, stride, itemsize, units, count)
-
-    written, read = array_types(dtype)
-    arrays = [written(2), read(2), read(2), types.Array(types.float64, 1, "C"), written(1, "C")]
-    return compile_entry(loss_columns, types.void(*arrays, *[types.int64] * 3))

@@ -345,23 +345,3 @@ def advance(typing_context, pointer, offset):
         return simd.at(*arguments, pointee=simd.element)
 
     return pointer(pointer, types.intp), generate
-
-
-@intrinsic
-def array_at(typing_context, addresses, row, column, otherwise):
-    """The address in that row and column of a table of int64, or `otherwise` where that is 0.
-
-    It is read as a pointer, not as an integer that is cast to one.
-    """
-
-    def generate(context, builder, signature, arguments):
-        table, row, column, otherwise = arguments
-        simd = Simd(context, builder, signature.args[3].dtype)
-        array = cgutils.create_struct_proxy(signature.args[0])(context, builder, table)
-        columns = builder.extract_value(array.shape, 1)
-        place = simd.mul(simd.add(simd.mul(row, columns), column), 8)
-        found = builder.load(simd.at(array.data, place, simd.element.as_pointer()))
-        none = builder.icmp_unsigned("==", found, ir.Constant(found.type, None))
-        return builder.select(none, otherwise, found)
-
-    return otherwise(addresses, types.intp, types.intp, otherwise), generate

@@ -9,6 +9,9 @@ k has been taken, and dl/dh_0 overwrites the input: a tile is sum(D_k) rows and 
 taken later, dl/dh_k have rows of their own behind the ones: in wide networks (see wide), and where a tile has several
 lanes. Each of those takes a share of its samples forward and back, and then, when all have, a share of the rows of each
 weight gradient: every sum has one owner, who adds it up in the order that a single lane would.
+
+The notebooks' passes are halves of this: one stops at the output, and copies each f_k and h_{k+1} out; the other begins
+there, and copies in what it is given. Masks then come from f_k, which may have been edited, like h_{k+1}.
 """
 
 import functools
@@ -18,7 +21,20 @@ from numba import from_dtype, types
 from numba.extending import intrinsic
 from numba.np.numpy_support import as_dtype
 
-from fastbackprop.kernels import ALONG_UNITS, FLUSH_TILES, LOSS_ROWS, PREDICT, SEED, STRIP
+from fastbackprop.kernels import (
+    ALL_BIASES,
+    ALL_DL_DF,
+    ALL_DL_DH,
+    ALL_F,
+    ALL_H,
+    ALL_WEIGHTS,
+    ALONG_UNITS,
+    FLUSH_TILES,
+    LOSS_ROWS,
+    PREDICT,
+    SEED,
+    STRIP,
+)
 from fastbackprop.kernels.jit import array_types, compile_callback, compile_entry, inner, source_digest
 from fastbackprop.kernels.layers import (
     backward_layer,
@@ -28,13 +44,15 @@ from fastbackprop.kernels.layers import (
     dot_gradient,
     fill_row,
     forward_layer,
+    relu_rows,
     row_stride,
     transpose,
     weight_gradient,
     whole_vectors,
 )
+from fastbackprop.kernels.lists import array_at, parameters_at
 from fastbackprop.kernels.losses import take_loss
-from fastbackprop.kernels.simd import advance, array_at, pointer
+from fastbackprop.kernels.simd import advance, pointer
 from fastbackprop.kernels.team import BOXES, claim, meet, new_record, part, read_record, run_together
 
 
@@ -93,31 +111,30 @@ def flush(gradient, sums, tile, itemsize, layout, lane, lanes, stored):
             convert_rows(advance(gradient, start * itemsize), 0, advance(sums, start * 8), 0, 1, rows * units_in, 0)
 
 
-@functools.cache
-def locate(dtype):
-    """What tells kernels where the arrays of a layer are, compiled for float32 or float64."""
-    digest = source_digest()
-
-    def locate_layer(table, k, weights, biases):
-        """table[k, 8] and table[k, 9] = the addresses of weights (D_{k+1}, D_k) and biases (D_{k+1},), no more read."""
-        digest  # noqa: B018 - a closure cell, see source_digest
-        # From NumPy, an address takes 1 (ctypes.data) to 3 us (__array_interface__), this call 0.33 for both.
-        table[k, 8], table[k, 9] = weights.ctypes.data, biases.ctypes.data
-
-    _, read = array_types(dtype)
-    return compile_entry(
-        locate_layer, types.void(types.Array(types.int64, 2, "C"), types.int64, read(2, "C"), read(1, "C"))
-    )
-
-
 def argument_types(dtype):
     """The types of a sweep's arguments, see there."""
     written, read = array_types(dtype)
     double = types.Array(types.float64, 2, "C")
     table = types.Array(types.int64, 2, "C", readonly=True)
     columns = [written(2), read(2), read(2), read(1)]
-    arrays = [written(1, "C"), double, *columns, read(1, "C"), table, written(2, "C")]
+    arrays = [written(1, "C"), double, *columns, read(1, "C"), table, table, written(2, "C")]
     return [*arrays, *[types.int64] * 5, types.float64, types.float64, types.int64]
+
+
+@inner
+def take_columns(rows, stride, places, layout, k, which, first, count):
+    """Copy columns of the caller's array of layer k, in that list, to rows of a tile."""
+    place = which * layout.shape[0] + k
+    source = advance(array_at(places, place, rows), first * places[place, 2])
+    copy_rows(rows, stride, source, places[place, 1], places[place, 2], layout[k, 1], count)
+
+
+@inner
+def give_columns(rows, stride, places, layout, k, which, first, count, itemsize):
+    """Copy rows of a tile to columns of the caller's array of layer k, contiguous along a row, in that list."""
+    place = which * layout.shape[0] + k
+    target = advance(array_at(places, place, rows), first * itemsize)
+    copy_rows(target, places[place, 1], rows, stride, itemsize, layout[k, 1], count)
 
 
 @intrinsic
@@ -145,7 +162,9 @@ def sweep(dtype):
         net_input      (D_i, N), target (D_o, N), or (1, N) class numbers, sample_weight (N,) or (0,): read, any
                        strides, any alignment
         parameters     in pack order, or transposed weights, or neither: read
-        layout         a row for each layer, see parameters.layout_table, which says where the parameters are: read
+        places         where the parameters are, if they are arrays, and what the notebooks' passes hand over, see
+                       kernels: read
+        layout         a row for each layer, see parameters.layout_table: read
         tiles          workspace, a row for each lane, or for each chunk where tile_each is not 0. Rows start at a cache
                        line; tile_samples, a multiple of 64, is the length of a tile's rows
         mode, factor   what is done at the output, see kernels and losses; scale: what dl/df_K is multiplied with;
@@ -160,6 +179,7 @@ def sweep(dtype):
             target,
             sample_weight,
             parameters,
+            places,
             layout,
             tiles,
             tile_samples,
@@ -183,6 +203,9 @@ def sweep(dtype):
         zero = tiles.dtype.type(0.0)
         lowest = tiles.dtype.type(-np.inf)
         wants_gradients = accumulators.shape[1] > tile_samples
+        has_columns = places.shape[0] > ALL_F * layers
+        given = has_columns and mode != PREDICT
+        wants_columns = places.shape[0] > ALL_DL_DH * layers
 
         chunks = accumulators.shape[0]
         own_lane, met, team = lane, 0, lanes
@@ -222,21 +245,29 @@ def sweep(dtype):
                 clear_tail(strip, stride, units_in, own, own_samples)
 
                 for k in range(layers):
+                    behind = advance(strip, (layout[k, 4] + layout[k, 0]) * stride)  # h_{k+1}, or the output
+                    if given:
+                        take_columns(behind, stride, places, layout, k, ALL_H, first + begin, own)
+                        continue
                     forward_layer(
-                        advance(strip, (layout[k, 4] + layout[k, 0]) * stride),
+                        behind,
                         stride,
-                        array_at(layout, k, 8, advance(parameters_start, layout[k, 2] * itemsize)),
+                        parameters_at(parameters_start, places, layout, k, ALL_WEIGHTS, itemsize),
                         layout[k, 0] * itemsize,
                         itemsize,
-                        array_at(layout, k, 9, advance(parameters_start, layout[k, 3] * itemsize)),
+                        parameters_at(parameters_start, places, layout, k, ALL_BIASES, itemsize),
                         itemsize,
                         advance(strip, layout[k, 4] * stride),
                         stride,
                         layout[k, 1],
                         layout[k, 0],
                         own_samples,
-                        zero if k < layers - 1 else lowest,
+                        zero if k < layers - 1 and not has_columns else lowest,
                     )
+                    if has_columns and k < layers - 1:
+                        give_columns(behind, stride, places, layout, k, ALL_F, first + begin, own, itemsize)
+                        relu_rows(behind, stride, layout[k, 1], own_samples)
+                        give_columns(behind, stride, places, layout, k, ALL_H, first + begin, own, itemsize)
                 if mode == PREDICT:
                     columns = advance(pointer(columns_out), (first + begin) * itemsize)
                     copy_rows(columns, columns_out.strides[0], output, stride, itemsize, units_out, own)
@@ -261,6 +292,8 @@ def sweep(dtype):
                     take_loss(
                         lanes_of_loss, rows, row, units_out, target.shape[0], own, mode, factor, scale, cross_entropy
                     )
+                if wants_columns:
+                    give_columns(output, stride, places, layout, layers - 1, ALL_DL_DF, first + begin, own, itemsize)
 
                 # Layer by layer, weight gradient and dl/dh; of several lanes, all of dl/dh and then the gradients.
                 together = lanes > 1 and wants_gradients
@@ -270,7 +303,7 @@ def sweep(dtype):
                         met = meet(record, lanes, met)
                     h = layout[k, 4] * stride
                     dl_df = (output_row if k == layers - 1 else layout[k + 1, 6 if apart else 4]) * stride
-                    transposed = advance(start, layout[k if together else 0, 10] * itemsize)
+                    transposed = advance(start, layout[k if together else 0, 8] * itemsize)
                     t_stride = transposed_stride(layout[k, 0], itemsize)
                     if wants_gradients and step < layers and along_units(layout[k, 0], layout[k, 1]):
                         own_rows = advance(transposed, begin * t_stride)
@@ -321,25 +354,34 @@ def sweep(dtype):
                         )
                     if step < layers and (k > 0 or columns_out.shape[1] > 0):
                         dl_dh = advance(strip, layout[k, 6 if apart else 4] * stride)
-                        weights = array_at(layout, k, 8, advance(parameters_start, layout[k, 2] * itemsize))
+                        weights = parameters_at(parameters_start, places, layout, k, ALL_WEIGHTS, itemsize)
                         row, column = layout[k, 0] * itemsize, itemsize
                         if layout[k, 7] > 0:
                             weights = advance(parameters_start, layout[k, 7] * itemsize)
                             row, column = itemsize, padded(layout[k, 1]) * itemsize
-                        backward_layer(
-                            dl_dh,
-                            advance(strip, h),
-                            stride,
-                            weights,
-                            row,
-                            column,
-                            advance(strip, dl_df),
-                            stride,
-                            layout[k, 1],
-                            layout[k, 0],
-                            own_samples,
-                            1 if k > 0 else 0,
-                        )
+                        before = advance(strip, h)
+                        # Where all_dl_dh is asked for too, the product is taken twice: that is what it costs.
+                        for with_mask in range(0 if k == 0 or wants_columns else 1, 2 if k > 0 else 1):
+                            if given and k > 0:
+                                before = dl_dh
+                                take_columns(before, stride, places, layout, k - 1, ALL_F, first + begin, own)
+                            backward_layer(
+                                dl_dh,
+                                before,
+                                stride,
+                                weights,
+                                row,
+                                column,
+                                advance(strip, dl_df),
+                                stride,
+                                layout[k, 1],
+                                layout[k, 0],
+                                own_samples,
+                                with_mask,
+                            )
+                            if wants_columns and k > 0:
+                                wanted = ALL_DL_DF if with_mask else ALL_DL_DH
+                                give_columns(dl_dh, stride, places, layout, k - 1, wanted, first + begin, own, itemsize)
                         clear_tail(dl_dh, stride, layout[k, 0], own, own_samples)
                 if columns_out.shape[1] > 0:
                     columns = advance(pointer(columns_out), (first + begin) * itemsize)
@@ -363,6 +405,7 @@ def sweep(dtype):
         target,
         sample_weight,
         parameters,
+        places,
         layout,
         tiles,
         tile_samples,
@@ -389,6 +432,7 @@ def sweep(dtype):
                 target,
                 sample_weight,
                 parameters,
+                places,
                 layout,
                 tiles,
                 tile_samples,
