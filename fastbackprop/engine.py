@@ -169,46 +169,47 @@ class Engine:
         """
         (sweep, address), dtype, samples = self._sweep, self.dtype, batch.samples
         options = batch.mode, batch.factor, batch.scale, self.loss_address(batch.mode)
-        arrays = [columns_out, batch.net_input, batch.target]
-        given = batch.columns
+        arrays, given = [columns_out, batch.net_input, batch.target], batch.columns
         written = self._no_gradient if gradient is None else gradient
-        staged = sum(array.shape[0] for array in (*arrays, *given) if array.dtype != dtype)
-        slice_samples = self.slice_samples(staged, accumulators.shape[1] > self.tile_samples)
-        copied = staged * samples * dtype.itemsize
-        flops = samples * self.flops
-        together = flops <= self.call_flops and copied <= STAGING_BYTES
-        parts = len(chunks)
+        staged = sum([array.shape[0] for array in arrays if array.dtype is not dtype])
+        if given and batch.itemsize != dtype.itemsize:
+            staged += sum([array.shape[0] for array in given if array.dtype is not dtype])
+        number, flops = len(chunks), samples * self.flops
+        together = flops <= self.call_flops and staged * samples * dtype.itemsize <= STAGING_BYTES
+        parts = number
         if parts == 1 and flops >= LEAST_TEAM_FLOPS:
             parts = max(-(-min(samples, self.tile_samples) // STRIP), 2)
         num_lanes = lanes(batch.num_threads, parts)
-        team = (helpers(num_lanes), pauses(flops)) if together or len(chunks) == 1 else NO_TEAM
-        each = int(tiles is not None)
+        team = (helpers(num_lanes), pauses(flops)) if num_lanes > 1 and (together or number == 1) else NO_TEAM
+        each = 1
         if tiles is None:
-            tiles = self.tiles(num_lanes if len(chunks) > 1 else 1)
-
-        def work(lane: int, chunk: int, first: int, last: int) -> None:
-            fresh = int(first == chunks[chunk][0])
-            row = chunk if each else lane
-            sweep_columns(accumulators[chunk : chunk + 1], tiles[row : row + 1], first, last, last - first, fresh)
+            each, tiles = 0, self.tiles(num_lanes if number > 1 else 1)
 
         def sweep_columns(sums: Array, tiles: Array, first: int, last: int, length: int, fresh: int) -> None:
-            sliced, weights = arrays, batch.sample_weight
+            sliced, weights, table = arrays, batch.sample_weight, places
             if last - first < samples:
                 sliced, weights = [array[:, first:last] for array in arrays], weights[first:last]
-            *columns, weights = native([*sliced, weights], dtype)
-            cut = self.tile_samples, each, length, fresh
-            table = places
             if given:
                 table, _kept = batch.load_columns(dtype, first, last)
-            fixed = parameters, table, layout, tiles
-            sweep(written, sums, *columns, weights, *fixed, *cut, *options, *team, address)
+            columns = native([*sliced, weights], dtype)
+            cut = self.tile_samples, each, length, fresh
+            sweep(written, sums, *columns, parameters, table, layout, tiles, *cut, *options, *team, address)
 
-        if together and len(chunks) > 0:
-            sweep_columns(accumulators[: len(chunks)], tiles, 0, samples, chunks[0][1], 1)
+        if together and number > 0:
+            sweep_columns(accumulators[:number], tiles, 0, samples, chunks[0][1], 1)
             if batch.progress is not None:
                 batch.progress(samples, samples)
-        else:
-            run(work, chunks, samples if gradient is not None else slice_samples, num_lanes, batch.progress)
+            return
+
+        def work(lane: int, chunk: int, first: int, last: int) -> None:
+            row = chunk if each else lane
+            fresh = int(first == chunks[chunk][0])
+            sweep_columns(accumulators[chunk : chunk + 1], tiles[row : row + 1], first, last, last - first, fresh)
+
+        slice_samples = samples
+        if gradient is None:
+            slice_samples = self.slice_samples(staged, accumulators.shape[1] > self.tile_samples)
+        run(work, chunks, slice_samples, num_lanes, batch.progress)
 
     @functools.cached_property
     def _few_tile(self) -> Array:

@@ -10,9 +10,10 @@ import numpy as np
 
 from fastbackprop.validation import FLOAT32, FLOAT64, FLOATS, Array, DType
 
-Read = Callable[[list[Any], int, int, Array, int, DType, DType], int]
+Read = Callable[[Array, Array, int, int, int, int, int], int]
 
-_TYPES = id(np.ndarray), FLOAT32, FLOAT64
+INTEGER = np.dtype(np.int64)
+_TYPES = id(np.ndarray), id(FLOAT32), id(FLOAT64)
 
 
 def read(arrays: list[Any], contiguous: int) -> tuple[int, bytes, Array]:
@@ -29,9 +30,8 @@ def read(arrays: list[Any], contiguous: int) -> tuple[int, bytes, Array]:
         The address of each, and the strides of its rows and columns.
     """
     count = len(arrays)
-    table = np.empty(5 * count, np.int64)
-    itemsize = _reader()(arrays, count, contiguous, table, *_TYPES)
-    return itemsize, table[: 2 * count].tobytes(), table[2 * count :].reshape(count, 3)
+    shapes, places = np.empty(2 * count, INTEGER), np.empty((count, 3), INTEGER)
+    return _reader()(shapes, places, id(arrays), contiguous, *_TYPES), shapes.tobytes(), places
 
 
 @functools.cache
@@ -39,9 +39,7 @@ def _reader() -> Read:
     """The compiled reader, if it finds in a few arrays what NumPy says of them: builds of Python and NumPy differ."""
     from fastbackprop.kernels.lists import read_arrays  # imports numba
 
-    number, thing = ctypes.c_int64, ctypes.py_object
-    # PYFUNCTYPE keeps the GIL, under which alone objects may be looked at.
-    compiled = ctypes.PYFUNCTYPE(number, thing, number, number, thing, number, thing, thing)(read_arrays().address)
+    compiled: Read = read_arrays()
     known = np.arange(60.0).reshape(6, 10)
     trials: list[list[Any]] = [
         [known, known[1], known[:1, :1].copy()],
@@ -56,16 +54,17 @@ def _reader() -> Read:
     for trial in trials:
         found = []
         for reader in compiled, read_slowly:
-            table = np.zeros(5 * len(trial), np.int64)
-            itemsize = reader(trial, len(trial), 2, table, *_TYPES)
-            found.append((itemsize, table.tolist() if itemsize else None))
+            shapes, places = np.zeros(2 * len(trial), INTEGER), np.zeros((len(trial), 3), INTEGER)
+            itemsize = reader(shapes, places, id(trial), 2, *_TYPES)
+            found.append((itemsize, shapes.tolist(), places.tolist()) if itemsize else 0)
         if found[0] != found[1]:
             return read_slowly
     return compiled
 
 
-def read_slowly(arrays: list[Any], count: int, contiguous: int, table: Array, *_types: Any) -> int:
+def read_slowly(shapes: Array, places: Array, objects: int, contiguous: int, *_types: int) -> int:
     """The same as the compiled reader, see there, by asking NumPy."""
+    arrays = ctypes.cast(objects, ctypes.py_object).value
     if not all(type(array) is np.ndarray and array.ndim in (1, 2) for array in arrays):
         return 0
     dtypes = {array.dtype for array in arrays}
@@ -73,9 +72,8 @@ def read_slowly(arrays: list[Any], count: int, contiguous: int, table: Array, *_
         return 0
     for k, array in enumerate(arrays):
         second = array.ndim == 2
-        table[2 * k : 2 * k + 2] = array.shape if second else (*array.shape, -1)
-        place = 2 * count + 3 * k
-        table[place : place + 3] = array.ctypes.data, array.strides[0], array.strides[1] if second else 0
+        shapes[2 * k : 2 * k + 2] = array.shape if second else (*array.shape, -1)
+        places[k] = array.ctypes.data, array.strides[0], array.strides[1] if second else 0
     itemsize = int(arrays[0].itemsize)
     return itemsize if all(array.flags.c_contiguous for array in arrays[:contiguous]) else -itemsize
 

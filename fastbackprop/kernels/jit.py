@@ -46,9 +46,9 @@ def array_types(dtype):
     return written, read
 
 
-def compile_entry(function, signature):
+def compile_entry(function, signature, *, nogil=True):
     """Compile `function` for one explicit signature, from the cache where possible."""
-    return _cached(functools.partial(numba.njit, signature, nogil=True, error_model="numpy"), function)
+    return _cached(functools.partial(numba.njit, signature, nogil=nogil, error_model="numpy"), function)
 
 
 def compile_callback(function, signature):

@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from fastbackprop.kernels.jit import compile_callback, inner, source_digest
+from fastbackprop.kernels.jit import compile_entry, inner, source_digest
 from fastbackprop.kernels.simd import INT, Simd, advance
 
 CELLS = types.CPointer(types.int64)
@@ -27,13 +27,24 @@ C_CONTIGUOUS, HALF, FLAGS = 1, 2**32 - 1, 0xFF << 24
 
 
 @intrinsic
+def cells_of(typing_context, address):
+    """The object at an address."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], INT.as_pointer())
+
+    return CELLS(types.intp), generate
+
+
+@intrinsic
 def item(typing_context, objects, k):
     """The k-th object of a list, which goes on owning it."""
 
     def generate(context, builder, signature, arguments):
-        return builder.bitcast(context.get_python_api(builder).list_getitem(*arguments), INT.as_pointer())
+        python, (objects, k) = context.get_python_api(builder), arguments
+        return builder.bitcast(python.list_getitem(builder.bitcast(objects, python.pyobj), k), INT.as_pointer())
 
-    return CELLS(types.voidptr, types.intp), generate
+    return CELLS(CELLS, types.intp), generate
 
 
 @intrinsic
@@ -49,29 +60,27 @@ def cells_at(typing_context, cells, number):
 
 @functools.cache
 def read_arrays():
-    """What reads a list, compiled, with an `address`; it is called with the GIL."""
+    """What reads a list, compiled: it keeps the GIL, under which alone objects may be looked at."""
     digest = source_digest()
     head = object.__basicsize__ // 8  # in the cache's key as well: builds of Python differ
 
-    def read(objects, count, contiguous, table, array_type, float32, float64):
-        """Read `count` arrays of a list into a table, a vector of int64: whether they are as a kernel takes them.
+    def read(shapes, places, objects, contiguous, array_type, float32, float64):
+        """Read the arrays of a list: whether they are as a kernel takes them.
 
         Returns the bytes of an element where all are plain arrays, of one and two dimensions, and either of float32 or
         of float64 in the machine's byte order; negative where one of the first `contiguous` is not, in C order. Else 0.
 
-        objects             a list: read
-        table               the object of an array: written. The shapes, two numbers for each array, -1 behind a single
-                            dimension; then of each array the address, and the strides of its rows and columns
+        shapes              written: two numbers for each array, -1 behind a single dimension
+        places              written: a row for each array, its address and the strides of its rows and columns
+        objects             the address of a list of so many arrays: read
         array_type          the address of the type of plain arrays
-        float32, float64    the objects of these dtypes: read
+        float32, float64    the addresses of these dtypes: read
         """
         digest  # noqa: B018 - a closure cell, see source_digest
-        out = cells_at(table, head)
-        places = 2 * count
-        of_float32, of_float64 = float32[head + 1] & ~FLAGS, float64[head + 1] & ~FLAGS
+        of_float32, of_float64 = cells_of(float32)[head + 1] & ~FLAGS, cells_of(float64)[head + 1] & ~FLAGS
         first, flags = 0, C_CONTIGUOUS
-        for k in range(count):
-            array = item(objects, k)
+        for k in range(places.shape[0]):
+            array = item(cells_of(objects), k)
             dimensions = array[head + 1] & HALF
             if array[head - 1] != array_type or dimensions < 1 or dimensions > 2:
                 return 0
@@ -81,19 +90,18 @@ def read_arrays():
             if element != first:
                 return 0
             shape, strides = cells_at(array, head + 2), cells_at(array, head + 3)
-            out[2 * k] = shape[0]
-            out[2 * k + 1] = shape[1] if dimensions == 2 else -1
-            out[places + 3 * k] = array[head]
-            out[places + 3 * k + 1] = strides[0]
-            out[places + 3 * k + 2] = strides[1] if dimensions == 2 else 0
+            shapes[2 * k] = shape[0]
+            shapes[2 * k + 1] = shape[1] if dimensions == 2 else -1
+            places[k, 0] = array[head]
+            places[k, 1] = strides[0]
+            places[k, 2] = strides[1] if dimensions == 2 else 0
             if k < contiguous:
                 flags &= array[head + 6]
         itemsize = 4 if first == of_float32 else 8 if first == of_float64 else 0
         return itemsize if flags & C_CONTIGUOUS else -itemsize
 
-    return compile_callback(
-        read, types.int64(types.voidptr, types.int64, types.int64, CELLS, types.int64, CELLS, CELLS)
-    )
+    written = types.Array(types.int64, 1, "C"), types.Array(types.int64, 2, "C")
+    return compile_entry(read, types.int64(*written, *[types.int64] * 5), nogil=False)
 
 
 @intrinsic
