@@ -295,7 +295,9 @@ def sweep(dtype):
                 if wants_columns:
                     give_columns(output, stride, places, layout, layers - 1, ALL_DL_DF, first + begin, own, itemsize)
 
-                # Layer by layer, weight gradient and dl/dh; of several lanes, all of dl/dh and then the gradients.
+                # Layer by layer, weight gradient and dl/dh; of several lanes, all of dl/dh and then the gradients. Of
+                # these, each takes rows, from samples that all have transposed. Had each transposed columns of its own
+                # and taken these, two would be 0 to 4 % faster where there are 784 of them.
                 together = lanes > 1 and wants_gradients
                 for step in range(2 * layers if together else layers):
                     k = layers - 1 - step % layers
