@@ -23,13 +23,12 @@ from fastbackprop.validation import (
     Parameters,
     Shapes,
     check_columns,
-    check_list,
     check_loss,
     check_loss_target,
     check_num_threads,
     check_out,
     check_out_vector,
-    check_shapes,
+    check_parameters,
     check_vector,
     check_weighting,
     full_name,
@@ -49,6 +48,8 @@ class Network:
     vector: Array | None = None
     shapes: Shapes
     arrays: list[Any]  # weights, biases, and what else is taken
+    itemsize = 0  # what lists.read says of them, and of their places
+    places: Array
 
     def __init__(
         self,
@@ -69,17 +70,16 @@ class Network:
             raise ValueError(f"all_weights has layer sizes {found}; expected {layer_sizes}, those of this Workspace")
 
     def _take_lists(self, all_weights: Any, all_biases: Any) -> None:
-        self.itemsize = 0
         if isinstance(all_weights, (list, tuple)) and isinstance(all_biases, (list, tuple)):
-            self.arrays = [*all_weights, *all_biases]  # a list that nobody else changes
+            weights = [*all_weights]  # lists of its own, which nobody else changes
+            self.arrays = [*weights, *all_biases]
             self.itemsize, shapes, self.places = read(self.arrays, len(self.arrays))
-        if self.itemsize:
-            self.shapes = read_shapes(shapes, len(all_weights))
-            if abs(self.itemsize) == FLOAT64.itemsize:
-                self.dtype, self.wider = FLOAT64, ("all_weights", 0 if len(all_weights) > 1 else None, FLOAT64)
-            return
-        weights, biases = check_list(all_weights, "all_weights"), check_list(all_biases, "all_biases")
-        self.shapes = check_shapes(tuple([array.shape for array in weights]), tuple([array.shape for array in biases]))
+            if self.itemsize:
+                self.shapes = read_shapes(shapes, len(weights))
+                if abs(self.itemsize) == FLOAT64.itemsize:
+                    self.dtype, self.wider = FLOAT64, ("all_weights", 0 if len(weights) > 1 else None, FLOAT64)
+                return
+        self.shapes, weights, biases = check_parameters(all_weights, all_biases)
         self.arrays = weights + biases
         self.widen("all_weights", weights)
         self.widen("all_biases", biases)
@@ -160,24 +160,26 @@ class Batch(Network):
         """The arrays of these lists."""
         return [] if self.vector is not None else self.arrays[2 * len(self.shapes.weights) :]
 
-    def load(self, dtype: DType) -> Array:
-        """Where the arrays are: a table for kernels, see there. The parameters are contiguous and of that dtype.
-
-        What has to be converted for that is kept in their place, for addresses alone do not keep it.
-        """
+    def convert(self, dtype: DType) -> None:
+        """Have the parameters contiguous and in that dtype, in the place of the caller's where these are not."""
         if self.itemsize != dtype.itemsize:
             parameters = self.weights + self.biases
             self.arrays[: len(parameters)] = [np.ascontiguousarray(plain(array, dtype)) for array in parameters]
             self.itemsize, _, self.places = read(self.arrays, len(parameters))
-        return self.places
 
-    def load_columns(self, dtype: DType, first: int, last: int) -> tuple[Array, list[Array]]:
-        """The same with the columns [first, last) of the other lists, in that dtype too; and the arrays, to be kept."""
+    def locate(self, dtype: DType, first: int, last: int) -> tuple[Array, list[Array]]:
+        """Where converted parameters are, and the columns [first, last) of the other lists: a table, see kernels.
+
+        And all these arrays, to be kept as long as the table is used: addresses alone do not keep what was converted.
+        """
         if last - first == self.samples and self.itemsize == dtype.itemsize:
             return self.places, self.arrays
         parameters = self.weights + self.biases
         arrays = parameters + [plain(array[:, first:last], dtype) for array in self.columns]
-        return read(arrays, len(parameters))[2], arrays
+        itemsize, _, places = read(arrays, len(parameters))
+        if itemsize != dtype.itemsize:
+            raise RuntimeError("arrays that were converted are not as kernels read them")
+        return places, arrays
 
     def set_loss(self, y: Any, loss: str, reduction: str, sample_weight: ArrayLike | None) -> None:
         """Take a named loss, and y, broadcast to the shape of the output, or to (1, N) class numbers."""
@@ -238,30 +240,36 @@ class ForwardPass(Batch):
     ) -> None:
         Network.__init__(self, all_weights, all_biases)
         layers = len(self.shapes.weights)
+        taken = []
         for arrays, name, lengths in (all_f, "all_f", (layers,)), (all_h, "all_h", (layers, layers + 1)):
             if not isinstance(arrays, (list, tuple)):
                 raise TypeError(f"{name} is a {type(arrays).__name__}; expected a list of arrays, one for each layer")
-            if len(arrays) not in lengths:
+            taken.append([*arrays])
+            if len(taken[-1]) not in lengths:
                 wanted = " or ".join(map(str, lengths))
                 raise ValueError(
-                    f"{name} has {len(arrays)} entries; expected {wanted}: one for each entry of all_weights"
+                    f"{name} has {len(taken[-1])} entries; expected {wanted}: one for each entry of all_weights"
                 )
+        own_f, own_h = taken[0], taken[1][:layers]
         reason = "it must match all_weights[{0}] and the samples of all_h[0]"
-        self._take_input(all_h[0], "all_h", 0, reason)
-        shapes = self.take_columns(all_f, all_h[1:layers], all_f[-1:])
+        self._take_input(own_h[0], "all_h", 0, reason)
+        shapes = self.take_columns(own_f, own_h[1:], own_f[-1:])
         if shapes and shapes == shapes_of_columns(self.layer_sizes, self.samples):
             return  # of the parameters' dtype, like them
-        checked = [
-            [check_columns(array, name, units, self.samples, reason, k) for k, (array, units) in enumerate(pairs)]
-            for name, pairs in (
-                ("all_f", zip(all_f, self.layer_sizes[1:], strict=True)),
-                ("all_h", zip(all_h, self.layer_sizes[:-1], strict=False)),
+        own_h, own_f = (
+            [
+                check_columns(array, name, units, self.samples, reason, k)
+                for k, (array, units) in enumerate(zip(arrays, sizes, strict=True))
+            ]
+            for name, arrays, sizes in (
+                ("all_h", own_h, self.layer_sizes[:-1]),
+                ("all_f", own_f, self.layer_sizes[1:]),
             )
-        ]
+        )
         self.arrays = self.weights + self.biases
-        self.take_columns(checked[0], checked[1][1:], checked[0][-1:])
-        self.widen("all_f", checked[0])
-        self.widen("all_h", checked[1])
+        self.take_columns(own_f, own_h[1:], own_f[-1:])
+        self.widen("all_f", own_f)
+        self.widen("all_h", own_h)
 
     @property
     def net_output(self) -> Array:

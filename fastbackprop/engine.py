@@ -41,6 +41,8 @@ PAUSES_PER_MEGAFLOP = 32  # of a call: how long a thread that sleeps is waited f
 SLICE_FLOPS = 2**31  # at most, where a slice has more than the fewest samples: Ctrl-C is answered between slices
 SLICE_SAMPLES = 65536
 STAGING_BYTES = 2 * 1024 * 1024
+# Of what the notebooks' passes read and write: new memory of the system may take it seconds to find.
+GIVEN_BYTES = 64 * 1024 * 1024
 
 NO_TEAM = NO_HELPERS, 0
 
@@ -117,7 +119,7 @@ class Engine:
         losses = self._few_losses
         parameters, places, layout = self.load(batch)
         if batch.vector is None:
-            places, _kept = batch.load_columns(self.dtype, 0, batch.samples)
+            places, _arrays = batch.locate(self.dtype, 0, batch.samples)  # which live as long as their addresses
         options = batch.mode, batch.factor, batch.scale, self.loss_address(batch.mode)
         self._few(gradient, losses, *columns, parameters, places, layout, self._few_tile, *options)
         if batch.progress is not None:
@@ -138,14 +140,16 @@ class Engine:
         return loss, self.total_gradient(len(chunks))
 
     def load(self, batch: Batch) -> tuple[Array, Array, Array]:
-        """What says where the parameters are: a vector in pack order, or a table of places; and the layout table.
+        """What says where a vector of parameters is: it, a table without places, and the layout table.
 
-        Arrays are read where they are: copied into a vector, large ones would pass through a cache twice.
+        Arrays are read where they are: copied into a vector, large ones would pass through a cache twice. They are
+        converted here where they have to be, and found by the table of places that the batch has.
         """
         if batch.vector is not None:
             batch.vector = np.ascontiguousarray(batch.vector, self.dtype)
             return batch.vector, self._no_places, self.layout
-        return self._no_gradient, batch.load(self.dtype), self.layout
+        batch.convert(self.dtype)
+        return self._no_gradient, self._no_places, self.layout
 
     def load_both_ways(self, batch: Batch) -> tuple[Array, Array, Array]:
         """The same for a way forward and back."""
@@ -171,11 +175,12 @@ class Engine:
         options = batch.mode, batch.factor, batch.scale, self.loss_address(batch.mode)
         arrays, given = [columns_out, batch.net_input, batch.target], batch.columns
         written = self._no_gradient if gradient is None else gradient
-        staged = sum([array.shape[0] for array in arrays if array.dtype is not dtype])
-        if given and batch.itemsize != dtype.itemsize:
-            staged += sum([array.shape[0] for array in given if array.dtype is not dtype])
-        number, flops = len(chunks), samples * self.flops
-        together = flops <= self.call_flops and staged * samples * dtype.itemsize <= STAGING_BYTES
+        # Identity is soon looked at, but pickled arrays have a dtype of their own that is the same.
+        other = [array for array in (*arrays, *given) if array.dtype is not dtype and array.dtype != dtype]
+        staged = sum([array.shape[0] for array in other])
+        number, flops, row_bytes = len(chunks), samples * self.flops, samples * dtype.itemsize
+        rows = sum([array.shape[0] for array in given])
+        together = flops <= self.call_flops and staged * row_bytes <= STAGING_BYTES and rows * row_bytes <= GIVEN_BYTES
         parts = number
         if parts == 1 and flops >= LEAST_TEAM_FLOPS:
             parts = max(-(-min(samples, self.tile_samples) // STRIP), 2)
@@ -189,8 +194,8 @@ class Engine:
             sliced, weights, table = arrays, batch.sample_weight, places
             if last - first < samples:
                 sliced, weights = [array[:, first:last] for array in arrays], weights[first:last]
-            if given:
-                table, _kept = batch.load_columns(dtype, first, last)
+            if batch.vector is None:
+                table, _arrays = batch.locate(dtype, first, last)  # which live as long as their addresses
             columns = native([*sliced, weights], dtype)
             cut = self.tile_samples, each, length, fresh
             sweep(written, sums, *columns, parameters, table, layout, tiles, *cut, *options, *team, address)
@@ -208,7 +213,7 @@ class Engine:
 
         slice_samples = samples
         if gradient is None:
-            slice_samples = self.slice_samples(staged, accumulators.shape[1] > self.tile_samples)
+            slice_samples = self.slice_samples(staged, rows, sums=accumulators.shape[1] > self.tile_samples)
         run(work, chunks, slice_samples, num_lanes, batch.progress)
 
     @functools.cached_property
@@ -274,11 +279,13 @@ class Engine:
         total: Array = used[0] if chunks == 1 else np.add.reduce(used, axis=0)
         return total.astype(self.dtype)
 
-    def slice_samples(self, staged: int, sums: bool) -> int:
-        """How many samples are handed to a kernel at once; fewer where that many rows of them are converted first."""
+    def slice_samples(self, staged: int, given: int, *, sums: bool) -> int:
+        """How many samples are handed to a kernel at once: fewer where that many rows of them are converted first, or
+        given from layer to layer."""
         most = min(SLICE_SAMPLES, SLICE_FLOPS // self.flops)
-        if staged:
-            most = min(most, STAGING_BYTES // (staged * self.dtype.itemsize))
+        for rows, most_bytes in (staged, STAGING_BYTES), (given, GIVEN_BYTES):
+            if rows:
+                most = min(most, most_bytes // (rows * self.dtype.itemsize))
         # Sums are flushed between slices: their bits must not depend on whether there is a conversion.
         unit = self.tile_samples * (FLUSH_TILES if sums else 1)
         return max(most // unit, 1) * unit

@@ -8,9 +8,18 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbackprop.arguments import Network
 from fastbackprop.kernels import LOSS_ROWS
-from fastbackprop.validation import FLOATS, Array, DType, Shapes, check_layer_sizes, check_vector
+from fastbackprop.validation import (
+    FLOAT32,
+    FLOAT64,
+    FLOATS,
+    Array,
+    DType,
+    Shapes,
+    check_layer_sizes,
+    check_parameters,
+    check_vector,
+)
 
 LARGEST_RECORD = 2**31 - 1
 """The most bytes of a structured dtype."""
@@ -81,9 +90,11 @@ def pack(all_weights: Sequence[ArrayLike], all_biases: Sequence[ArrayLike]) -> A
     >>> pack([np.array([[1.0, 2.0]])], [np.array([[3.0]])])
     array([1., 2., 3.])
     """
-    network = Network(all_weights, all_biases)
-    pairs = zip(network.weights, network.biases, strict=True)
-    return np.concatenate([array.ravel() for pair in pairs for array in pair], dtype=network.dtype, casting="unsafe")
+    _, weights, biases = check_parameters(all_weights, all_biases)
+    arrays = [array for pair in zip(weights, biases, strict=True) for array in pair]
+    narrow = all(array.dtype.newbyteorder("=") == FLOAT32 for array in arrays)
+    dtype = FLOAT32 if narrow else FLOAT64
+    return np.concatenate([array.ravel() for array in arrays], dtype=dtype, casting="unsafe")
 
 
 def unpack(vector: ArrayLike, layer_sizes: Iterable[int]) -> tuple[list[Array], list[Array]]:

@@ -3,6 +3,7 @@
 from numpy.typing import DTypeLike
 
 from fastbackprop.engine import Engine
+from fastbackprop.lists import reader
 from fastbackprop.validation import FLOATS, DType, check_dtype, parameter_count
 from fastbackprop.wide import WideEngine
 
@@ -59,6 +60,7 @@ def warmup(dtype: DTypeLike | None = None) -> None:
     wanted = FLOATS if dtype is None else (check_dtype(dtype),)
     from fastbackprop.kernels import few, losses, sweep, wide  # imports numba
 
+    reader()
     for known in wanted:
         for kernel in few.few, sweep.sweep, losses.cross_entropy, wide.wide_gradient, wide.transpose_weights:
             kernel(known)

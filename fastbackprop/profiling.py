@@ -64,7 +64,7 @@ def describe(engine: Engine, samples: int, num_threads: int) -> dict[str, str]:
         "regime": "narrow: a tile goes through the whole network while it is in cache",
         "chunks": f"{len(chunks):,} of up to {max((b - a for a, b in chunks), default=0):,} samples, summed apart",
         "threads": f"{min(num_threads, len(chunks)):,} share the chunks, in slices of up to "
-        f"{engine.slice_samples(0, sums=True):,} samples",
+        f"{engine.slice_samples(0, 0, sums=True):,} samples",
     }
 
 

@@ -14,8 +14,7 @@ can be asked again. Who is inside is told by the workers alone.
 Linux often wakes a thread on the processor of the one that wakes it, though another is idle, and leaves both there for
 some milliseconds. So the workers are kept off the calling thread's processor, and where a job takes all processors, the
 calling thread is kept on it meanwhile: on two processors, after pauses of 40 ms, fused calls of 5.5 ms took 10 in three
-of eight cases without this, and the notebooks' passes mostly 12 where they now take 8. It is the workers that let the
-calling thread go again.
+of eight cases without this. It is the workers that let the calling thread go again.
 """
 
 import contextlib

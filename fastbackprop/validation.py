@@ -69,6 +69,13 @@ class Shapes:
     layer_sizes: tuple[int, ...]
 
 
+def check_parameters(all_weights: Any, all_biases: Any) -> tuple[Shapes, list[Array], list[Array]]:
+    """The shapes of a network's parameters, and the two lists as lists of arrays."""
+    weights, biases = check_list(all_weights, "all_weights"), check_list(all_biases, "all_biases")
+    shapes = check_shapes(tuple([array.shape for array in weights]), tuple([array.shape for array in biases]))
+    return shapes, weights, biases
+
+
 @functools.lru_cache(maxsize=64)
 def read_shapes(shapes: bytes, layers: int) -> Shapes:
     """The shapes of the parameters of so many layers, weights then biases, as lists.read has them."""

@@ -33,14 +33,14 @@ def arrays(path):
 
 
 def test_the_compiled_reader_finds_what_numpy_says(tmp_path):
-    assert lists._reader() is not lists.read_slowly
+    assert lists.reader() is not lists.read_slowly
     known = list(arrays(tmp_path))
     trials = [[], *([array] for array in known), *([one, other] for one in known for other in known)]
     taken = 0
     for trial in trials:
         for contiguous in range(len(trial) + 1):
             found = []
-            for reader in lists._reader(), lists.read_slowly:
+            for reader in lists.reader(), lists.read_slowly:
                 shapes, places = np.zeros(2 * len(trial), np.int64), np.zeros((len(trial), 3), np.int64)
                 itemsize = reader(shapes, places, id(trial), contiguous, *lists._TYPES)
                 found.append((itemsize, shapes.tolist(), places.tolist()) if itemsize else (0,))
@@ -54,9 +54,9 @@ def misled_reader(monkeypatch):
     """A compiled reader that finds nothing, and says it did: it is tried first, and NumPy is asked instead."""
 
     monkeypatch.setattr(compiled, "read_arrays", lambda: lambda *_: 8)
-    lists._reader.cache_clear()
+    lists.reader.cache_clear()
     yield
-    lists._reader.cache_clear()
+    lists.reader.cache_clear()
 
 
 def everything(dtype):
@@ -70,7 +70,7 @@ def everything(dtype):
 def test_a_reader_that_finds_something_else_is_not_used(dtype, request):
     expected = everything(dtype)
     request.getfixturevalue("misled_reader")
-    assert lists._reader() is lists.read_slowly
+    assert lists.reader() is lists.read_slowly
     assert_same_bits(everything(dtype), expected)
 
 

@@ -74,7 +74,7 @@ def test_chunks_that_are_handed_over_in_slices(problem, monkeypatch):
     whole = fb.Workspace(LAYER_SIZES, y.dtype).loss_and_gradients(*arguments, input_gradient=True)
     monkeypatch.setattr(engine, "SLICE_SAMPLES", 1)
     monkeypatch.setattr(engine.Engine, "call_flops", 0)
-    assert pool.make_engine(LAYER_SIZES, y.dtype).slice_samples(0, True) < 5000
+    assert pool.make_engine(LAYER_SIZES, y.dtype).slice_samples(0, 0, sums=True) < 5000
     cut = fb.Workspace(LAYER_SIZES, y.dtype).loss_and_gradients(*arguments, input_gradient=True)
     assert_same_bits(list(cut), list(whole))
 

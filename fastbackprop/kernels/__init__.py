@@ -35,10 +35,10 @@ ALL_WEIGHTS, ALL_BIASES, ALL_F, ALL_H, ALL_DL_DH, ALL_DL_DF = range(6)
 """The lists in a table of places, one behind the other, with a row for each layer: where an array is, and the strides
 of its rows and columns.
 
-The first two are always there, with zeros where the parameters are one vector. The others are of the notebooks' passes,
-arrays (D_{k+1}, N), and there two by two: all_f[k] and all_h[k + 1] (of the last layer, the output again), written by
-the forward pass and read by the backward pass; all_dl_dh[k + 1] (of the last layer, anything) and all_dl_df[k], written
-by the backward pass where they are wanted.
+The first two are always there, with zeros where the parameters are one vector (and no transposed weights beside them).
+The others are of the notebooks' passes, arrays (D_{k+1}, N), and there two by two: all_f[k] and all_h[k + 1] (of the
+last layer, the output again), written by the forward pass and read by the backward pass; all_dl_dh[k + 1] (of the last
+layer, anything) and all_dl_df[k], written by the backward pass where they are wanted.
 """
 
 AWAY, WAITING, CALLED, HERE, GO = range(5)

@@ -110,7 +110,7 @@ def pieces(simd, columns):
 
 @inner
 def relu(row):
-    """row = max(0, row), NaN where it is NaN."""
+    """row = max(0, row), NaN where it is NaN; of any length, where relu_rows takes whole vectors."""
     zero = row.dtype.type(0.0)
     for s in range(row.size):
         value = row[s]

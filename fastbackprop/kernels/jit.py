@@ -1,4 +1,4 @@
-"""The one compilation policy: nopython, nogil, cached on disk where there is a place for it."""
+"""The one compilation policy: nopython, nogil but for what looks at objects, cached on disk where there is a place."""
 
 import functools
 import hashlib
