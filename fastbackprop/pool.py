@@ -58,9 +58,10 @@ def warmup(dtype: DTypeLike | None = None) -> None:
     >>> fastbackprop.warmup()
     """
     wanted = FLOATS if dtype is None else (check_dtype(dtype),)
-    from fastbackprop.kernels import few, losses, sweep, wide  # imports numba
+    from fastbackprop.kernels import few, losses, sweep, team, wide  # imports numba
 
     reader()
+    team.serve()
     for known in wanted:
         for kernel in few.few, sweep.sweep, losses.cross_entropy, wide.wide_gradient, wide.transpose_weights:
             kernel(known)

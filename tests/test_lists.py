@@ -10,6 +10,7 @@ import pytest
 import fastbackprop as fb
 from benchmarks.cases import batch, network
 from fastbackprop import lists, reference
+from fastbackprop.arguments import Batch
 from fastbackprop.kernels import lists as compiled
 from tests.conftest import assert_close, assert_same_bits
 from tests.test_layouts import ZOO
@@ -130,3 +131,45 @@ def test_float32_passes_of_a_float64_network(dtype):
     got = fb.backward_pass(*parameters, all_f, all_h, y.astype(dtype))
     wide = [[array.astype(dtype) for array in arrays] for arrays in (all_f, all_h)]
     assert_same_bits(got, fb.backward_pass(*parameters, *wide, y.astype(dtype)))
+
+
+@pytest.mark.parametrize("kept", [1, 2, 5])
+def test_lists_that_shrink_while_they_are_looked_at(kept):
+    """An entry that is asked for its values takes others away."""
+    sizes = (3, 4, 4, 4, 4, 4, 4, 2)
+    parameters = network(sizes)
+    net_input, y = batch(sizes, 20)
+    _, all_f, all_h = reference.compute_network_output(net_input, *parameters)
+    expected = fb.backward_pass(*parameters, all_f, all_h, y)
+    for place in range(4):
+        given = [list(arrays) for arrays in (*parameters, all_f, all_h)]
+
+        class Thief:
+            def __init__(self, arrays):
+                self.arrays, self.values = arrays, arrays[1]
+
+            def __array__(self, dtype=None, copy=None):
+                del self.arrays[kept:]
+                return self.values
+
+        given[place][1] = Thief(given[place])
+        try:
+            got = fb.backward_pass(*given, y)
+        except ValueError:
+            assert place < 2  # as the parameters are taken entry by entry
+        else:
+            assert_same_bits(got, expected)
+
+
+def test_pickled_arrays_are_taken_as_they_are(dtype):
+    """Their dtype is an object of its own: nothing is converted for that."""
+    parameters = network(LAYER_SIZES, dtype)
+    arguments = batch(LAYER_SIZES, 70, dtype)[0], *parameters
+    pickled = pickle.loads(pickle.dumps(arguments))
+    assert pickled[0].dtype is not dtype
+    _, all_f, all_h = fb.compute_network_output(*pickled)
+    assert all_h[0] is pickled[0]
+    assert_same_bits(all_f, fb.compute_network_output(*arguments)[1])
+    whole = Batch(*pickled)
+    whole.convert(dtype)
+    assert all(array is given for array, given in zip(whole.arrays, [*pickled[1], *pickled[2]], strict=True))

@@ -31,7 +31,13 @@ def run(code, cwd=ROOT, **environment):
 
 
 def test_importing_does_not_import_numba():
-    assert run("import sys, fastbackprop; print('numba' in sys.modules, 'llvmlite' in sys.modules)") == "False False"
+    """Nor does packing parameters."""
+    code = """
+import sys, numpy as np, fastbackprop
+fastbackprop.unpack(fastbackprop.pack([np.ones((2, 3))], [np.ones((2, 1))]), (3, 2))
+print('numba' in sys.modules, 'llvmlite' in sys.modules)
+"""
+    assert run(code) == "False False"
 
 
 def test_public_names_are_documented():
@@ -81,6 +87,29 @@ def test_kernels_are_cached_and_compiled_again_when_any_source_changes(copy):
     file.write_text(text.replace("def forward_layer(", "def forward_layer(  # edited\n", 1))
     assert file.read_text() != text
     assert run(SWEEP, **environment) == "3.0 0 1 0"
+
+
+def test_warmup_leaves_nothing_to_compile(tmp_path):
+    code = """
+import os
+from pathlib import Path
+import numpy as np, fastbackprop as fb
+from benchmarks.cases import batch, network
+from fastbackprop import pool
+compiled = lambda: {str(file) for file in Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nb?")}
+fb.warmup("float32")
+before = compiled()
+assert before
+for pool.WIDE in 2**17, 10:
+    for samples in 3, 40, 20_000:
+        weights, biases = network((3, 30, 30, 2), np.float32)
+        x, y = batch((3, 30, 30, 2), samples, np.float32)
+        _, all_f, all_h = fb.compute_network_output(x, weights, biases)
+        fb.backward_pass(weights, biases, all_f, all_h, y, intermediates=True)
+        fb.loss_and_gradients(x, weights, biases, np.zeros(samples, int), loss="softmax_cross_entropy")
+print(compiled() == before)
+"""
+    assert run(code, NUMBA_CACHE_DIR=tmp_path) == "True"
 
 
 def test_without_a_cache_folder_kernels_are_compiled_in_memory(copy):

@@ -16,6 +16,7 @@ import pytest
 import fastbackprop as fb
 from benchmarks.cases import batch, network
 from fastbackprop import engine, pool, threads
+from fastbackprop.arguments import Batch
 from tests.conftest import assert_same_bits
 
 LAYER_SIZES = (2, 6, 6, 1)
@@ -65,6 +66,28 @@ def test_the_notebooks_passes_give_the_same_bits(problem, monkeypatch):
         results.append([all_f, all_h, *fb.backward_pass(all_weights, all_biases, all_f, all_h, y)])
     for result in results[1:]:
         assert_same_bits(result, results[0])
+
+
+def test_passes_over_large_lists_are_cut_into_slices(problem, monkeypatch):
+    """Between which an interrupt is answered: kernels get no more than so many bytes of columns at once."""
+    net_input, all_weights, all_biases, y = problem
+
+    def passes():
+        _, all_f, all_h = fb.compute_network_output(net_input, all_weights, all_biases)
+        return [all_f, all_h, *fb.backward_pass(all_weights, all_biases, all_f, all_h, y, intermediates=True)]
+
+    expected = passes()
+    monkeypatch.setattr(engine, "GIVEN_BYTES", 2**20)
+    lengths = []
+
+    def noted(self, dtype, first, last):
+        lengths.append(last - first)
+        return locate(self, dtype, first, last)
+
+    locate = Batch.locate
+    monkeypatch.setattr(Batch, "locate", noted)
+    assert_same_bits(passes(), expected)
+    assert max(lengths) < 20_000
 
 
 def test_chunks_that_are_handed_over_in_slices(problem, monkeypatch):
