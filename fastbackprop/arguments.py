@@ -48,8 +48,8 @@ class Network:
     vector: Array | None = None
     shapes: Shapes
     arrays: list[Any]  # weights, biases, and what else is taken
-    itemsize = 0  # what lists.read says of them, and of their places
-    places: Array
+    itemsize = 0  # what lists.read says of them
+    places: Array  # a table for kernels, see there
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Network:
 
     def widen_by_target(self, given: Any, array: Array, name: str = "y") -> None:
         """Let a target count where it is floating and no Python number; np.float64 counts, as in NumPy."""
-        if array.dtype.kind == "f" and type(given) is not float:
+        if array.dtype is not self.dtype and array.dtype.kind == "f" and type(given) is not float:
             self.widen(name, [array])
 
 
@@ -142,7 +142,7 @@ class Batch(Network):
         self.net_input = check_columns(net_input, name, self.layer_sizes[0], None, reason, index)
         self.samples = self.net_input.shape[1]
         self.target = self.net_input  # until there is one
-        if self.net_input.dtype is not FLOAT32:
+        if self.net_input.dtype is not self.dtype:
             self.widen(full_name(name, index), [self.net_input])
 
     def take_columns(self, *lists: Sequence[ArrayLike]) -> bytes:
@@ -164,18 +164,20 @@ class Batch(Network):
         """Have the parameters contiguous and in that dtype, in the place of the caller's where these are not."""
         if self.itemsize != dtype.itemsize:
             parameters = self.weights + self.biases
-            self.arrays[: len(parameters)] = [np.ascontiguousarray(plain(array, dtype)) for array in parameters]
+            self.arrays[: len(parameters)] = [np.ascontiguousarray(array) for array in plain(parameters, dtype)]
             self.itemsize, _, self.places = read(self.arrays, len(parameters))
 
     def locate(self, dtype: DType, first: int, last: int) -> tuple[Array, list[Array]]:
-        """Where converted parameters are, and the columns [first, last) of the other lists: a table, see kernels.
+        """Where loaded parameters are, and the columns [first, last) of the other lists: a table, see kernels.
 
         And all these arrays, to be kept as long as the table is used: addresses alone do not keep what was converted.
         """
+        if self.vector is not None:
+            return self.places, []
         if last - first == self.samples and self.itemsize == dtype.itemsize:
             return self.places, self.arrays
         parameters = self.weights + self.biases
-        arrays = parameters + [plain(array[:, first:last], dtype) for array in self.columns]
+        arrays = parameters + plain([array[:, first:last] for array in self.columns], dtype)
         itemsize, _, places = read(arrays, len(parameters))
         if itemsize != dtype.itemsize:
             raise RuntimeError("arrays that were converted are not as kernels read them")

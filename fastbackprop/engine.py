@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from fastbackprop.kernels import (
     SQUARED_ERROR,
     STRIP,
 )
+from fastbackprop.lists import native
 from fastbackprop.parameters import layout_table, padded, round_up, split
 from fastbackprop.results import empty
 from fastbackprop.threads import NO_HELPERS, helpers, lanes, run
@@ -117,9 +117,8 @@ class Engine:
         """The loss of a few samples; the gradient or the output are written, and dl/dinput where it has columns."""
         columns = native([columns_out, batch.net_input, batch.target, batch.sample_weight], self.dtype)
         losses = self._few_losses
-        parameters, places, layout = self.load(batch)
-        if batch.vector is None:
-            places, _arrays = batch.locate(self.dtype, 0, batch.samples)  # which live as long as their addresses
+        parameters, layout = self.load(batch)
+        places, _arrays = batch.locate(self.dtype, 0, batch.samples)  # which live as long as their addresses
         options = batch.mode, batch.factor, batch.scale, self.loss_address(batch.mode)
         self._few(gradient, losses, *columns, parameters, places, layout, self._few_tile, *options)
         if batch.progress is not None:
@@ -139,19 +138,18 @@ class Engine:
         loss = float(np.add.reduce(accumulators[: len(chunks), self.size :], axis=None))
         return loss, self.total_gradient(len(chunks))
 
-    def load(self, batch: Batch) -> tuple[Array, Array, Array]:
-        """What says where a vector of parameters is: it, a table without places, and the layout table.
+    def load(self, batch: Batch) -> tuple[Array, Array]:
+        """A vector of parameters, or nothing of it, and the layout table. What has to be converted is, in the batch.
 
-        Arrays are read where they are: copied into a vector, large ones would pass through a cache twice. They are
-        converted here where they have to be, and found by the table of places that the batch has.
+        Arrays are read where they are: copied into a vector, large ones would pass through a cache twice.
         """
-        if batch.vector is not None:
-            batch.vector = np.ascontiguousarray(batch.vector, self.dtype)
-            return batch.vector, self._no_places, self.layout
-        batch.convert(self.dtype)
-        return self._no_gradient, self._no_places, self.layout
+        if batch.vector is None:
+            batch.convert(self.dtype)
+            return self._no_gradient, self.layout
+        batch.vector, batch.places = np.ascontiguousarray(batch.vector, self.dtype), self._no_places
+        return batch.vector, self.layout
 
-    def load_both_ways(self, batch: Batch) -> tuple[Array, Array, Array]:
+    def load_both_ways(self, batch: Batch) -> tuple[Array, Array]:
         """The same for a way forward and back."""
         return self.load(batch)
 
@@ -162,7 +160,6 @@ class Engine:
         chunks: list[tuple[int, int]],
         accumulators: Array,
         parameters: Array,
-        places: Array,
         layout: Array,
         tiles: Array | None = None,
         gradient: Array | None = None,
@@ -191,14 +188,13 @@ class Engine:
             each, tiles = 0, self.tiles(num_lanes if number > 1 else 1)
 
         def sweep_columns(sums: Array, tiles: Array, first: int, last: int, length: int, fresh: int) -> None:
-            sliced, weights, table = arrays, batch.sample_weight, places
+            sliced, weights = arrays, batch.sample_weight
             if last - first < samples:
                 sliced, weights = [array[:, first:last] for array in arrays], weights[first:last]
-            if batch.vector is None:
-                table, _arrays = batch.locate(dtype, first, last)  # which live as long as their addresses
+            places, _arrays = batch.locate(dtype, first, last)  # which live as long as their addresses
             columns = native([*sliced, weights], dtype)
             cut = self.tile_samples, each, length, fresh
-            sweep(written, sums, *columns, parameters, table, layout, tiles, *cut, *options, *team, address)
+            sweep(written, sums, *columns, parameters, places, layout, tiles, *cut, *options, *team, address)
 
         if together and number > 0:
             sweep_columns(accumulators[:number], tiles, 0, samples, chunks[0][1], 1)
@@ -317,8 +313,3 @@ def aligned(size: int, dtype: DType) -> Array:
     buffer = np.empty(size + CACHE_LINE // dtype.itemsize, dtype)
     start = -buffer.ctypes.data % CACHE_LINE // dtype.itemsize
     return buffer[start : start + size]
-
-
-def native(arrays: Iterable[Array], dtype: DType) -> list[Array]:
-    """The arrays themselves where they have the dtype, else converted."""
-    return [array if array.dtype is dtype else array.astype(dtype, copy=False) for array in arrays]

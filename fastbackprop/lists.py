@@ -3,7 +3,7 @@
 import ctypes
 import functools
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,11 @@ def read_slowly(shapes: Array, places: Array, objects: int, contiguous: int, *_t
     return itemsize if all(array.flags.c_contiguous for array in arrays[:contiguous]) else -itemsize
 
 
-def plain(array: Array, dtype: DType) -> Array:
-    """The array itself, or converted: of NumPy's own type and of that dtype, as kernels read it."""
-    converted = array if array.dtype is dtype else array.astype(dtype, copy=False)
-    return converted if type(converted) is np.ndarray else converted.view(np.ndarray)
+def native(arrays: Iterable[Array], dtype: DType) -> list[Array]:
+    """The arrays themselves where they have the dtype, else converted."""
+    return [array if array.dtype is dtype else array.astype(dtype, copy=False) for array in arrays]
+
+
+def plain(arrays: Iterable[Array], dtype: DType) -> list[Array]:
+    """The same, and of NumPy's own type, as `read` takes them."""
+    return [array if type(array) is np.ndarray else array.view(np.ndarray) for array in native(arrays, dtype)]

@@ -1,8 +1,8 @@
 """Memory of large results, used again once the caller has dropped every view of what was in it.
 
 New memory costs a page fault for every 4 KB, or for 2 MB that are cleared at once, which takes longer than computing
-what is written there: the forward pass of 100,000 samples through (1, 6, 6, 6, 6, 6, 1) took 8 to 10 ms in new memory
-and 2.4 in memory that was used before (float64, two threads).
+what is written there: the forward pass of 100,000 samples through (1, 6, 6, 6, 6, 6, 1) took 10 to 16 ms in new memory
+and 1.5 to 1.9 in memory that was used before (float64, two threads).
 """
 
 import math

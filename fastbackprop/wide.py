@@ -103,17 +103,17 @@ class WideEngine(Engine):
             self._scratches = aligned(lanes * size, self.dtype).reshape(lanes, size)
         return self._scratches
 
-    def load_both_ways(self, batch: Batch) -> tuple[Array, Array, Array]:
-        """The parameters as they come for few tiles, else transposed weights beside them; and where all are."""
-        parameters, places, layout = self.load(batch)
+    def load_both_ways(self, batch: Batch) -> tuple[Array, Array]:
+        """The parameters as they come for few tiles, else transposed weights beside them; and the layout table."""
+        parameters, layout = self.load(batch)
         if batch.samples <= TILES_AS_THEY_COME * TILE_SAMPLES:
-            return parameters, places, layout
+            return parameters, layout
         layout = layout.copy()
         layout[:, 7] = self._offsets[:-1]
         if batch.vector is not None:
             all_weights = [parameters[start:] for start in layout[:, 2].tolist()]
-            places = places.copy()
-            places[:, 0] = parameters.ctypes.data + layout[:, 2:4].T.ravel() * self.dtype.itemsize
+            batch.places = batch.places.copy()
+            batch.places[:, 0] = parameters.ctypes.data + layout[:, 2:4].T.ravel() * self.dtype.itemsize
         else:
             all_weights = [weights.reshape(-1) for weights in batch.weights]
 
@@ -129,7 +129,7 @@ class WideEngine(Engine):
             if first_row == 0 and (k > 0 or batch.input_gradient)
         ]
         run(work, numbered(columns), 1, lanes(batch.num_threads, len(columns)))
-        return transposed, places, layout
+        return transposed, layout
 
     def _gradient(self, batch: Batch, dl_dinput: Array) -> tuple[float, Array]:
         samples, step = batch.samples, self.group_tiles * self.tile_samples

@@ -10,7 +10,7 @@ import pytest
 
 import fastbackprop as fb
 from benchmarks.cases import batch, network
-from fastbackprop import engine, reference, threads, wide
+from fastbackprop import engine, pool, reference, threads, wide
 from fastbackprop.kernels import AWAY, BOX, CALLED, GO, HERE, STATE, WAITING
 from fastbackprop.wide import numbered
 from tests.conftest import assert_close, assert_same_bits, smooth_batch
@@ -76,6 +76,32 @@ def test_teams(layer_sizes, samples, dtype, patient):
             assert_same_bits(list(workspace.loss_and_gradients(*arguments, **options)), alone)
             assert_same_bits(workspace.predict(net_input, all_weights, all_biases), output)
         assert max(seen) == count or (count > 2 and max(seen) > 1)
+
+
+@pytest.mark.parametrize(
+    ("layer_sizes", "samples"), [((130, 200, 3), 100), ((3, 24, 50, 23, 2), 70), ((40, 500, 300, 7), 300)], ids=str
+)
+def test_teams_in_the_notebooks_passes(layer_sizes, samples, dtype, patient, monkeypatch):
+    """Lanes copy columns of their own in and out of a tile that they share: as the oracle, and the same bits."""
+    make, seen = patient
+    parameters = network(layer_sizes, dtype)
+    net_input, y = batch(layer_sizes, samples, dtype)
+    expected = reference.compute_network_output(net_input, *parameters)
+    expected_back = reference.backward_pass(*parameters, *expected[1:], y, intermediates=True)
+    alone = None
+    for count in 1, 2, 3, 5:
+        monkeypatch.setenv("FASTBACKPROP_NUM_THREADS", str(count))
+        seen.clear()
+        for _ in range(3):
+            engine = make(layer_sizes, dtype, count)._engine
+            pool._free[engine.layer_sizes, engine.dtype] = engine
+            got = fb.compute_network_output(net_input, *parameters)
+            back = fb.backward_pass(*parameters, *expected[1:], y, intermediates=True)
+            assert_close(got, expected)
+            assert_close(back, expected_back)
+            alone = alone or [*got, *back]
+            assert_same_bits([*got, *back], alone)
+        assert set(seen) == {1} if count == 1 else max(seen) > 1
 
 
 def test_helpers_that_do_not_answer_are_let_go(dtype, patient):

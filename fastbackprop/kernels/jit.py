@@ -47,7 +47,7 @@ def array_types(dtype):
 
 
 def compile_entry(function, signature, *, nogil=True):
-    """Compile `function` for one explicit signature, from the cache where possible."""
+    """Compile `function` for one explicit signature, from the cache where possible; without nogil, it keeps the GIL."""
     return _cached(functools.partial(numba.njit, signature, nogil=nogil, error_model="numpy"), function)
 
 

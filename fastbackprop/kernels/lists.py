@@ -1,7 +1,7 @@
 """The arrays of lists: their shapes, and where their data are, read where Python keeps them.
 
-It took 15 us to ask NumPy for the shapes, addresses and strides of 12 arrays one by one, and to write them down for a
-kernel; the gradient of a single sample of such a network takes 2. This takes 0.5.
+To check the 12 arrays of a small network, and to write down for a kernel where they are, took 9 us in Python, where the
+gradient of a sample takes 2. With this it takes 3, of which it has 1.2 (Zen 5).
 
 An array is a Python object, and behind what all objects begin with (8 bytes for its type at the end, of `head` bytes)
 come, by NumPy's C interface:
