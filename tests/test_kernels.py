@@ -11,13 +11,14 @@ from llvmlite import ir
 from numba import types
 from numba.core.registry import cpu_target
 
-from fastbackprop.kernels import SQUARED_ERROR, few, jit, layers, losses, simd
+from fastbackprop.kernels import SQUARED_ERROR, few, layers, losses, simd
 
 CACHE_LINE = 64
 SAMPLES = 128
+kernel = numba.njit(nogil=True, error_model="numpy")
 
 
-@jit.inner
+@kernel
 def run_forward_layer(f, weights, biases, h, samples, floor):
     layers.forward_layer(
         simd.pointer(f),
@@ -36,7 +37,7 @@ def run_forward_layer(f, weights, biases, h, samples, floor):
     )
 
 
-@jit.inner
+@kernel
 def run_backward_layer(dl_dh, h, weights, dl_df, samples, masked):
     layers.backward_layer(
         simd.pointer(dl_dh),
@@ -54,7 +55,7 @@ def run_backward_layer(dl_dh, h, weights, dl_df, samples, masked):
     )
 
 
-@jit.inner
+@kernel
 def run_dot_gradient(dl_dweights, dl_dbiases, dl_df, h, ones, first, samples):
     layers.dot_gradient(
         simd.pointer(dl_dweights),
@@ -74,7 +75,7 @@ def run_dot_gradient(dl_dweights, dl_dbiases, dl_df, h, ones, first, samples):
     )
 
 
-@jit.inner
+@kernel
 def run_weight_gradient(dl_dweights, partial, dl_df, transposed, h, units_in, samples, count, added):
     stride = transposed.strides[0]
     layers.transpose(simd.pointer(transposed), stride, simd.pointer(h), h.strides[0], units_in, samples)
@@ -94,7 +95,7 @@ def run_weight_gradient(dl_dweights, partial, dl_df, transposed, h, units_in, sa
     )
 
 
-@jit.inner
+@kernel
 def run_copy_rows(target, source, count):
     layers.copy_rows(
         simd.pointer(target),
@@ -107,7 +108,7 @@ def run_copy_rows(target, source, count):
     )
 
 
-@jit.inner
+@kernel
 def run_clear_tail(tile, count, samples):
     layers.clear_tail(simd.pointer(tile), tile.strides[0], tile.shape[0], count, samples)
 
@@ -278,7 +279,7 @@ def test_targets(triple, features, expected):
     assert simd.read_target(triple, features) == expected
 
 
-@jit.inner
+@kernel
 def run_forward_samples(f, weights, biases, h):
     few.forward_samples(
         simd.pointer(f),
@@ -295,7 +296,7 @@ def run_forward_samples(f, weights, biases, h):
     )
 
 
-@jit.inner
+@kernel
 def run_sum_rows(c, h, a, b, with_mask):
     few.sum_rows(
         simd.pointer(c),

@@ -118,17 +118,15 @@ def relu(row):
 
 
 @inner
-def take_samples(rows, samples, itemsize, places, layout, k, which):
-    """Copy the caller's array of layer k, in that list, to rows of the workspace, one for each sample."""
-    place, units = which * layout.shape[0] + k, layout[k, 1]
+def take_samples(rows, samples, itemsize, places, place, units):
+    """Copy the caller's array at that place to rows of the workspace, one for each sample."""
     source = array_at(places, place, rows)
     copy_rows(rows, units * itemsize, source, places[place, 2], places[place, 1], samples, units)
 
 
 @inner
-def give_samples(rows, samples, itemsize, places, layout, k, which):
+def give_samples(rows, samples, itemsize, places, place, units):
     """Copy rows of the workspace to the caller's array, contiguous along a row, see take_samples."""
-    place, units = which * layout.shape[0] + k, layout[k, 1]
     target = array_at(places, place, rows)
     copy_rows(target, places[place, 1], rows, itemsize, units * itemsize, units, samples)
 
@@ -187,7 +185,7 @@ def few(dtype):
             f_at = h_at + samples * layout[k, 0]
             f = advance(start, f_at * itemsize)
             if has_columns and mode != PREDICT:
-                take_samples(f, samples, itemsize, places, layout, k, ALL_H)
+                take_samples(f, samples, itemsize, places, ALL_H * layers + k, layout[k, 1])
                 continue
             forward_samples(
                 f,
@@ -204,10 +202,10 @@ def few(dtype):
             )
             if k < layers - 1:
                 if has_columns:
-                    give_samples(f, samples, itemsize, places, layout, k, ALL_F)
+                    give_samples(f, samples, itemsize, places, ALL_F * layers + k, layout[k, 1])
                 relu(space[f_at : f_at + samples * layout[k, 1]])
                 if has_columns:
-                    give_samples(f, samples, itemsize, places, layout, k, ALL_H)
+                    give_samples(f, samples, itemsize, places, ALL_H * layers + k, layout[k, 1])
         if mode == PREDICT:
             for i in range(outputs):
                 for s in range(samples):
@@ -234,7 +232,14 @@ def few(dtype):
             for s in range(1, samples):
                 loss_lanes[0] += loss_lanes[s]
         if wants_columns:
-            give_samples(advance(start, output_at * itemsize), samples, itemsize, places, layout, layers - 1, ALL_DL_DF)
+            give_samples(
+                advance(start, output_at * itemsize),
+                samples,
+                itemsize,
+                places,
+                ALL_DL_DF * layers + layers - 1,
+                layout[layers - 1, 1],
+            )
 
         for k in range(layers - 1, -1, -1):
             units_in, units_out = layout[k, 0], layout[k, 1]
@@ -263,7 +268,7 @@ def few(dtype):
                 continue
             dl_dh = advance(start, (back_at + samples * layout[k, 4]) * itemsize)
             if has_columns and k > 0:  # h has been used: its place takes f_k for the mask
-                take_samples(h, samples, itemsize, places, layout, k - 1, ALL_F)
+                take_samples(h, samples, itemsize, places, ALL_F * layers + k - 1, layout[k - 1, 1])
             for with_mask in range(0 if k == 0 or wants_columns else 1, 2 if k > 0 else 1):
                 sum_rows(
                     dl_dh,
@@ -280,7 +285,14 @@ def few(dtype):
                     with_mask,
                 )
                 if wants_columns and k > 0:
-                    give_samples(dl_dh, samples, itemsize, places, layout, k - 1, ALL_DL_DF if with_mask else ALL_DL_DH)
+                    give_samples(
+                        dl_dh,
+                        samples,
+                        itemsize,
+                        places,
+                        (ALL_DL_DF if with_mask else ALL_DL_DH) * layers + k - 1,
+                        layout[k - 1, 1],
+                    )
         for p in range(columns_out.shape[0]):
             for s in range(columns_out.shape[1]):
                 columns_out[p, s] = space[back_at + s * inputs + p]

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import numba
 from numba.core.caching import FunctionCache
+from numba.extending import register_jitable
 
-inner = numba.njit(nogil=True, error_model="numpy")
+inner = register_jitable(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """For functions that entry points call. Never cached on their own: numba would not see an edit of theirs.
+
+Nobody calls them from outside: what numba makes for that took the sweep half a second more to compile, of 4.9. As
+dispatchers, they were compiled again for every constant they are called with, and ended the process where Python
+called them.
 
 Only for small ones: numba has LLVM optimise and translate each on its own, and then again within its callers. Kernels
 are intrinsics (see simd.outlined) and entry points long functions for that reason, and arrays are copied element by
@@ -48,7 +53,9 @@ def array_types(dtype):
 
 def compile_entry(function, signature, *, nogil=True):
     """Compile `function` for one explicit signature, from the cache where possible; without nogil, it keeps the GIL."""
-    return _cached(functools.partial(numba.njit, signature, nogil=nogil, error_model="numpy"), function)
+    return _cached(
+        functools.partial(numba.njit, signature, nogil=nogil, error_model="numpy", no_cfunc_wrapper=True), function
+    )
 
 
 def compile_callback(function, signature):

@@ -122,19 +122,17 @@ def argument_types(dtype):
 
 
 @inner
-def take_columns(rows, stride, places, layout, k, which, first, count):
-    """Copy columns of the caller's array of layer k, in that list, to rows of a tile."""
-    place = which * layout.shape[0] + k
+def take_columns(rows, stride, places, place, units, first, count):
+    """Copy columns of the caller's array at that place to rows of a tile."""
     source = advance(array_at(places, place, rows), first * places[place, 2])
-    copy_rows(rows, stride, source, places[place, 1], places[place, 2], layout[k, 1], count)
+    copy_rows(rows, stride, source, places[place, 1], places[place, 2], units, count)
 
 
 @inner
-def give_columns(rows, stride, places, layout, k, which, first, count, itemsize):
-    """Copy rows of a tile to columns of the caller's array of layer k, contiguous along a row, in that list."""
-    place = which * layout.shape[0] + k
+def give_columns(rows, stride, places, place, units, first, count, itemsize):
+    """Copy rows of a tile to columns of the caller's array at that place, contiguous along a row."""
     target = advance(array_at(places, place, rows), first * itemsize)
-    copy_rows(target, places[place, 1], rows, stride, itemsize, layout[k, 1], count)
+    copy_rows(target, places[place, 1], rows, stride, itemsize, units, count)
 
 
 @intrinsic
@@ -247,7 +245,7 @@ def sweep(dtype):
                 for k in range(layers):
                     behind = advance(strip, (layout[k, 4] + layout[k, 0]) * stride)  # h_{k+1}, or the output
                     if given:
-                        take_columns(behind, stride, places, layout, k, ALL_H, first + begin, own)
+                        take_columns(behind, stride, places, ALL_H * layers + k, layout[k, 1], first + begin, own)
                         continue
                     forward_layer(
                         behind,
@@ -265,9 +263,13 @@ def sweep(dtype):
                         zero if k < layers - 1 and not has_columns else lowest,
                     )
                     if has_columns and k < layers - 1:
-                        give_columns(behind, stride, places, layout, k, ALL_F, first + begin, own, itemsize)
+                        give_columns(
+                            behind, stride, places, ALL_F * layers + k, layout[k, 1], first + begin, own, itemsize
+                        )
                         relu_rows(behind, stride, layout[k, 1], own_samples)
-                        give_columns(behind, stride, places, layout, k, ALL_H, first + begin, own, itemsize)
+                        give_columns(
+                            behind, stride, places, ALL_H * layers + k, layout[k, 1], first + begin, own, itemsize
+                        )
                 if mode == PREDICT:
                     columns = advance(pointer(columns_out), (first + begin) * itemsize)
                     copy_rows(columns, columns_out.strides[0], output, stride, itemsize, units_out, own)
@@ -293,7 +295,16 @@ def sweep(dtype):
                         lanes_of_loss, rows, row, units_out, target.shape[0], own, mode, factor, scale, cross_entropy
                     )
                 if wants_columns:
-                    give_columns(output, stride, places, layout, layers - 1, ALL_DL_DF, first + begin, own, itemsize)
+                    give_columns(
+                        output,
+                        stride,
+                        places,
+                        ALL_DL_DF * layers + layers - 1,
+                        layout[layers - 1, 1],
+                        first + begin,
+                        own,
+                        itemsize,
+                    )
 
                 # Layer by layer, weight gradient and dl/dh; of several lanes, all of dl/dh and then the gradients. Of
                 # these, each takes rows, from samples that all have transposed. Had each transposed columns of its own
@@ -366,7 +377,9 @@ def sweep(dtype):
                         for with_mask in range(0 if k == 0 or wants_columns else 1, 2 if k > 0 else 1):
                             if given and k > 0:
                                 before = dl_dh
-                                take_columns(before, stride, places, layout, k - 1, ALL_F, first + begin, own)
+                                take_columns(
+                                    before, stride, places, ALL_F * layers + k - 1, layout[k - 1, 1], first + begin, own
+                                )
                             backward_layer(
                                 dl_dh,
                                 before,
@@ -383,7 +396,16 @@ def sweep(dtype):
                             )
                             if wants_columns and k > 0:
                                 wanted = ALL_DL_DF if with_mask else ALL_DL_DH
-                                give_columns(dl_dh, stride, places, layout, k - 1, wanted, first + begin, own, itemsize)
+                                give_columns(
+                                    dl_dh,
+                                    stride,
+                                    places,
+                                    wanted * layers + k - 1,
+                                    layout[k - 1, 1],
+                                    first + begin,
+                                    own,
+                                    itemsize,
+                                )
                         clear_tail(dl_dh, stride, layout[k, 0], own, own_samples)
                 if columns_out.shape[1] > 0:
                     columns = advance(pointer(columns_out), (first + begin) * itemsize)
