@@ -63,6 +63,7 @@ class Engine:
         fitting = TILE_BYTES // (self.tile_rows * self.dtype.itemsize) // PANEL * PANEL
         self.tile_samples = min(max(fitting, LEAST_TILE_SAMPLES), MOST_TILE_SAMPLES)
         self.flops = 6 * int(np.sum(self.layout[:, 0] * self.layout[:, 1]))  # for each sample
+        self._widest = max(layer_sizes[1:])
         # Up to so many, they are not summed in float64: a sweep writes the gradient in the element type.
         self.direct_samples = FLUSH_TILES * self.tile_samples
         self._place_in_tile()
@@ -173,10 +174,11 @@ class Engine:
         arrays, given = [columns_out, batch.net_input, batch.target], batch.columns
         written = self._no_gradient if gradient is None else gradient
         # Identity is soon looked at, but pickled arrays have a dtype of their own that is the same.
-        other = [array for array in (*arrays, *given) if array.dtype is not dtype and array.dtype != dtype]
-        staged = sum([array.shape[0] for array in other])
+        other = [array for array in arrays if array.dtype is not dtype and array.dtype != dtype]
+        if given and batch.itemsize != dtype.itemsize:
+            other += [array for array in given if array.dtype != dtype]
+        staged, rows = sum([len(array) for array in other]), len(given) * self._widest
         number, flops, row_bytes = len(chunks), samples * self.flops, samples * dtype.itemsize
-        rows = sum([array.shape[0] for array in given])
         together = flops <= self.call_flops and staged * row_bytes <= STAGING_BYTES and rows * row_bytes <= GIVEN_BYTES
         parts = number
         if parts == 1 and flops >= LEAST_TEAM_FLOPS:
@@ -277,7 +279,7 @@ class Engine:
 
     def slice_samples(self, staged: int, given: int, *, sums: bool) -> int:
         """How many samples are handed to a kernel at once: fewer where that many rows of them are converted first, or
-        given from layer to layer."""
+        about so many given from layer to layer."""
         most = min(SLICE_SAMPLES, SLICE_FLOPS // self.flops)
         for rows, most_bytes in (staged, STAGING_BYTES), (given, GIVEN_BYTES):
             if rows:

@@ -66,11 +66,9 @@ def processors() -> int:
 
 def lanes(num_threads: int | None, chunks: int) -> int:
     """On how many threads that many chunks are worked on."""
-    if num_threads is None:
-        num_threads = threads_setting()  # where one thread will do as well: a wrong one is told soon
     if chunks < 2:
         return 1
-    return min(num_threads or processors(), chunks)
+    return min(num_threads or available_threads(), chunks)
 
 
 def run(

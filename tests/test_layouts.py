@@ -211,3 +211,29 @@ def test_nested_lists_are_arrays():
     )
     assert loss == 13
     np.testing.assert_array_equal(all_dl_dweights[0], [[-4], [4]])
+
+
+@pytest.mark.parametrize("layer_sizes", [(5, 7, 2), (90, 40, 30, 3), (70, 400, 260, 3)], ids=["dots", "units", "wide"])
+@pytest.mark.parametrize("samples", [16, 24, 64, 100, 128, 256])
+def test_rows_of_a_small_batch_in_a_larger_one(layer_sizes, samples, dtype):
+    """Such an input may be read where it is: not what is behind its rows, and with the bits of any other order."""
+    all_weights, all_biases = network(layer_sizes, dtype)
+    x, y = batch(layer_sizes, samples, dtype)
+    storage = np.full((layer_sizes[0], samples + 9), np.nan, dtype)
+    storage[:, 3:-6] = x
+    results = []
+    for net_input in x, storage[:, 3:-6], np.asfortranarray(x):
+        output, all_f, all_h = fb.compute_network_output(net_input, all_weights, all_biases)
+        gradients = [
+            fb.loss_and_gradients(net_input, all_weights, all_biases, y, input_gradient=True, num_threads=threads)
+            for threads in (1, 2)
+        ]
+        backward = fb.backward_pass(all_weights, all_biases, all_f, all_h, y)
+        results.append([output, fb.predict(net_input, all_weights, all_biases), list(backward), *map(list, gradients)])
+    output, all_f, all_h = reference.compute_network_output(x, all_weights, all_biases)
+    expected = reference.backward_pass(all_weights, all_biases, all_f, all_h, y)
+    assert_close(results[0][:3], [output, output, list(expected)])
+    for result in results:
+        assert_close(result[3][1:3], list(expected))
+        assert_same_bits(result[4], result[3])
+        assert_same_bits(result, results[0])

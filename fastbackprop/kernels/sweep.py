@@ -10,6 +10,8 @@ taken later, dl/dh_k have rows of their own behind the ones: in wide networks (s
 lanes. Each of those takes a share of its samples forward and back, and then, when all have, a share of the rows of each
 weight gradient: every sum has one owner, who adds it up in the order that a single lane would.
 
+Where the input's rows are short, h_0 is read where the caller has it (see INPUT_BYTES).
+
 The notebooks' passes are halves of this: one stops at the output, and copies each f_k and h_{k+1} out; the other begins
 there, and copies in what it is given. Masks then come from f_k, which may have been edited, like h_{k+1}.
 """
@@ -30,6 +32,7 @@ from fastbackprop.kernels import (
     ALL_WEIGHTS,
     ALONG_UNITS,
     FLUSH_TILES,
+    INPUT_BYTES,
     LOSS_ROWS,
     PREDICT,
     SEED,
@@ -204,6 +207,8 @@ def sweep(dtype):
         has_columns = places.shape[0] > ALL_F * layers
         given = has_columns and mode != PREDICT
         wants_columns = places.shape[0] > ALL_DL_DH * layers
+        step = net_input.strides[0]
+        as_it_is = net_input.strides[1] == itemsize and 0 < step <= INPUT_BYTES and (wants_gradients or mode == PREDICT)
 
         chunks = accumulators.shape[0]
         own_lane, met, team = lane, 0, lanes
@@ -239,8 +244,11 @@ def sweep(dtype):
                 strip = advance(start, begin * itemsize)
                 output = advance(strip, output_row * stride)
                 columns = advance(pointer(net_input), (first + begin) * net_input.strides[1])
-                copy_rows(strip, stride, columns, net_input.strides[0], net_input.strides[1], units_in, own)
-                clear_tail(strip, stride, units_in, own, own_samples)
+                h_0, h_0_stride = columns, net_input.strides[0]
+                if not (as_it_is and count == samples):
+                    h_0, h_0_stride = strip, stride
+                    copy_rows(h_0, stride, columns, net_input.strides[0], net_input.strides[1], units_in, own)
+                    clear_tail(h_0, stride, units_in, own, own_samples)
 
                 for k in range(layers):
                     behind = advance(strip, (layout[k, 4] + layout[k, 0]) * stride)  # h_{k+1}, or the output
@@ -255,8 +263,8 @@ def sweep(dtype):
                         itemsize,
                         parameters_at(parameters_start, places, layout, k, ALL_BIASES, itemsize),
                         itemsize,
-                        advance(strip, layout[k, 4] * stride),
-                        stride,
+                        advance(strip, layout[k, 4] * stride) if k > 0 else h_0,
+                        stride if k > 0 else h_0_stride,
                         layout[k, 1],
                         layout[k, 0],
                         own_samples,
@@ -314,13 +322,14 @@ def sweep(dtype):
                     k = layers - 1 - step % layers
                     if step == layers:
                         met = meet(record, lanes, met)
-                    h = layout[k, 4] * stride
+                    h = advance(strip, layout[k, 4] * stride) if k > 0 else h_0
+                    h_stride = stride if k > 0 else h_0_stride
                     dl_df = (output_row if k == layers - 1 else layout[k + 1, 6 if apart else 4]) * stride
                     transposed = advance(start, layout[k if together else 0, 8] * itemsize)
                     t_stride = transposed_stride(layout[k, 0], itemsize)
                     if wants_gradients and step < layers and along_units(layout[k, 0], layout[k, 1]):
                         own_rows = advance(transposed, begin * t_stride)
-                        transpose(own_rows, t_stride, advance(strip, h), stride, layout[k, 0], own_samples)
+                        transpose(own_rows, t_stride, h, h_stride, layout[k, 0], own_samples)
                     if wants_gradients and (step >= layers or not together):
                         first_row = share(layout[k, 1], lane, lanes)
                         rows_taken = share(layout[k, 1], lane + 1, lanes) - first_row
@@ -357,8 +366,8 @@ def sweep(dtype):
                             8,
                             dl_df_rows,
                             stride,
-                            advance(start, h),
-                            stride,
+                            advance(h, -begin * itemsize),
+                            h_stride,
                             ones,
                             rows_taken,
                             layout[k, 0],
@@ -372,7 +381,7 @@ def sweep(dtype):
                         if layout[k, 7] > 0:
                             weights = advance(parameters_start, layout[k, 7] * itemsize)
                             row, column = itemsize, padded(layout[k, 1]) * itemsize
-                        before = advance(strip, h)
+                        before = advance(strip, layout[k, 4] * stride)
                         # Where all_dl_dh is asked for too, the product is taken twice: that is what it costs.
                         for with_mask in range(0 if k == 0 or wants_columns else 1, 2 if k > 0 else 1):
                             if given and k > 0:
