@@ -52,10 +52,13 @@ def array_types(dtype):
 
 
 def compile_entry(function, signature, *, nogil=True):
-    """Compile `function` for one explicit signature, from the cache where possible; without nogil, it keeps the GIL."""
-    return _cached(
-        functools.partial(numba.njit, signature, nogil=nogil, error_model="numpy", no_cfunc_wrapper=True), function
-    )
+    """Compile `function` for one explicit signature, from the cache where possible; without nogil, it keeps the GIL.
+
+    What is returned does not look at the types of what it is passed, which must be those: 0.25 to 0.4 us less.
+    """
+    options = {"nogil": nogil, "error_model": "numpy", "no_cfunc_wrapper": True}
+    dispatcher = _cached(functools.partial(numba.njit, signature, **options), function)
+    return dispatcher.get_overload(dispatcher.signatures[0])
 
 
 def compile_callback(function, signature):
