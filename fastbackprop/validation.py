@@ -221,7 +221,9 @@ def check_values(target: Array, shape: tuple[int, ...], most: int, expected: str
     step = max(1, CHECK_BLOCK // target.shape[0])
     for first in range(0, target.shape[1], step):
         part = target[:, first : first + step]
-        if not (np.minimum.reduce(part, axis=None) >= 0 and np.maximum.reduce(part, axis=None) <= most):
+        # argmin stops at NaN, and takes a third of the time of a reduction of 64 numbers; columns it would copy.
+        ordered = part.T if part.flags.f_contiguous else part
+        if not (ordered.item(ordered.argmin()) >= 0 and ordered.item(ordered.argmax()) <= most):
             refused = ~((part >= 0) & (part <= most))  # NaN too
             s = int(np.argmax(refused.any(axis=0)))
             i = int(np.argmax(refused[:, s]))

@@ -14,7 +14,7 @@ from fastbackprop.arguments import Batch
 from fastbackprop.engine import Engine
 from fastbackprop.gradients import with_callables
 from fastbackprop.pool import make_engine
-from fastbackprop.threads import Progress
+from fastbackprop.threads import Progress, available_threads
 from fastbackprop.validation import (
     FLOAT32,
     FLOAT64,
@@ -40,7 +40,8 @@ class Workspace:
     dtype : {numpy.float64, numpy.float32}
         What is computed in. Integer inputs are converted to it; wider floating inputs are refused.
     num_threads : int, optional
-        The threads a call may use; the default is FASTBACKPROP_NUM_THREADS, or the processors this process may run on.
+        The threads a call may use; the default is FASTBACKPROP_NUM_THREADS, or the processors this process may run on,
+        when the Workspace is made.
 
     Raises
     ------
@@ -83,6 +84,7 @@ class Workspace:
         self.layer_sizes = check_layer_sizes(layer_sizes)
         self.dtype = check_dtype(dtype)
         self.num_threads = check_num_threads(num_threads)
+        self._most_threads = self.num_threads or available_threads()
         self._engine = make_engine(self.layer_sizes, self.dtype)
         self._lock = threading.RLock()
         self._running = False
@@ -183,8 +185,8 @@ class Workspace:
                 f"{batch.widest}; expected float32, the dtype of this Workspace: "
                 "pass .astype(np.float32), or make a Workspace of dtype float64"
             )
-        threads = self.num_threads
-        batch.set_options(self.dtype, input_gradient=input_gradient, out=out, num_threads=threads, progress=progress)
+        most = self._most_threads
+        batch.set_options(self.dtype, input_gradient=input_gradient, out=out, num_threads=most, progress=progress)
         with self._lock:
             if self._running:
                 raise RuntimeError("progress called the Workspace whose call it reports on; expected another Workspace")
