@@ -213,8 +213,10 @@ def test_nested_lists_are_arrays():
     np.testing.assert_array_equal(all_dl_dweights[0], [[-4], [4]])
 
 
-@pytest.mark.parametrize("layer_sizes", [(5, 7, 2), (90, 40, 30, 3), (70, 400, 260, 3)], ids=["dots", "units", "wide"])
-@pytest.mark.parametrize("samples", [16, 24, 64, 100, 128, 256])
+@pytest.mark.parametrize(
+    "layer_sizes", [(5, 7, 2), (300, 110, 30, 3), (70, 400, 260, 3)], ids=["dots", "units", "wide"]
+)
+@pytest.mark.parametrize("samples", [16, 24, 64, 100, 128, 256, 1500])
 def test_rows_of_a_small_batch_in_a_larger_one(layer_sizes, samples, dtype):
     """Such an input may be read where it is: not what is behind its rows, and with the bits of any other order."""
     all_weights, all_biases = network(layer_sizes, dtype)
