@@ -214,7 +214,7 @@ def test_nested_lists_are_arrays():
 
 
 @pytest.mark.parametrize(
-    "layer_sizes", [(5, 7, 2), (300, 110, 30, 3), (70, 400, 260, 3)], ids=["dots", "units", "wide"]
+    "layer_sizes", [(5, 7, 2), (300, 110, 30, 3), (600, 250, 30, 3)], ids=["dots", "units", "wide"]
 )
 @pytest.mark.parametrize("samples", [16, 24, 64, 100, 128, 256, 1500])
 def test_rows_of_a_small_batch_in_a_larger_one(layer_sizes, samples, dtype):

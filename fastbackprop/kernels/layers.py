@@ -396,16 +396,17 @@ def clear_tail(typing_context, tile, stride, rows, count, samples):
 
 
 @intrinsic
-def relu_rows(typing_context, tile, stride, rows, samples):
-    """tile[r, s] = max(0, tile[r, s]), NaN where it is NaN; samples are whole vectors."""
+def relu_rows(typing_context, h, h_stride, f, f_stride, rows, samples):
+    """h[r, s] = max(0, f[r, s]), NaN where it is NaN; samples are whole vectors. h may be f."""
 
-    def emit(simd, tile, stride, rows, samples):
+    def emit(simd, h, h_stride, f, f_stride, rows, samples):
         with simd.loop(rows) as r, simd.loop(simd.builder.sdiv(samples, simd.int(simd.lanes))) as s:
-            place = simd.add(simd.mul(r.index, stride), simd.mul(s.index, simd.target.vector_bytes))
-            value = simd.load(tile, place)
-            simd.store(simd.select(simd.greater(simd.zeros, value), simd.zeros, value), tile, place)
+            column = simd.mul(s.index, simd.target.vector_bytes)
+            value = simd.load(f, simd.add(simd.mul(r.index, f_stride), column))
+            value = simd.select(simd.greater(simd.zeros, value), simd.zeros, value)
+            simd.store(value, h, simd.add(simd.mul(r.index, h_stride), column))
 
-    return types.void(tile, *[types.intp] * 3), outlined("relu_rows", tile.dtype, emit)
+    return types.void(h, types.intp, f, *[types.intp] * 3), outlined("relu_rows", h.dtype, emit)
 
 
 @intrinsic

@@ -10,10 +10,10 @@ taken later, dl/dh_k have rows of their own behind the ones: in wide networks (s
 lanes. Each of those takes a share of its samples forward and back, and then, when all have, a share of the rows of each
 weight gradient, or of its columns: every sum has one owner, who adds it up in the order that a single lane would.
 
-Where the input's rows are short, h_0 is read where the caller has it (see INPUT_BYTES).
+The notebooks' passes are halves of this: one stops at the output, and gives out each f_k and h_{k+1}; the other begins
+there, and takes in what it is given. Masks then come from f_k, which may have been edited, like h_{k+1}.
 
-The notebooks' passes are halves of this: one stops at the output, and copies each f_k and h_{k+1} out; the other begins
-there, and copies in what it is given. Masks then come from f_k, which may have been edited, like h_{k+1}.
+Rows of the caller's arrays may be used where they are, instead of rows of the tile: see INPUT_BYTES, IN_PLACE_UNITS.
 """
 
 import functools
@@ -32,6 +32,7 @@ from fastbackprop.kernels import (
     ALL_WEIGHTS,
     ALONG_UNITS,
     FLUSH_TILES,
+    IN_PLACE_UNITS,
     INPUT_BYTES,
     INPUT_COLUMNS,
     LOSS_ROWS,
@@ -154,6 +155,12 @@ def give_columns(rows, stride, places, place, units, first, count, itemsize):
     copy_rows(target, places[place, 1], rows, stride, itemsize, units, count)
 
 
+@inner
+def rows_at(places, place, like, first, itemsize):
+    """The rows of the caller's array at that place, from a column on, and their stride."""
+    return advance(array_at(places, place, like), first * itemsize), places[place, 1]
+
+
 @intrinsic
 def arguments_of(typing_context, record):
     """The arguments that a sweep's record holds."""
@@ -223,8 +230,16 @@ def sweep(dtype):
         has_columns = places.shape[0] > ALL_F * layers
         given = has_columns and mode != PREDICT
         wants_columns = places.shape[0] > ALL_DL_DH * layers
-        step = net_input.strides[0]
-        as_it_is = net_input.strides[1] == itemsize and 0 < step <= INPUT_BYTES and (wants_gradients or mode == PREDICT)
+        # Rows of the caller's are read and written where they are, unless gradients are taken later, from the tile.
+        alone = wants_gradients or mode == PREDICT
+        has_rows = has_columns and alone
+        for k in range(layers - 1 if has_rows else 0):
+            if layout[k, 1] > IN_PLACE_UNITS:
+                has_rows = False
+        for place in range(ALL_F * layers, places.shape[0] if has_rows else 0):
+            if places[place, 2] != itemsize:
+                has_rows = False
+        as_it_is = alone and net_input.strides[1] == itemsize and 0 < net_input.strides[0] <= INPUT_BYTES
 
         chunks = accumulators.shape[0]
         own_lane, met, team = lane, 0, lanes
@@ -266,31 +281,41 @@ def sweep(dtype):
                     copy_rows(h_0, stride, columns, net_input.strides[0], net_input.strides[1], units_in, own)
                     clear_tail(h_0, stride, units_in, own, own_samples)
 
+                in_place = has_rows and count == samples
+                h, h_stride = h_0, h_0_stride
                 for k in range(layers):
-                    behind = advance(strip, (layout[k, 4] + layout[k, 0]) * stride)  # h_{k+1}, or the output
+                    behind, f_stride = advance(strip, (layout[k, 4] + layout[k, 0]) * stride), stride  # f_k
+                    hidden = has_columns and k < layers - 1
                     if given:
-                        take_columns(behind, stride, places, ALL_H * layers + k, layout[k, 1], first + begin, own)
+                        if not (in_place and hidden):
+                            take_columns(behind, stride, places, ALL_H * layers + k, layout[k, 1], first + begin, own)
                         continue
+                    if in_place and hidden:
+                        behind, f_stride = rows_at(places, ALL_F * layers + k, strip, first + begin, itemsize)
                     forward_layer(
                         behind,
-                        stride,
+                        f_stride,
                         parameters_at(parameters_start, places, layout, k, ALL_WEIGHTS, itemsize),
                         layout[k, 0] * itemsize,
                         itemsize,
                         parameters_at(parameters_start, places, layout, k, ALL_BIASES, itemsize),
                         itemsize,
-                        advance(strip, layout[k, 4] * stride) if k > 0 else h_0,
-                        stride if k > 0 else h_0_stride,
+                        h,
+                        h_stride,
                         layout[k, 1],
                         layout[k, 0],
                         own_samples,
                         zero if k < layers - 1 and not has_columns else lowest,
                     )
-                    if has_columns and k < layers - 1:
+                    h, h_stride = behind, stride
+                    if in_place and hidden:
+                        h, h_stride = rows_at(places, ALL_H * layers + k, strip, first + begin, itemsize)
+                        relu_rows(h, h_stride, behind, f_stride, layout[k, 1], own_samples)
+                    elif hidden:
                         give_columns(
                             behind, stride, places, ALL_F * layers + k, layout[k, 1], first + begin, own, itemsize
                         )
-                        relu_rows(behind, stride, layout[k, 1], own_samples)
+                        relu_rows(behind, stride, behind, stride, layout[k, 1], own_samples)
                         give_columns(
                             behind, stride, places, ALL_H * layers + k, layout[k, 1], first + begin, own, itemsize
                         )
@@ -338,8 +363,11 @@ def sweep(dtype):
                     k = layers - 1 - step % layers
                     if step == layers:
                         met = meet(record, lanes, met)
-                    h = advance(strip, layout[k, 4] * stride) if k > 0 else h_0
-                    h_stride = stride if k > 0 else h_0_stride
+                    h, h_stride = h_0, h_0_stride
+                    if k > 0:
+                        h, h_stride = advance(strip, layout[k, 4] * stride), stride
+                    if k > 0 and in_place and given:
+                        h, h_stride = rows_at(places, ALL_H * layers + k - 1, strip, first + begin, itemsize)
                     dl_df = (output_row if k == layers - 1 else layout[k + 1, 6 if apart else 4]) * stride
                     transposed = advance(start, layout[k if together else 0, 8] * itemsize)
                     t_stride = transposed_stride(layout[k, 0], itemsize)
