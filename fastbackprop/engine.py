@@ -196,7 +196,7 @@ class Engine:
             places, _arrays = batch.locate(dtype, first, last)  # which live as long as their addresses
             columns = native([*sliced, weights], dtype)
             cut = self.tile_samples, each, length, fresh
-            sweep(written, sums, *columns, parameters, places, layout, tiles, *cut, *options, *team, address)
+            sweep((written, sums, *columns, parameters, places, layout, tiles, *cut, *options), *team, address)
 
         if together and number > 0:
             sweep_columns(accumulators[:number], tiles, 0, samples, chunks[0][1], 1)

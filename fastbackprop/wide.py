@@ -175,9 +175,8 @@ class WideEngine(Engine):
             scratches = self._columns(len(boxes) + 1)
             sizes = self.tile_samples, samples
             patience = pauses(flops // calls)
-            gradient(
-                *targets, self._partial, scratches, tiles, self.layout, tasks, *sizes, *flags, boxes, patience, address
-            )
+            arguments = *targets, self._partial, scratches, tiles, self.layout, tasks, *sizes, *flags
+            gradient(arguments, boxes, patience, address)
 
 
 def parts(total: int, largest: int, unit: int) -> list[tuple[int, int]]:

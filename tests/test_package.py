@@ -70,7 +70,7 @@ event.register("numba:compile", recorder)
 from fastbackprop.kernels.sweep import sweep
 entry, lane = sweep(np.dtype("f8"))
 compiled = [repr(entered.data) for _, entered in recorder.buffer]
-print(loss, any("sweep.<locals>.enter" in name for name in compiled), lane.cache_hits)
+print(loss, any("entry.<locals>.enter" in name for name in compiled), lane.cache_hits)
 """
 )
 

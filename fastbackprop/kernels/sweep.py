@@ -41,7 +41,7 @@ from fastbackprop.kernels import (
     SEED,
     STRIP,
 )
-from fastbackprop.kernels.jit import array_types, compile_callback, compile_entry, inner, source_digest
+from fastbackprop.kernels.jit import array_types, compile_callback, inner, source_digest
 from fastbackprop.kernels.layers import (
     backward_layer,
     clear_tail,
@@ -59,7 +59,7 @@ from fastbackprop.kernels.layers import (
 from fastbackprop.kernels.lists import array_at, parameters_at
 from fastbackprop.kernels.losses import take_loss
 from fastbackprop.kernels.simd import advance, pointer
-from fastbackprop.kernels.team import BOXES, claim, meet, new_record, part, read_record, run_together
+from fastbackprop.kernels.team import claim, entry, meet, part, read_record
 
 
 @inner
@@ -480,57 +480,6 @@ def sweep(dtype):
             chunk = claim(record) if chunks > 1 else chunks
         part(record, own_lane, team, met)
 
-    def enter(
-        gradient,
-        accumulators,
-        columns_out,
-        net_input,
-        target,
-        sample_weight,
-        parameters,
-        places,
-        layout,
-        tiles,
-        tile_samples,
-        tile_each,
-        chunk_samples,
-        fresh,
-        mode,
-        factor,
-        scale,
-        cross_entropy,
-        boxes,
-        patience,
-        address,
-    ):
-        """Run the sweep at that address on this thread and on workers that answer; returns how many lanes it had."""
-        digest  # noqa: B018 - a closure cell, see source_digest
-        record = new_record(
-            tiles,
-            (
-                gradient,
-                accumulators,
-                columns_out,
-                net_input,
-                target,
-                sample_weight,
-                parameters,
-                places,
-                layout,
-                tiles,
-                tile_samples,
-                tile_each,
-                chunk_samples,
-                fresh,
-                mode,
-                factor,
-                scale,
-                cross_entropy,
-            ),
-        )
-        return run_together(address, record, boxes, patience)
-
     record = types.CPointer(from_dtype(dtype))
     lane = compile_callback(sweep_columns, types.void(record, types.int64, types.int64))
-    entry = compile_entry(enter, types.int64(*argument_types(dtype), BOXES, types.int64, types.int64))
-    return entry, lane
+    return entry(argument_types(dtype)), lane

@@ -100,18 +100,17 @@ def call_llvm(builder, name, *arguments):
 
 
 @intrinsic
-def new_record(typing_context, element, arguments):
-    """A record of a tuple of arguments, on the stack of the calling function: a pointer to elements of a dtype.
+def new_record(typing_context, arguments):
+    """A record of a tuple of arguments, on the stack of the calling function: a pointer to elements of the first one.
 
     The record owns nothing: whoever calls keeps the arrays until all lanes have finished.
     """
 
     def generate(context, builder, signature, passed):
-        kind = signature.args[1]
+        (kind,), (values,) = signature.args, passed
         packed = cgutils.alloca_once(builder, record_type(context, kind))
         for number in range(2):
             builder.store(INT(0), cell_of(builder, packed, number))
-        values = passed[1]
         for k, part in enumerate(kind):
             if isinstance(part, types.Array):
                 array = cgutils.create_struct_proxy(part)(context, builder, builder.extract_value(values, k))
@@ -120,7 +119,7 @@ def new_record(typing_context, element, arguments):
         builder.store(values, builder.gep(packed, [ir.IntType(32)(k) for k in (0, 1)]))
         return builder.bitcast(packed, context.get_value_type(signature.return_type))
 
-    return types.CPointer(element.dtype)(element, arguments), generate
+    return types.CPointer(arguments[0].dtype)(arguments), generate
 
 
 def read_record(kind, record):
@@ -237,45 +236,55 @@ def call_lane(typing_context, address, record, lane, lanes):
     return types.void(types.int64, record, types.int64, types.int64), generate
 
 
-@inner
-def run_together(address, record, boxes, patience):
-    """Run the function at an address on this thread, and on all workers that answer; returns how many lanes there were.
+def entry(argument_types):
+    """What runs a function on this thread, and on all workers that answer, compiled for such arguments of it.
 
-    It is called with (record, lane, lanes), and must not return before all lanes have met for the last time. Workers
-    that are AWAY are waited for, for that many pauses: they may have been sent for.
+    The function is called with (record, lane, lanes), where the record holds the arguments, and must not return before
+    all lanes have met for the last time.
     """
-    called = 0
-    for number in range(boxes.shape[0]):
-        state = cell(boxes, number, STATE)
-        while True:
-            if exchange(state, WAITING, CALLED):
-                called |= 1 << number
-                break
-            if patience <= 0 or load(state) != AWAY:
-                break
-            patience -= 1
-            pause()
-    lanes = 1
-    for number in range(boxes.shape[0]):
-        if called >> number & 1:
+    digest = source_digest()
+
+    def enter(arguments, boxes, patience, address):
+        """Run the function at that address; returns how many lanes there were.
+
+        Workers that are AWAY are waited for, for that many pauses: they may have been sent for.
+        """
+        digest  # noqa: B018 - a closure cell, see source_digest
+        record = new_record(arguments)
+        called = 0
+        for number in range(boxes.shape[0]):
             state = cell(boxes, number, STATE)
-            looks = LOOKS + patience
-            while load(state) == CALLED:
-                looks -= 1
-                if looks < 0 and exchange(state, CALLED, WAITING):
-                    called ^= 1 << number
+            while True:
+                if exchange(state, WAITING, CALLED):
+                    called |= 1 << number
                     break
+                if patience <= 0 or load(state) != AWAY:
+                    break
+                patience -= 1
                 pause()
-            lanes += called >> number & 1
-    lane = 1
-    for number in range(boxes.shape[0]):
-        if called >> number & 1:
-            boxes[number, LANE], boxes[number, LANE + 1] = lane, lanes
-            hand_over(cell(boxes, number, RUN), address, record)
-            store(cell(boxes, number, STATE), GO)
-            lane += 1
-    call_lane(address, record, 0, lanes)
-    return lanes
+        lanes = 1
+        for number in range(boxes.shape[0]):
+            if called >> number & 1:
+                state = cell(boxes, number, STATE)
+                looks = LOOKS + patience
+                while load(state) == CALLED:
+                    looks -= 1
+                    if looks < 0 and exchange(state, CALLED, WAITING):
+                        called ^= 1 << number
+                        break
+                    pause()
+                lanes += called >> number & 1
+        lane = 1
+        for number in range(boxes.shape[0]):
+            if called >> number & 1:
+                boxes[number, LANE], boxes[number, LANE + 1] = lane, lanes
+                hand_over(cell(boxes, number, RUN), address, record)
+                store(cell(boxes, number, STATE), GO)
+                lane += 1
+        call_lane(address, record, 0, lanes)
+        return lanes
+
+    return compile_entry(enter, types.int64(types.Tuple(argument_types), BOXES, types.int64, types.int64))
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from fastbackprop.kernels.layers import (
 )
 from fastbackprop.kernels.simd import advance, pointer, vector_lanes
 from fastbackprop.kernels.sweep import padded, transposed_stride
-from fastbackprop.kernels.team import BOXES, claim, new_record, part, read_record, run_together
+from fastbackprop.kernels.team import claim, entry, part, read_record
 
 
 def argument_types(dtype):
@@ -140,47 +140,9 @@ def wide_gradient(dtype):
             task = claim(record)
         part(record, lane, lanes, 0)
 
-    def enter(
-        gradient,
-        sums,
-        bias_sums,
-        partial,
-        scratches,
-        tiles,
-        layout,
-        tasks,
-        tile_samples,
-        samples,
-        fresh,
-        flush,
-        final,
-        boxes,
-        patience,
-        address,
-    ):
-        """Run the lanes at that address on this thread and on workers that answer; returns how many there were."""
-        digest  # noqa: B018 - a closure cell, see source_digest
-        passed = (
-            gradient,
-            sums,
-            bias_sums,
-            partial,
-            scratches,
-            tiles,
-            layout,
-            tasks,
-            tile_samples,
-            samples,
-            fresh,
-            flush,
-            final,
-        )
-        return run_together(address, new_record(tiles, passed), boxes, patience)
-
     record = types.CPointer(from_dtype(dtype))
     lane = compile_callback(gradient_tasks, types.void(record, types.int64, types.int64))
-    entry = compile_entry(enter, types.int64(*argument_types(dtype), BOXES, types.int64, types.int64))
-    return entry, lane
+    return entry(argument_types(dtype)), lane
 
 
 @functools.cache
