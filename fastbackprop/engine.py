@@ -63,7 +63,7 @@ class Engine:
         fitting = TILE_BYTES // (self.tile_rows * self.dtype.itemsize) // PANEL * PANEL
         self.tile_samples = min(max(fitting, LEAST_TILE_SAMPLES), MOST_TILE_SAMPLES)
         self.flops = 6 * int(np.sum(self.layout[:, 0] * self.layout[:, 1]))  # for each sample
-        self._widest = max(layer_sizes[1:])
+        self._units = sum(layer_sizes[1:])
         # Up to so many, they are not summed in float64: a sweep writes the gradient in the element type.
         self.direct_samples = FLUSH_TILES * self.tile_samples
         self._place_in_tile()
@@ -177,7 +177,7 @@ class Engine:
         other = [array for array in arrays if array.dtype is not dtype and array.dtype != dtype]
         if given and batch.itemsize != dtype.itemsize:
             other += [array for array in given if array.dtype != dtype]
-        staged, rows = sum([len(array) for array in other]), len(given) * self._widest
+        staged, rows = sum([len(array) for array in other]), len(given) // len(self.layout) * self._units
         number, flops, row_bytes = len(chunks), samples * self.flops, samples * dtype.itemsize
         together = flops <= self.call_flops and staged * row_bytes <= STAGING_BYTES and rows * row_bytes <= GIVEN_BYTES
         parts = number
@@ -279,7 +279,7 @@ class Engine:
 
     def slice_samples(self, staged: int, given: int, *, sums: bool) -> int:
         """How many samples are handed to a kernel at once: fewer where that many rows of them are converted first, or
-        about so many given from layer to layer."""
+        given from layer to layer."""
         most = min(SLICE_SAMPLES, SLICE_FLOPS // self.flops)
         for rows, most_bytes in (staged, STAGING_BYTES), (given, GIVEN_BYTES):
             if rows:

@@ -92,7 +92,8 @@ def run(
 
 def helpers(num_lanes: int) -> Array:
     """The boxes of workers that share a call with this thread, on so many lanes if there are as many processors."""
-    return _crew.muster(num_lanes - 1) if num_lanes > 1 else NO_HELPERS
+    wanted = min(num_lanes, processors()) if num_lanes > 1 else 1
+    return _crew.muster(wanted - 1) if wanted > 1 else NO_HELPERS
 
 
 class Job:
@@ -238,24 +239,19 @@ class Crew:
             self.calls.put((job, lane))
 
     def muster(self, helpers: int) -> Array:
-        """The boxes of that many workers, if there are processors for them; they are sent for where they sleep."""
+        """The boxes of that many workers, who are sent for where they sleep."""
+        helpers = min(helpers, MOST_HELPERS)
         if len(self.boxes) == 0:
             self._make_boxes()
-        helpers = min(helpers, MOST_HELPERS)
-        if any(self.boxes.item(number, STATE) == AWAY for number in range(helpers)):
-            helpers = min(helpers, processors() - 1)
-            # What is in the queue is for workers that are on their way already, or busy with a job.
-            if helpers > 0 and self.calls.empty():
-                self._send_for(helpers)
-        return self.boxes[:helpers]
-
-    def _send_for(self, helpers: int) -> None:
-        self._hire(helpers)
-        self._make_room(helpers)
-        for number in range(helpers):
-            if self.boxes.item(number, STATE) == AWAY:
+        asleep = [number for number in range(helpers) if self.boxes.item(number, STATE) == AWAY]
+        # What is in the queue is for workers that are on their way already, or busy with a job.
+        if asleep and self.calls.empty():
+            self._hire(helpers)
+            self._make_room(helpers)
+            for number in asleep:
                 self.boxes[number, LEAVE] = 0
                 self.calls.put(number)
+        return self.boxes[:helpers]
 
     def _make_boxes(self) -> None:
         """Make the boxes, and find how many pauses a worker stays awake."""

@@ -46,7 +46,8 @@ class Workspace:
     Raises
     ------
     ValueError
-        ``layer_sizes is (3,); expected at least two whole numbers from 1 up``
+        ``layer_sizes is (3,); expected at least two whole numbers from 1 up``, ``FASTBACKPROP_NUM_THREADS is 'two';
+        expected a whole number from 1 up``
     TypeError
         ``dtype is float16; expected float32 or float64``
 

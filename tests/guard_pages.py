@@ -111,9 +111,10 @@ def main(side, seed):
         inner = [width] * rng.randint(1, 3) if number % 2 else [rng.randint(1, 40), width]
         layer_sizes = (rng.randint(1, 40), *inner, rng.randint(1, 12))
         everything(layer_sizes, sizes[number], dtype, layout, guarded)
-    for width, samples in (64, 513), (130, 70), (48, 1030):
+    shapes = (17, 64, 33, 3), (17, 130, 33, 3), (17, 48, 33, 3), (257, 31, 3), (300, 110, 30, 3)
+    for layer_sizes, samples in zip(shapes, (513, 70, 1030, 70, 64), strict=True):
         for dtype in "float32", "float64":
-            everything((17, width, 33, 3), samples, dtype, np.ascontiguousarray, guarded)
+            everything(layer_sizes, samples, dtype, np.ascontiguousarray, guarded)
     pool.WIDE = 100
     for layer_sizes, samples in ((37, 18, 40, 3), 300), ((130, 5, 1), 1), ((5, 131, 2), 129), ((40, 40), 70):
         for dtype in "float32", "float64":

@@ -38,7 +38,8 @@ gradient, else rows. For rows, each would read what the others have transposed.
 """
 
 INPUT_BYTES = 1024
-"""At most, of a row of the input: where its samples are whole vectors, it is read where it is, not copied to a tile.
+"""At most, from one row of the input to the next: if these hold whole vectors, they are read where they are, not copied
+to a tile.
 
 64 to 128 samples of 784-100-10 took 1 to 6 % less time so. Long rows of many inputs fall into few sets of a cache.
 """

@@ -8,7 +8,7 @@ import numba
 from numba.core.caching import FunctionCache
 from numba.extending import register_jitable
 
-inner = register_jitable(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inner = register_jitable(error_model="numpy", no_cfunc_wrapper=True)
 """For functions that entry points call. Never cached on their own: numba would not see an edit of theirs.
 
 Nobody calls them from outside: what numba makes for that took the sweep half a second more to compile, of 4.9. As
@@ -54,7 +54,8 @@ def array_types(dtype):
 def compile_entry(function, signature, *, nogil=True):
     """Compile `function` for one explicit signature, from the cache where possible; without nogil, it keeps the GIL.
 
-    What is returned does not look at the types of what it is passed, which must be those: 0.25 to 0.4 us less.
+    What is returned takes 0.25 to 0.4 us less than a dispatcher. It does not look at the dtype of an array (but for its
+    size), its order or its alignment: these must be as the signature says.
     """
     options = {"nogil": nogil, "error_model": "numpy", "no_cfunc_wrapper": True}
     dispatcher = _cached(functools.partial(numba.njit, signature, **options), function)

@@ -2,7 +2,8 @@
 
 A tile is a block of rows in a workspace: row r starts at `tile + r * stride`, a cache line, and holds `samples`
 samples, whole vectors of the target. What lies behind the last true sample of a batch is called its tail. Tails are
-zero in every operand of a weight gradient along the samples, so they add nothing, not even NaN.
+zero in every operand of a weight gradient along the samples, so they add nothing, not even NaN. Rows of h and f may be
+those of a caller's array as well, at any address and stride, if it holds whole vectors of samples.
 
 Strides and columns are in bytes. Arguments come as outputs, inputs, sizes.
 """

@@ -1,7 +1,8 @@
 """Register tiles: the two products that all of backpropagation is made of.
 
 A tile of samples is stored feature-major: units in rows, samples contiguous along a row. A row starts at a cache
-line, and what is read and written of it are whole vectors, so these kernels have no remainder along the samples.
+line, or anywhere in an array of the caller, and what is read and written of it are whole vectors, so these kernels have
+no remainder along the samples.
 
     product   C[i, s]  = start[i, s] + sum_p A[i, p] B[p, s]    A: weights, broadcast;  lanes along s
     dots      C[i, p]  = sum_s G[i, s] H[p, s]                  both operands contiguous; lanes along s

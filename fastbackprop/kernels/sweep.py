@@ -122,11 +122,11 @@ def flush(gradient, sums, tile, itemsize, layout, lane, lanes, stored):
             convert_rows(advance(gradient, biases * itemsize), 0, advance(sums, biases * 8), 0, 1, rows, 0)
         if along_units(units_in, units_out):
             if not stored:
-                first, rows, column, columns = part_of_gradient(layout, k, lane, lanes)
+                top, height, left, width = part_of_gradient(layout, k, lane, lanes)
                 row = padded(units_in) * itemsize
-                target = advance(sums, (layout[k, 2] + first * units_in + column) * 8)
-                partial = advance(tile, (layout[k, 5] + column) * itemsize + first * row)
-                convert_rows(target, units_in * 8, partial, row, rows, columns, 1)
+                target = advance(sums, (layout[k, 2] + top * units_in + left) * 8)
+                partial = advance(tile, (layout[k, 5] + left) * itemsize + top * row)
+                convert_rows(target, units_in * 8, partial, row, height, width, 1)
         elif stored:
             convert_rows(advance(gradient, start * itemsize), 0, advance(sums, start * 8), 0, 1, rows * units_in, 0)
 
@@ -231,15 +231,15 @@ def sweep(dtype):
         given = has_columns and mode != PREDICT
         wants_columns = places.shape[0] > ALL_DL_DH * layers
         # Rows of the caller's are read and written where they are, unless gradients are taken later, from the tile.
-        alone = wants_gradients or mode == PREDICT
-        has_rows = has_columns and alone
+        gradients_later = not wants_gradients and mode != PREDICT
+        has_rows = has_columns and not gradients_later
         for k in range(layers - 1 if has_rows else 0):
             if layout[k, 1] > IN_PLACE_UNITS:
                 has_rows = False
         for place in range(ALL_F * layers, places.shape[0] if has_rows else 0):
             if places[place, 2] != itemsize:
                 has_rows = False
-        as_it_is = alone and net_input.strides[1] == itemsize and 0 < net_input.strides[0] <= INPUT_BYTES
+        as_it_is = net_input.strides[1] == itemsize and 0 < net_input.strides[0] <= INPUT_BYTES and not gradients_later
 
         chunks = accumulators.shape[0]
         own_lane, met, team = lane, 0, lanes
@@ -363,11 +363,12 @@ def sweep(dtype):
                     k = layers - 1 - step % layers
                     if step == layers:
                         met = meet(record, lanes, met)
-                    h, h_stride = h_0, h_0_stride
-                    if k > 0:
-                        h, h_stride = advance(strip, layout[k, 4] * stride), stride
-                    if k > 0 and in_place and given:
+                    if k == 0:
+                        h, h_stride = h_0, h_0_stride
+                    elif in_place and given:
                         h, h_stride = rows_at(places, ALL_H * layers + k - 1, strip, first + begin, itemsize)
+                    else:
+                        h, h_stride = advance(strip, layout[k, 4] * stride), stride
                     dl_df = (output_row if k == layers - 1 else layout[k + 1, 6 if apart else 4]) * stride
                     transposed = advance(start, layout[k if together else 0, 8] * itemsize)
                     t_stride = transposed_stride(layout[k, 0], itemsize)
