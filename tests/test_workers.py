@@ -78,6 +78,23 @@ def test_teams(layer_sizes, samples, dtype, patient):
         assert max(seen) == count or (count > 2 and max(seen) > 1)
 
 
+def test_a_long_call_of_one_chunk_is_shared(dtype, patient, monkeypatch):
+    """It is a job, so that Ctrl-C is answered between its slices; each of these has both threads."""
+    make, seen = patient
+    monkeypatch.setattr(engine.Engine, "call_flops", 0)
+    monkeypatch.setattr(engine, "SLICE_FLOPS", 1)
+    parameters = network((300, 120, 3), dtype)
+    net_input, y = batch((300, 120, 3), 1100, dtype)
+    for count in 1, 2:
+        workspace = make((300, 120, 3), dtype, count)
+        assert len(workspace._engine.chunks(1100)) == 1
+        assert workspace._engine.direct_samples < 1100  # or it would be one slice
+        seen.clear()
+        got = workspace.loss_and_gradients(net_input, *parameters, y)
+        assert seen == [count, count]
+        assert_close(got[1:], reference.loss_and_gradients(net_input, *parameters, y)[1:])
+
+
 @pytest.mark.parametrize(
     ("layer_sizes", "samples"), [((130, 200, 3), 100), ((3, 24, 50, 23, 2), 70), ((40, 500, 300, 7), 300)], ids=str
 )
