@@ -37,7 +37,7 @@ MOST_CHUNKS = 64
 CHUNK_FLOPS = 2**21
 PARAMETERS_PER_SAMPLE = 32  # at most: clearing and adding up a chunk's gradient then take a few per cent of its time
 # Of a tile that lanes share, at most, for longer chunks: 4,096 samples of 64 layers of 32 units took two threads 1.2 to
-# 1.3 times as long in one chunk as in two, 4,000 of 784-100-10 1 to 1.05 times; 450 of 16-64x4-4 took less, by 1.1.
+# 1.3 times as long in one chunk as in two, 4,000 of 784-100-10 0.98 to 1.06 times; 450 of 16-64x4-4 took less, by 1.1.
 SHARED_BYTES = 2**20
 LEAST_TEAM_FLOPS = 2**22  # of a call: below, no other thread is asked to help
 PAUSES_PER_MEGAFLOP = 32  # of a call: how long a thread that sleeps is waited for
@@ -258,11 +258,11 @@ class Engine:
     def chunks(self, samples: int, *, sums: bool = True) -> list[tuple[int, int]]:
         """The ranges (first, last) of samples that one thread goes through, summing them apart: cut by shape alone.
 
-        Their number is a power of two, which most numbers of threads share evenly; each has CHUNK_FLOPS at least.
-        With sums, there are no more than accumulators have room for, and they are long enough to be worth adding up.
+        Their number is a power of two, which most numbers of threads share evenly; each has CHUNK_FLOPS at least, and
+        with sums, there are no more than accumulators have room for, long enough to be worth adding up. Two may be half
+        as long, where lanes of one would share a large tile.
         """
         least = max(1, CHUNK_FLOPS // self.flops, self.size // PARAMETERS_PER_SAMPLE * sums)
-        # Where lanes of one chunk would share a large tile, two may be half as long.
         if samples < (2 * least if self._tiles.itemsize * self._tile_size <= SHARED_BYTES else least):
             return [(0, samples)] if samples else []
         room = ACCUMULATOR_BYTES // (8 * self._accumulator_size) if sums else MOST_CHUNKS

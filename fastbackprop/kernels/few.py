@@ -232,14 +232,8 @@ def few(dtype):
             for s in range(1, samples):
                 loss_lanes[0] += loss_lanes[s]
         if wants_columns:
-            give_samples(
-                advance(start, output_at * itemsize),
-                samples,
-                itemsize,
-                places,
-                ALL_DL_DF * layers + layers - 1,
-                layout[layers - 1, 1],
-            )
+            place = ALL_DL_DF * layers + layers - 1
+            give_samples(advance(start, output_at * itemsize), samples, itemsize, places, place, outputs)
 
         for k in range(layers - 1, -1, -1):
             units_in, units_out = layout[k, 0], layout[k, 1]
@@ -268,7 +262,7 @@ def few(dtype):
                 continue
             dl_dh = advance(start, (back_at + samples * layout[k, 4]) * itemsize)
             if has_columns and k > 0:  # h has been used: its place takes f_k for the mask
-                take_samples(h, samples, itemsize, places, ALL_F * layers + k - 1, layout[k - 1, 1])
+                take_samples(h, samples, itemsize, places, ALL_F * layers + k - 1, units_in)
             for with_mask in range(0 if k == 0 or wants_columns else 1, 2 if k > 0 else 1):
                 sum_rows(
                     dl_dh,
@@ -285,14 +279,8 @@ def few(dtype):
                     with_mask,
                 )
                 if wants_columns and k > 0:
-                    give_samples(
-                        dl_dh,
-                        samples,
-                        itemsize,
-                        places,
-                        (ALL_DL_DF if with_mask else ALL_DL_DH) * layers + k - 1,
-                        layout[k - 1, 1],
-                    )
+                    place = (ALL_DL_DF if with_mask else ALL_DL_DH) * layers + k - 1
+                    give_samples(dl_dh, samples, itemsize, places, place, units_in)
         for p in range(columns_out.shape[0]):
             for s in range(columns_out.shape[1]):
                 columns_out[p, s] = space[back_at + s * inputs + p]

@@ -271,10 +271,11 @@ def sweep(dtype):
                 strips = (count + STRIP - 1) // STRIP
                 begin = min(share(strips, lane, lanes) * STRIP, count)
                 own = min(share(strips, lane + 1, lanes) * STRIP, count) - begin
+                own_first = first + begin
                 own_samples = whole_vectors(own, tile)
                 strip = advance(start, begin * itemsize)
                 output = advance(strip, output_row * stride)
-                columns = advance(pointer(net_input), (first + begin) * net_input.strides[1])
+                columns = advance(pointer(net_input), (own_first) * net_input.strides[1])
                 h_0, h_0_stride = columns, net_input.strides[0]
                 if not (as_it_is and count == samples):
                     h_0, h_0_stride = strip, stride
@@ -288,10 +289,10 @@ def sweep(dtype):
                     hidden = has_columns and k < layers - 1
                     if given:
                         if not (in_place and hidden):
-                            take_columns(behind, stride, places, ALL_H * layers + k, layout[k, 1], first + begin, own)
+                            take_columns(behind, stride, places, ALL_H * layers + k, layout[k, 1], own_first, own)
                         continue
                     if in_place and hidden:
-                        behind, f_stride = rows_at(places, ALL_F * layers + k, strip, first + begin, itemsize)
+                        behind, f_stride = rows_at(places, ALL_F * layers + k, strip, own_first, itemsize)
                     forward_layer(
                         behind,
                         f_stride,
@@ -309,24 +310,20 @@ def sweep(dtype):
                     )
                     h, h_stride = behind, stride
                     if in_place and hidden:
-                        h, h_stride = rows_at(places, ALL_H * layers + k, strip, first + begin, itemsize)
+                        h, h_stride = rows_at(places, ALL_H * layers + k, strip, own_first, itemsize)
                         relu_rows(h, h_stride, behind, f_stride, layout[k, 1], own_samples)
                     elif hidden:
-                        give_columns(
-                            behind, stride, places, ALL_F * layers + k, layout[k, 1], first + begin, own, itemsize
-                        )
+                        give_columns(behind, stride, places, ALL_F * layers + k, layout[k, 1], own_first, own, itemsize)
                         relu_rows(behind, stride, behind, stride, layout[k, 1], own_samples)
-                        give_columns(
-                            behind, stride, places, ALL_H * layers + k, layout[k, 1], first + begin, own, itemsize
-                        )
+                        give_columns(behind, stride, places, ALL_H * layers + k, layout[k, 1], own_first, own, itemsize)
                 if mode == PREDICT:
-                    columns = advance(pointer(columns_out), (first + begin) * itemsize)
+                    columns = advance(pointer(columns_out), (own_first) * itemsize)
                     copy_rows(columns, columns_out.strides[0], output, stride, itemsize, units_out, own)
                     continue
                 # Tails of hidden layers hold ReLU(biases ...), which may be infinite: 0 times that would be NaN.
                 clear_tail(advance(strip, units_in * stride), stride, target_row - units_in, own, own_samples)
 
-                columns = advance(pointer(target), (first + begin) * target.strides[1])
+                columns = advance(pointer(target), (own_first) * target.strides[1])
                 if mode == SEED:
                     copy_rows(output, stride, columns, target.strides[0], target.strides[1], units_out, own)
                 else:
@@ -335,7 +332,7 @@ def sweep(dtype):
                     if sample_weight.size > 0:
                         weights = advance(strip, weight_row * stride)
                         step = sample_weight.strides[0]
-                        columns = advance(pointer(sample_weight), (first + begin) * step)
+                        columns = advance(pointer(sample_weight), (own_first) * step)
                         copy_rows(weights, stride, columns, 0, step, 1, own)
                     row = stride // itemsize
                     rows = tile[output_row * row + begin :]
@@ -344,16 +341,8 @@ def sweep(dtype):
                         lanes_of_loss, rows, row, units_out, target.shape[0], own, mode, factor, scale, cross_entropy
                     )
                 if wants_columns:
-                    give_columns(
-                        output,
-                        stride,
-                        places,
-                        ALL_DL_DF * layers + layers - 1,
-                        layout[layers - 1, 1],
-                        first + begin,
-                        own,
-                        itemsize,
-                    )
+                    place = ALL_DL_DF * layers + layers - 1
+                    give_columns(output, stride, places, place, units_out, own_first, own, itemsize)
 
                 # Layer by layer, weight gradient and dl/dh; of several lanes, all of dl/dh and then the gradients. Of
                 # these, each takes rows, from samples that all have transposed, or columns of the first layer's, from
@@ -366,7 +355,7 @@ def sweep(dtype):
                     if k == 0:
                         h, h_stride = h_0, h_0_stride
                     elif in_place and given:
-                        h, h_stride = rows_at(places, ALL_H * layers + k - 1, strip, first + begin, itemsize)
+                        h, h_stride = rows_at(places, ALL_H * layers + k - 1, strip, own_first, itemsize)
                     else:
                         h, h_stride = advance(strip, layout[k, 4] * stride), stride
                     dl_df = (output_row if k == layers - 1 else layout[k + 1, 6 if apart else 4]) * stride
@@ -438,7 +427,7 @@ def sweep(dtype):
                             if given and k > 0:
                                 before = dl_dh
                                 take_columns(
-                                    before, stride, places, ALL_F * layers + k - 1, layout[k - 1, 1], first + begin, own
+                                    before, stride, places, ALL_F * layers + k - 1, layout[k, 0], own_first, own
                                 )
                             backward_layer(
                                 dl_dh,
@@ -455,20 +444,11 @@ def sweep(dtype):
                                 with_mask,
                             )
                             if wants_columns and k > 0:
-                                wanted = ALL_DL_DF if with_mask else ALL_DL_DH
-                                give_columns(
-                                    dl_dh,
-                                    stride,
-                                    places,
-                                    wanted * layers + k - 1,
-                                    layout[k - 1, 1],
-                                    first + begin,
-                                    own,
-                                    itemsize,
-                                )
+                                place = (ALL_DL_DF if with_mask else ALL_DL_DH) * layers + k - 1
+                                give_columns(dl_dh, stride, places, place, layout[k, 0], own_first, own, itemsize)
                         clear_tail(dl_dh, stride, layout[k, 0], own, own_samples)
                 if columns_out.shape[1] > 0:
-                    columns = advance(pointer(columns_out), (first + begin) * itemsize)
+                    columns = advance(pointer(columns_out), (own_first) * itemsize)
                     dl_dinput = advance(strip, layout[0, 6 if apart else 4] * stride)
                     copy_rows(columns, columns_out.strides[0], dl_dinput, stride, itemsize, units_in, own)
                 number += 1
