@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.core.registry import cpu_target
 
-from fastbackprop.kernels import SQUARED_ERROR, few, layers, losses, simd
+from fastbackprop.kernels import SQUARED_ERROR, few, layers, losses, microkernels, simd
 
 CACHE_LINE = 64
 SAMPLES = 128
@@ -398,5 +398,5 @@ def test_kernels_compile_for_other_targets(kernel, triple, features, product, dt
     parsed.verify()
     machine = llvm.Target.from_triple(triple).create_target_machine(features=features, opt=2)
     assembly = machine.emit_assembly(parsed)
-    assert len(re.findall(product, assembly)) >= 3 * sum(range(1, layers.HEIGHT + 1))  # two or more vectors, and one
+    assert len(re.findall(product, assembly)) >= 3 * sum(range(1, microkernels.HEIGHT + 1))  # two or more vectors, and one
     assert "fmaf" not in assembly

@@ -21,7 +21,7 @@ from fastbackprop.kernels.jit import array_types, compile_entry, inner, source_d
 from fastbackprop.kernels.layers import copy_rows
 from fastbackprop.kernels.lists import array_at, parameters_at
 from fastbackprop.kernels.losses import take_loss
-from fastbackprop.kernels.microkernels import HEIGHT, dots, masked, product, resumed
+from fastbackprop.kernels.microkernels import dots, multiply
 from fastbackprop.kernels.simd import advance, outlined, pointer
 
 ROWS = 64
@@ -47,7 +47,7 @@ def forward_samples(
             def finish(i, q, total, s=s):
                 total = builder.fadd(total, simd.load_scalar(biases, simd.mul(i, bias_stride)))
                 place = simd.add(simd.mul(simd.add(s, q), f_stride), simd.mul(i, simd.itemsize))
-                simd.store_scalar(total, f, place)
+                simd.store(total, f, place)
 
             dots(simd, weights, row, operands, units_out, whole, finish)
         with builder.if_then(builder.icmp_signed(">", rest, simd.int(0))), simd.loop(samples) as s:
@@ -77,35 +77,33 @@ def sum_rows(typing_context, c, c_stride, h, a, a_row, a_column, b, b_stride, ro
     def emit(simd, c, c_stride, h, a, a_row, a_column, b, b_stride, rows, columns, depth, with_mask):
         builder = simd.builder
         asked = builder.icmp_signed("!=", with_mask, simd.int(0))
+        whole = builder.sdiv(columns, simd.int(simd.lanes))
         for q, count in simd.parts(depth, ROWS):
-            fresh = builder.icmp_signed("==", q, simd.int(0))
-            wanted = builder.and_(asked, builder.icmp_signed("==", simd.add(q, count), depth))
-            right = simd.behind(b, simd.mul(q, b_stride))
-            for first, height in simd.tiles(rows, HEIGHT):
-                place = simd.mul(first, c_stride)
-                target, before = simd.behind(c, place), simd.behind(h, place)
-                left = simd.behind(a, simd.mul(first, a_row), simd.mul(q, a_column))
-                for kind, vectors, offset in pieces(simd, columns):
-                    start, finish = resumed(kind, fresh, kind.clear, target), masked(kind, before, wanted)
-                    operands = left, a_row, a_column, right, b_stride
-                    product(kind, target, c_stride, *operands, height, vectors, count, offset, start, finish)
+            multiply(
+                simd,
+                c=c,
+                c_row=c_stride,
+                a=simd.behind(a, simd.mul(q, a_column)),
+                a_row=a_row,
+                a_column=a_column,
+                b=simd.behind(b, simd.mul(q, b_stride)),
+                b_row=b_stride,
+                rows=rows,
+                vectors=whole,
+                rest=builder.sub(columns, simd.mul(whole, simd.lanes)),
+                depth=count,
+                fresh=builder.icmp_signed("==", q, simd.int(0)),
+                start=simd.zero(),
+                start_row=0,
+                found=c,
+                found_row=c_stride,
+                h=h,
+                masked=builder.and_(asked, builder.icmp_signed("==", simd.add(q, count), depth)),
+            )
 
     strides = [types.intp] * 2
     arguments = (c, types.intp, h, a, *strides, b, types.intp, *[types.intp] * 4)
     return types.void(*arguments), outlined("sum_rows", c.dtype, emit)
-
-
-def pieces(simd, columns):
-    """Run the code emitted for each piece of a row: whole panels, single vectors, then the elements behind them.
-
-    ``for kind, vectors, offset in pieces(simd, columns): <emit the code for that many vectors of that kind>``
-    """
-    whole = simd.builder.sdiv(columns, simd.int(simd.lanes))
-    for vectors, offset in simd.panels(whole):
-        yield simd, vectors, offset
-    behind = simd.mul(whole, simd.lanes)
-    with simd.loop(simd.builder.sub(columns, behind)) as p:
-        yield simd.scalar(), 1, simd.mul(simd.add(behind, p.index), simd.itemsize)
 
 
 @inner

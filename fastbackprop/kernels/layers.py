@@ -13,7 +13,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastbackprop.kernels import CACHE_LINE
-from fastbackprop.kernels.microkernels import HEIGHT, dots, masked, product, resumed, transpose_block
+from fastbackprop.kernels.microkernels import HEIGHT, dots, multiply, transpose_block
 from fastbackprop.kernels.simd import Simd, outlined
 
 DEPTH_BYTES = 4096
@@ -77,29 +77,28 @@ def forward_layer(
         simd, f, f_stride, weights, row, column, biases, bias_stride, h, h_stride, units_out, units_in, samples, floor
     ):
         builder = simd.builder
-        with_floor, without = simd.splat(floor), simd.splat(simd.constant(float("-inf")))
         for p, depth in simd.parts(units_in, DEPTH_BYTES // simd.itemsize):
-            fresh = builder.icmp_signed("==", p, simd.int(0))
             last = builder.icmp_signed("==", simd.add(p, depth), units_in)
-            floors = simd.select(last, with_floor, without)
-            for first, height in simd.tiles(units_out, HEIGHT):
-                target = simd.behind(f, simd.mul(first, f_stride))
-                a = simd.behind(weights, simd.mul(first, row), simd.mul(p, column))
-                b = simd.behind(h, simd.mul(p, h_stride))
-
-                def begin(slots, first=first):
-                    for i, row_slots in enumerate(slots):
-                        bias = simd.splat(simd.load_scalar(biases, simd.mul(simd.add(first, i), bias_stride)))
-                        for slot in row_slots:
-                            builder.store(bias, slot)
-
-                def finish(value, _place, floors=floors):
-                    return simd.select(simd.greater(floors, value), floors, value)
-
-                for vectors, offset in simd.panels(builder.sdiv(samples, simd.int(simd.lanes))):
-                    operands = (a, row, column, b, h_stride)
-                    start = resumed(simd, fresh, begin, target)
-                    product(simd, target, f_stride, *operands, height, vectors, depth, offset, start, finish)
+            multiply(
+                simd,
+                c=f,
+                c_row=f_stride,
+                a=simd.behind(weights, simd.mul(p, column)),
+                a_row=row,
+                a_column=column,
+                b=simd.behind(h, simd.mul(p, h_stride)),
+                b_row=h_stride,
+                rows=units_out,
+                vectors=builder.sdiv(samples, simd.int(simd.lanes)),
+                depth=depth,
+                fresh=builder.icmp_signed("==", p, simd.int(0)),
+                start=biases,
+                start_row=bias_stride,
+                found=f,
+                found_row=f_stride,
+                floor=simd.select(last, floor, simd.lowest),
+                h=f,
+            )
 
     strides = [types.intp] * 2
     sizes = [types.intp] * 3
@@ -135,19 +134,27 @@ def backward_layer(
         alone = builder.icmp_unsigned("==", dl_dh, h)
         most = builder.select(alone, units_out, simd.int(DEPTH_BYTES // simd.itemsize))
         for p, depth in simd.parts(units_out, most):
-            fresh = builder.icmp_signed("==", p, simd.int(0))
             last = builder.icmp_signed("==", simd.add(p, depth), units_out)
-            wanted = builder.and_(last, builder.icmp_signed("!=", with_mask, simd.int(0)))
-            for first, height in simd.tiles(units_in, HEIGHT):
-                place = simd.mul(first, stride)
-                target, before = simd.behind(dl_dh, place), simd.behind(h, place)
-                a = simd.behind(weights, simd.mul(first, column), simd.mul(p, row))
-                b = simd.behind(dl_df, simd.mul(p, df_stride))
-
-                start, finish = resumed(simd, fresh, simd.clear, target), masked(simd, before, wanted)
-                for vectors, offset in simd.panels(builder.sdiv(samples, simd.int(simd.lanes))):
-                    operands = (a, column, row, b, df_stride)
-                    product(simd, target, stride, *operands, height, vectors, depth, offset, start, finish)
+            multiply(
+                simd,
+                c=dl_dh,
+                c_row=stride,
+                a=simd.behind(weights, simd.mul(p, row)),
+                a_row=column,
+                a_column=row,
+                b=simd.behind(dl_df, simd.mul(p, df_stride)),
+                b_row=df_stride,
+                rows=units_in,
+                vectors=builder.sdiv(samples, simd.int(simd.lanes)),
+                depth=depth,
+                fresh=builder.icmp_signed("==", p, simd.int(0)),
+                start=simd.zero(),
+                start_row=0,
+                found=dl_dh,
+                found_row=stride,
+                h=h,
+                masked=builder.and_(last, builder.icmp_signed("!=", with_mask, simd.int(0))),
+            )
 
     strides = [types.intp] * 2
     arguments = (dl_dh, h, types.intp, weights, *strides, dl_df, types.intp, *[types.intp] * 4)
@@ -210,12 +217,12 @@ def dot_gradient(
             def finish(i, q, total, p=p, width=width, last_start=last_start, last_row=last_row):
                 if q < width - 1:
                     offset = simd.add(simd.mul(i, row), simd.mul(simd.add(p, q), column))
-                    target = simd.at(dl_dweights, offset, double)
+                    target = simd.behind(dl_dweights, offset)
                 else:
-                    target = simd.at(last_start, simd.mul(i, last_row), double)
+                    target = simd.behind(last_start, simd.mul(i, last_row))
                 if simd.itemsize < 8:
                     total = builder.fpext(total, double)
-                builder.store(builder.fadd(builder.load(target), total), target)
+                builder.store(builder.fadd(builder.load(target, typ=double), total), target)
 
             dots(simd, dl_df, df_stride, operands, units_out, samples, finish)
 
@@ -263,36 +270,38 @@ def weight_gradient(
         samples,
         added,
     ):
-        builder, size = simd.builder, simd.target.vector_bytes
+        builder = simd.builder
         apart = builder.icmp_unsigned("!=", dl_dweights, partial)
-        whole = builder.sdiv(units_in, simd.int(simd.lanes))
-        # The last vector of a row that must not be left begins within the one before it, and gives the same again.
-        tail = simd.add(simd.mul(units_in, simd.itemsize), -size)
+        vectors, whole = simd.blocks(units_in, simd.lanes), builder.sdiv(units_in, simd.int(simd.lanes))
         for s, depth in simd.parts(samples, SAMPLES):
-            fresh = builder.icmp_signed("==", simd.add(s, added), simd.int(0))
             exact = builder.and_(apart, builder.icmp_signed("==", simd.add(s, depth), samples))
-            target, target_row = builder.select(exact, dl_dweights, partial), builder.select(exact, row, partial_row)
-            vectors_in = simd.blocks(units_in, simd.lanes)
-            tails = builder.select(exact, builder.sub(vectors_in, whole), simd.int(0))
-            for first, height in simd.tiles(units_out, HEIGHT):
-                c = simd.behind(target, simd.mul(first, target_row))
-                before = simd.behind(partial, simd.mul(first, partial_row))
-                a = simd.behind(dl_df, simd.mul(first, df_stride), simd.mul(s, simd.itemsize))
-                b = simd.behind(transposed, simd.mul(s, stride))
-                # The rows of dl_df that the next register tile needs: in wide networks they come from L3, and this
-                # saves 1 to 7 %. Of a transposed tile, of what is transposed or copied into a tile, or of what products
-                # write, it saved nothing. Nor did it that one panel stays in L1, for all rows.
-                simd.prefetch(simd.behind(a, simd.mul(height, df_stride)), df_stride, height, depth)
-
-                def finish(value, _place):
-                    return value
-
-                for vectors, offset in simd.panels(builder.sub(vectors_in, tails), tails, tail):
-                    rows = [simd.add(simd.mul(i, partial_row), offset) for i in range(height)]
-                    places = [[simd.add(at, v * size) for v in range(vectors)] for at in rows]
-                    operands = (a, df_stride, simd.int(simd.itemsize), b, stride)
-                    start = resumed(simd, fresh, simd.clear, before, places)
-                    product(simd, c, target_row, *operands, height, vectors, depth, offset, start, finish)
+            # The last vector of a row that must not be left begins within the one before it, and gives the same again.
+            tails = builder.select(exact, builder.sub(vectors, whole), simd.int(0))
+            multiply(
+                simd,
+                c=builder.select(exact, dl_dweights, partial),
+                c_row=builder.select(exact, row, partial_row),
+                a=simd.behind(dl_df, simd.mul(s, simd.itemsize)),
+                a_row=df_stride,
+                a_column=simd.itemsize,
+                b=simd.behind(transposed, simd.mul(s, stride)),
+                b_row=stride,
+                rows=units_out,
+                vectors=builder.sub(vectors, tails),
+                tails=tails,
+                tail=simd.mul(builder.sub(units_in, simd.int(simd.lanes)), simd.itemsize),
+                depth=depth,
+                fresh=builder.icmp_signed("==", simd.add(s, added), simd.int(0)),
+                start=simd.zero(),
+                start_row=0,
+                found=partial,
+                found_row=partial_row,
+                h=partial,
+                # In wide networks these rows come from L3, and this saves 1 to 7 %. Of a transposed tile, of what is
+                # transposed or copied into a tile, or of what products write, it saved nothing. Nor did it that one
+                # panel stays in L1, for all rows.
+                ahead=depth,
+            )
 
     arguments = (dl_dweights, types.intp, partial, types.intp, dl_df, types.intp, transposed, types.intp)
     return types.void(*arguments, *[types.intp] * 4), outlined("weight_gradient", dl_df.dtype, emit)
@@ -347,7 +356,7 @@ def copy_rows(typing_context, target, target_stride, source, source_row, source_
                     done = builder.select(in_block, whole[1], simd.int(0))
                     with simd.loop(builder.sub(count, done)) as s:
                         to, start = place(r.index, simd.add(done, s.index))
-                        simd.store_scalar(simd.load_scalar(start, 0), to, 0)
+                        simd.store(simd.load_scalar(start, 0), to, 0)
 
     return types.void(target, types.intp, source, *[types.intp] * 4), outlined("copy_rows", target.dtype, emit)
 
@@ -356,22 +365,23 @@ def copy_rows(typing_context, target, target_stride, source, source_row, source_
 def convert_rows(typing_context, target, target_row, source, source_row, rows, count, added):
     """target[r, p] = source[r, p] for p < count, from one element type to another; += where `added` is not 0."""
 
+    source_element = source.dtype
+
     def emit(simd, target, target_row, source, source_row, rows, count, added):
-        builder, wide = simd.builder, ir.DoubleType()
-        source_type = source.type.pointee
+        context, builder, _ = simd.made_of
+        from_other = Simd(context, builder, source_element)
+        convert = {4: builder.fptrunc, 8: builder.fpext}[simd.itemsize]
 
         def copy(plus):
             with simd.loop(rows) as r:
                 start = simd.behind(target, simd.mul(r.index, target_row))
                 other = simd.behind(source, simd.mul(r.index, source_row))
                 with simd.loop(count) as p:
-                    place = builder.gep(start, [p.index])
-                    value = builder.load(builder.gep(other, [p.index]))
-                    if source_type != simd.element:
-                        value = (
-                            builder.fpext(value, wide) if simd.element == wide else builder.fptrunc(value, simd.element)
-                        )
-                    builder.store(builder.fadd(builder.load(place), value) if plus else value, place)
+                    place = simd.mul(p.index, simd.itemsize)
+                    value = from_other.load_scalar(other, simd.mul(p.index, from_other.itemsize))
+                    if from_other.itemsize != simd.itemsize:
+                        value = convert(value, simd.element)
+                    simd.store(builder.fadd(simd.load_scalar(start, place), value) if plus else value, start, place)
 
         with builder.if_else(builder.icmp_signed("!=", added, simd.int(0))) as (then, otherwise):
             with then:
@@ -416,6 +426,6 @@ def fill_row(typing_context, row, count):
 
     def emit(simd, row, count):
         with simd.loop(count) as s:
-            simd.store_scalar(simd.constant(1.0), row, simd.mul(s.index, simd.itemsize))
+            simd.store(simd.constant(1.0), row, simd.mul(s.index, simd.itemsize))
 
     return types.void(row, types.intp), outlined("fill_row", row.dtype, emit)

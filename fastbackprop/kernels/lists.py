@@ -114,7 +114,7 @@ def array_at(typing_context, places, row, otherwise):
         simd = Simd(context, builder, signature.args[2].dtype)
         places = cgutils.create_struct_proxy(signature.args[0])(context, builder, table)
         place = simd.mul(row, builder.extract_value(places.strides, 0))
-        found = builder.load(simd.at(places.data, place, simd.element.as_pointer()))
+        found = builder.load(simd.behind(places.data, place), typ=simd.element.as_pointer())
         none = builder.icmp_unsigned("==", found, ir.Constant(found.type, None))
         return builder.select(none, otherwise, found)
 

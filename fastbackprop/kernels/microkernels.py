@@ -4,74 +4,120 @@ A tile of samples is stored feature-major: units in rows, samples contiguous alo
 line, or anywhere in an array of the caller, and what is read and written of it are whole vectors, so these kernels have
 no remainder along the samples.
 
-    product   C[i, s]  = start[i, s] + sum_p A[i, p] B[p, s]    A: weights, broadcast;  lanes along s
-    dots      C[i, p]  = sum_s G[i, s] H[p, s]                  both operands contiguous; lanes along s
+    multiply  C[i, s]  = S[i, s] + sum_p A[i, p] B[p, s]    A: weights, broadcast;  lanes along s
+    dots      C[i, p]  = sum_s G[i, s] H[p, s]              both operands contiguous; lanes along s
 
 Each function writes the instructions of one register tile; who calls it does so once for every shape of tile, behind
 a switch (see Simd.tiles). Edges get a tile of their own shape, and no operand is ever padded to more than whole
 vectors. Strides and offsets are in bytes. Arguments come as outputs, inputs, sizes.
 """
 
+from typing import NamedTuple
+
+from llvmlite import ir
 from numba.core import cgutils
 
 HEIGHT = 6
 """The rows of the largest register tile: 6 x 4 vectors of 32 registers, 6 x 2 of 16."""
 
 
-def product(simd, c, c_stride, a, a_row, a_column, b, b_stride, rows, vectors, depth, offset, start, finish):
-    """C[i, s] = finish(start(i, s) + sum_p A[i, p] B[p, s]) for a tile of rows x vectors at `offset` of its rows.
+class Product(NamedTuple):
+    """The arguments of `multiply`: pointers to elements, and numbers, all of them values of LLVM.
 
-    start(slots, places) stores what the sums start from in slots[i][v], for the places (byte offsets) [i][v] of C;
-    finish(sum, place) gives the vector to be stored. C is written, or added to if start reads it, and may be what
-    finish reads; it aliases neither A nor B.
+    A row of C, and of what stands in rows beside it, is so many whole vectors, so many more in `tails` (none or one)
+    that begin at the byte offset `tail`, and a rest of single elements. C aliases neither A nor B.
     """
+
+    c: ir.Value
+    c_row: ir.Value
+    a: ir.Value
+    a_row: ir.Value
+    a_column: ir.Value
+    b: ir.Value
+    b_row: ir.Value
+    rows: ir.Value
+    vectors: ir.Value
+    tails: ir.Value
+    tail: ir.Value
+    rest: ir.Value
+    depth: ir.Value
+    fresh: ir.Value
+    start: ir.Value  # S[i, s] where `fresh`, a number for each row
+    start_row: ir.Value
+    found: ir.Value  # S where not, in rows beside C or C itself
+    found_row: ir.Value
+    floor: ir.Value
+    masked: ir.Value
+    h: ir.Value  # read where `masked`, at the places of C, which it may be
+    ahead: ir.Value  # elements of A's rows that are prefetched while the rows before them are at work
+
+
+def multiply(simd, **arguments):
+    """C[i, s] = max(floor, S + A B), or m(h) * (S + A B) where `masked`: see Product.
+
+    m is the derivative of ReLU at h, a preactivation or its ReLU: 1 where h > 0, 0 where h <= 0 (so at 0 and -0.0), NaN
+    where h is. It multiplies, so that 0 times infinity is NaN as in NumPy. max(floor, NaN) is NaN.
+
+    All register tiles stand in one function, once in a module, with what they begin and end with chosen as it runs: in
+    one for each of a layer's three products, they were half of the sweep's instructions.
+    """
+
+    def emit(simd, *values):
+        t = Product(*values)
+        for first, height in simd.tiles(t.rows, HEIGHT):
+            a = simd.behind(t.a, simd.mul(first, t.a_row))
+            simd.prefetch(simd.behind(a, simd.mul(height, t.a_row)), t.a_row, height, t.ahead)
+            for vectors, offset in simd.panels(t.vectors, t.tails, t.tail):
+                register_tile(simd, t, a, first, height, vectors, offset)
+            with simd.loop(t.rest) as p:
+                place = simd.add(simd.mul(t.vectors, simd.target.vector_bytes), simd.mul(p.index, simd.itemsize))
+                register_tile(simd.scalar(), t, a, first, height, 1, place)
+
+    unused = {"tails": 0, "tail": 0, "rest": 0, "ahead": 0, "masked": simd.false, "floor": simd.lowest}
+    simd.call("product", emit, *Product(**unused | arguments))
+
+
+def register_tile(simd, t, a, first, height, vectors, offset):
+    """Rows [first, first + height) of a product, `vectors` vectors of each at that byte offset. a: these rows of A."""
     builder, size = simd.builder, simd.target.vector_bytes
-    places = [[simd.add(simd.mul(i, c_stride), offset, v * size) for v in range(vectors)] for i in range(rows)]
-    slots = [simd.variables(vectors) for _ in range(rows)]
-    start(slots, places)
-    with simd.loop(depth) as p:
-        b_offset = simd.add(simd.mul(p.index, b_stride), offset)
-        operands = [simd.load(b, simd.add(b_offset, v * size)) for v in range(vectors)]
-        for i in range(rows):
-            factor = simd.splat(simd.load_scalar(a, simd.add(simd.mul(i, a_row), simd.mul(p.index, a_column))))
-            for slot, operand in zip(slots[i], operands, strict=True):
+    slots = [simd.variables(vectors) for _ in range(height)]
+
+    def places(start, row):
+        corner = simd.behind(start, simd.mul(first, row), offset)
+        for i in range(height):
+            for v in range(vectors):
+                yield slots[i][v], corner, v * size
+            corner = simd.behind(corner, row)
+
+    with builder.if_else(t.fresh) as (then, otherwise):
+        with then:
+            for i in range(height):
+                start = simd.splat(simd.load_scalar(t.start, simd.mul(simd.add(first, i), t.start_row)))
+                for slot in slots[i]:
+                    builder.store(start, slot)
+        with otherwise:
+            for slot, found, place in places(t.found, t.found_row):
+                builder.store(simd.load(found, place), slot)
+    rows = [simd.behind(a, simd.mul(i, t.a_row)) for i in range(height)]
+    with simd.loop(t.depth) as p:
+        b = simd.behind(t.b, simd.mul(p.index, t.b_row), offset)
+        operands = [simd.load(b, v * size) for v in range(vectors)]
+        column = simd.mul(p.index, t.a_column)
+        for row, row_slots in zip(rows, slots, strict=True):
+            factor = simd.splat(simd.load_scalar(row, column))
+            for slot, operand in zip(row_slots, operands, strict=True):
                 builder.store(simd.fma(factor, operand, builder.load(slot)), slot)
-    for i in range(rows):
-        for slot, place in zip(slots[i], places[i], strict=True):
-            simd.store(finish(builder.load(slot), place), c, place)
-
-
-def resumed(simd, fresh, begin, c, found=None):
-    """A start of `product`, for one of several parts of its depth: begin(slots) where `fresh`, else what c holds.
-
-    It is read at the places of C, or where it is `found` instead.
-    """
-
-    def start(slots, places):
-        with simd.builder.if_else(fresh) as (then, otherwise):
-            with then:
-                begin(slots)
-            with otherwise:
-                simd.load_into(slots, c, found or places)
-
-    return start
-
-
-def masked(simd, h, wanted):
-    """A finish of `product`: times the derivative of ReLU at h where `wanted`; h is read at the places of C always.
-
-    h is a preactivation or its ReLU: 1 where h > 0, 0 where h <= 0 (so at 0 and -0.0), NaN where h is. It multiplies,
-    so that 0 times infinity is NaN as in NumPy.
-    """
-    ones = simd.splat(simd.constant(1.0))
-
-    def finish(value, place):
-        before = simd.load(h, place)
-        relu = simd.select(simd.greater(simd.zeros, before), simd.zeros, before)
-        mask = simd.select(simd.greater(before, simd.zeros), ones, relu)
-        return simd.builder.fmul(value, simd.select(wanted, mask, ones))
-
-    return finish
+    with builder.if_else(t.masked) as (then, otherwise):
+        with then:
+            ones, before = simd.splat(simd.constant(1.0)), places(t.h, t.c_row)
+            for (slot, c, place), (_, h, _) in zip(places(t.c, t.c_row), before, strict=True):
+                h = simd.load(h, place)
+                mask = simd.select(simd.greater(h, simd.zeros), ones, simd.greatest(simd.zeros, h))
+                simd.store(builder.fmul(builder.load(slot), mask), c, place)
+        with otherwise:
+            floor = simd.splat(t.floor)
+            for slot, c, place in places(t.c, t.c_row):
+                simd.store(simd.greatest(floor, builder.load(slot)), c, place)
 
 
 def dots(simd, g, g_stride, operands, rows, samples, finish):

@@ -21,6 +21,8 @@ from numba.extending import intrinsic
 from fastbackprop.kernels import CACHE_LINE
 
 INT = ir.IntType(64)
+BYTE = ir.IntType(8)
+POINTER = ir.PointerType()
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Simd:
         # A register tile of HEIGHT rows and this many vectors fits the register file with its operands.
         self.tile_vectors = 4 if self.target.registers == 32 else 2
         self.zeros = ir.Constant(self.vector, [0.0] * self.lanes)
+        self.lowest = self.constant(float("-inf"))
+        self.false = ir.Constant(ir.IntType(1), 0)
 
     def scalar(self):
         """The same with vectors of one lane, for what is left of a row behind its last whole vector."""
@@ -80,15 +84,29 @@ class Simd:
     def constant(self, value):
         return ir.Constant(self.element, value)
 
-    def at(self, pointer, offset, pointee=None):
-        """The address `offset` bytes behind `pointer`."""
-        byte = self.builder.bitcast(pointer, ir.IntType(8).as_pointer())
-        address = self.builder.gep(byte, [self.int(offset)])
-        return self.builder.bitcast(address, (pointee or self.vector).as_pointer())
+    def call(self, name, emit, *arguments):
+        """Call a function of instructions that emit(simd, *arguments) writes, once in a module.
+
+        A kernel that numba compiled as a function would be optimised and translated by LLVM on its own, and again
+        within every caller, up to the entry point: that was half of the compile time.
+        """
+        context, builder, element = self.made_of
+        arguments = [self.int(argument) for argument in arguments]
+        name = f"{name}.{element}"
+        function = builder.module.globals.get(name)
+        if function is None:
+            kinds = [POINTER if argument.type.is_pointer else argument.type for argument in arguments]
+            function = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), kinds), name)
+            function.linkage = "internal"
+            function.attributes.add("noinline")
+            inside = ir.IRBuilder(function.append_basic_block("entry"))
+            emit(Simd(context, inside, element), *function.args)
+            inside.ret_void()
+        builder.call(function, arguments)
 
     def behind(self, pointer, *offsets):
-        """The address of an element, that many bytes behind `pointer`."""
-        return self.at(pointer, self.add(*offsets), pointer.type.pointee)
+        """The address that many bytes behind `pointer`."""
+        return self.builder.gep(pointer, [self.add(*offsets)], source_etype=BYTE)
 
     def int(self, value):
         return ir.Constant(INT, value) if isinstance(value, int) else value
@@ -104,27 +122,25 @@ class Simd:
         return self.builder.mul(self.int(left), self.int(right))
 
     def load(self, pointer, offset):
-        return self.builder.load(self.at(pointer, offset), align=1)
+        return self.builder.load(self.behind(pointer, offset), typ=self.vector, align=1)
 
     def store(self, value, pointer, offset):
-        self.builder.store(value, self.at(pointer, offset), align=1)
+        """Store a vector, or a scalar."""
+        self.builder.store(value, self.behind(pointer, offset), align=1)
 
     def load_scalar(self, pointer, offset):
-        return self.builder.load(self.at(pointer, offset, self.element), align=1)
-
-    def store_scalar(self, value, pointer, offset):
-        self.builder.store(value, self.at(pointer, offset, self.element), align=1)
+        return self.builder.load(self.behind(pointer, offset), typ=self.element, align=1)
 
     def prefetch(self, pointer, stride, rows, samples):
         """Have the cache lines of `rows` rows fetched. They may lie anywhere, and are not touched."""
-        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [POINTER, number, number, number])
         function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
         read, keep, data = (ir.Constant(number, value) for value in (0, 3, 1))
         with self.loop(self.blocks(self.mul(samples, self.itemsize), CACHE_LINE)) as line:
             for row in range(rows):
                 place = self.add(self.mul(row, stride), self.mul(line.index, CACHE_LINE))
-                self.builder.call(function, [self.at(pointer, place, byte.pointee), read, keep, data])
+                self.builder.call(function, [self.behind(pointer, place), read, keep, data])
 
     def splat(self, scalar):
         undefined = ir.Constant(self.vector, ir.Undefined)
@@ -146,6 +162,10 @@ class Simd:
 
     def select(self, condition, yes, no):
         return self.builder.select(condition, yes, no)
+
+    def greatest(self, left, right):
+        """Lane by lane; NaN of the right one stays."""
+        return self.select(self.greater(left, right), left, right)
 
     def sum(self, vector):
         """The sum of a vector's lanes, by halves: a fixed order, whatever the optimiser."""
@@ -182,16 +202,9 @@ class Simd:
             self.builder.store(value, slot)
         return slots
 
-    def clear(self, slots):
-        """Zero in all variables of a tile."""
-        for slot in [slot for row in slots for slot in row]:
-            self.builder.store(self.zeros, slot)
-
-    def load_into(self, slots, pointer, places):
-        """What stands at the places of a tile, in its variables."""
-        for row, row_places in zip(slots, places, strict=True):
-            for slot, place in zip(row, row_places, strict=True):
-                self.builder.store(self.load(pointer, place), slot)
+    def zero(self):
+        """The address of a 0."""
+        return cgutils.alloca_once_value(self.builder, self.constant(0.0))
 
     @contextlib.contextmanager
     def loop(self, count):
@@ -292,25 +305,10 @@ class Simd:
 
 
 def outlined(name, element, emit):
-    """The code generator of an intrinsic whose instructions stand in a function of their own, once in a module.
-
-    emit(simd, *arguments) writes them. A kernel that numba compiled as a function would be optimised and translated
-    by LLVM on its own, and again within every caller, up to the entry point: that was half of the compile time.
-    """
-
-    full_name = f"{name}.{element}"
+    """The code generator of an intrinsic whose instructions stand in a function of their own, see Simd.call."""
 
     def generate(context, builder, signature, arguments):
-        function = builder.module.globals.get(full_name)
-        if function is None:
-            kind = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
-            function = ir.Function(builder.module, kind, full_name)
-            function.linkage = "internal"
-            function.attributes.add("noinline")
-            inside = ir.IRBuilder(function.append_basic_block("entry"))
-            emit(Simd(context, inside, element), *function.args)
-            inside.ret_void()
-        builder.call(function, arguments)
+        Simd(context, builder, element).call(name, emit, *arguments)
         return context.get_dummy_value()
 
     return generate
@@ -342,6 +340,6 @@ def advance(typing_context, pointer, offset):
 
     def generate(context, builder, signature, arguments):
         simd = Simd(context, builder, pointer.dtype)
-        return simd.at(*arguments, pointee=simd.element)
+        return simd.behind(*arguments)
 
     return pointer(pointer, types.intp), generate
