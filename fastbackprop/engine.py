@@ -14,9 +14,13 @@ from fastbackprop.kernels import (
     FLUSH_TILES,
     LOSS_ROWS,
     PANEL,
+    PARTIAL_AT,
     PREDICT,
     SQUARED_ERROR,
     STRIP,
+    TRANSPOSED_AT,
+    UNITS_IN,
+    UNITS_OUT,
 )
 from fastbackprop.lists import native
 from fastbackprop.parameters import layout_table, padded, round_up, split
@@ -65,7 +69,7 @@ class Engine:
         self.tile_rows = sum(self.layer_sizes) + self.layer_sizes[-1] + LOSS_ROWS + 1
         fitting = TILE_BYTES // (self.tile_rows * self.dtype.itemsize) // PANEL * PANEL
         self.tile_samples = min(max(fitting, LEAST_TILE_SAMPLES), MOST_TILE_SAMPLES)
-        self.flops = 6 * int(np.sum(self.layout[:, 0] * self.layout[:, 1]))  # for each sample
+        self.flops = 6 * int(np.sum(self.layout[:, UNITS_IN] * self.layout[:, UNITS_OUT]))  # for each sample
         self._units = sum(layer_sizes[1:])
         # Up to so many, they are not summed in float64: a sweep writes the gradient in the element type.
         self.direct_samples = FLUSH_TILES * self.tile_samples
@@ -82,9 +86,11 @@ class Engine:
         units = self.layer_sizes[:-1]
         behind = (self.tile_rows + sum(units)) * (self.tile_samples + CACHE_LINE // self.dtype.itemsize)
         lengths = [self.tile_samples * (round_up(units_in, 32) + 16) * (units_in >= ALONG_UNITS) for units_in in units]
-        *self.layout[:, 8], partial = itertools.accumulate(lengths, initial=behind)
-        self.layout[:, 5] += partial
-        self._tile_size = round_up(int(self.layout[-1, 5]) + self.layer_sizes[-1] * padded(units[-1]), CACHE_LINE)
+        *self.layout[:, TRANSPOSED_AT], partial = itertools.accumulate(lengths, initial=behind)
+        self.layout[:, PARTIAL_AT] += partial
+        self._tile_size = round_up(
+            int(self.layout[-1, PARTIAL_AT]) + self.layer_sizes[-1] * padded(units[-1]), CACHE_LINE
+        )
         self._tiles = np.empty((0, self._tile_size), self.dtype)
 
     @property

@@ -28,13 +28,13 @@ LARGEST_RECORD = 2**31 - 1
 def layout_table(layer_sizes: tuple[int, ...]) -> Array:
     """One row of int64 for each layer k, which says where kernels find what belongs to it.
 
-    0, 1    D_k and D_{k+1}
-    2, 3    offsets of weights k and biases k in the flat vector, in elements
-    4       the first row of h_k in a tile, where h_0, h_1, ... stand below each other
-    5       the offset of the padded gradient of weights k, in elements of a tile or of an array for all of them
-    6       the row of a tile that dl/dh_k, masked to dl/df_{k-1}, is written to where it must not replace h_k
-    7       where kernels are given transposed weights, the offset of those of weights k, padded too; else 0
-    8       the offset of transposed h_k in a tile, in elements; 0 until it is known
+    UNITS_IN, UNITS_OUT     D_k and D_{k+1}
+    WEIGHTS_AT, BIASES_AT   offsets of weights k and biases k in the flat vector, in elements
+    ROW                     the first row of h_k in a tile, where h_0, h_1, ... stand below each other
+    PARTIAL_AT              the offset of the padded gradient of weights k, in elements of a tile or of an array for all
+    BACK_ROW                the row of a tile that dl/dh_k, masked to dl/df_{k-1}, is written to where h_k is to stay
+    TRANSPOSED_WEIGHTS_AT   where kernels are given transposed weights, the offset of weights k, padded too; else 0
+    TRANSPOSED_AT           the offset of transposed h_k in a tile, in elements; 0 until it is known
     """
     rows = []
     offset = activation_row = padded_offset = 0

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastbackprop.arguments import Batch
 from fastbackprop.engine import Engine, aligned, pauses
-from fastbackprop.kernels import CACHE_LINE, FLUSH_TILES
+from fastbackprop.kernels import BIASES_AT, CACHE_LINE, FLUSH_TILES, PARTIAL_AT, TRANSPOSED_WEIGHTS_AT, WEIGHTS_AT
 from fastbackprop.parameters import layout_table, padded
 from fastbackprop.threads import helpers, lanes, run
 from fastbackprop.validation import Array, DType
@@ -51,7 +51,7 @@ class WideEngine(Engine):
         table = self.layout.tolist()
         lengths = [units_in * padded(units_out) for units_in, units_out in itertools.pairwise(layer_sizes)]
         self._offsets = list(itertools.accumulate(lengths, initial=CACHE_LINE))  # of transposed weights: none is at 0
-        self._partial_size = table[-1][5] + layer_sizes[-1] * padded(layer_sizes[-2])
+        self._partial_size = table[-1][PARTIAL_AT] + layer_sizes[-1] * padded(layer_sizes[-2])
         self.task_columns = TASK_COLUMN_BYTES // dtype.itemsize
         tasks = [
             (k, *rows, *columns)
@@ -109,11 +109,13 @@ class WideEngine(Engine):
         if batch.samples <= TILES_AS_THEY_COME * TILE_SAMPLES:
             return parameters, layout
         layout = layout.copy()
-        layout[:, 7] = self._offsets[:-1]
+        layout[:, TRANSPOSED_WEIGHTS_AT] = self._offsets[:-1]
         if batch.vector is not None:
-            all_weights = [parameters[start:] for start in layout[:, 2].tolist()]
+            all_weights = [parameters[start:] for start in layout[:, WEIGHTS_AT].tolist()]
             batch.places = batch.places.copy()
-            batch.places[:, 0] = parameters.ctypes.data + layout[:, 2:4].T.ravel() * self.dtype.itemsize
+            batch.places[:, 0] = (
+                parameters.ctypes.data + layout[:, [WEIGHTS_AT, BIASES_AT]].T.ravel() * self.dtype.itemsize
+            )
         else:
             all_weights = [weights.reshape(-1) for weights in batch.weights]
 
@@ -137,7 +139,7 @@ class WideEngine(Engine):
         gradient = np.zeros(self.size, self.dtype) if samples == 0 else np.empty(self.size, self.dtype)
         sums = np.zeros(self.size if len(groups) > FLUSH_TILES else 0)
         bias_sums = np.empty(self.size)  # of which only those of biases are used
-        for start, units in zip(self.layout[:, 3].tolist(), self.layer_sizes[1:], strict=True):
+        for start, units in zip(self.layout[:, BIASES_AT].tolist(), self.layer_sizes[1:], strict=True):
             bias_sums[start : start + units] = 0.0
         loss = 0.0
         loaded = self.load_both_ways(batch)

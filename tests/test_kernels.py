@@ -251,13 +251,19 @@ def test_clear_tail(dtype):
     assert np.isnan(got[:, SAMPLES:]).all()
 
 
+@kernel
+def run_squared_error(lanes, rows, count, factor, scale):
+    row = rows.strides[0] // rows.itemsize
+    losses.take_loss(simd.pointer(lanes), simd.pointer(rows), row, 1, 1, count, SQUARED_ERROR, factor, scale, 0)
+
+
 def test_squared_error(dtype):
     output, target = tile(1, dtype, 1)[0, :50], tile(1, dtype, 2)[0, :50]
     weight = np.linspace(-1, 1, 50).astype(dtype)
     error = output - target
     lanes, rows = np.full(50, 0.5), np.full((9, 64), np.nan, dtype)
     rows[2, :50], rows[3, :50], rows[4, :50] = output, target, weight
-    losses.take_loss(lanes, rows[2:].ravel(), 64, 1, 1, 50, SQUARED_ERROR, 0.5, 0.25, 0)
+    run_squared_error(lanes, rows[2:], 50, 0.5, 0.25)
     got = rows[2, :50]
     assert np.isnan(rows[:, 50:]).all()
     np.testing.assert_allclose(lanes, 0.5 + 0.5 * weight * error.astype(np.float64) ** 2, **tolerance(dtype))
@@ -398,5 +404,7 @@ def test_kernels_compile_for_other_targets(kernel, triple, features, product, dt
     parsed.verify()
     machine = llvm.Target.from_triple(triple).create_target_machine(features=features, opt=2)
     assembly = machine.emit_assembly(parsed)
-    assert len(re.findall(product, assembly)) >= 3 * sum(range(1, microkernels.HEIGHT + 1))  # two or more vectors, and one
+    assert len(re.findall(product, assembly)) >= 3 * sum(
+        range(1, microkernels.HEIGHT + 1)
+    )  # two or more vectors, and one
     assert "fmaf" not in assembly

@@ -53,6 +53,9 @@ LOSS_ROWS = 4
 PREDICT, SEED, SQUARED_ERROR, SOFTMAX, BINARY = range(5)
 """What a sweep does at the output: copy it out; take the target for dl/df_K; take dl/df_K from the loss."""
 
+UNITS_IN, UNITS_OUT, WEIGHTS_AT, BIASES_AT, ROW, PARTIAL_AT, BACK_ROW, TRANSPOSED_WEIGHTS_AT, TRANSPOSED_AT = range(9)
+"""The columns of the table of a network's layers, see parameters.layout_table."""
+
 ALL_WEIGHTS, ALL_BIASES, ALL_F, ALL_H, ALL_DL_DH, ALL_DL_DF = range(6)
 """The lists in a table of places, one behind the other, with a row for each layer: where an array is, and the strides
 of its rows and columns.

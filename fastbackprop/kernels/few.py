@@ -16,13 +16,27 @@ import functools
 from numba import types
 from numba.extending import intrinsic
 
-from fastbackprop.kernels import ALL_BIASES, ALL_DL_DF, ALL_DL_DH, ALL_F, ALL_H, ALL_WEIGHTS, PREDICT, SEED
+from fastbackprop.kernels import (
+    ALL_BIASES,
+    ALL_DL_DF,
+    ALL_DL_DH,
+    ALL_F,
+    ALL_H,
+    ALL_WEIGHTS,
+    BIASES_AT,
+    PREDICT,
+    ROW,
+    SEED,
+    UNITS_IN,
+    UNITS_OUT,
+    WEIGHTS_AT,
+)
 from fastbackprop.kernels.jit import array_types, compile_entry, inner, source_digest
-from fastbackprop.kernels.layers import copy_rows
+from fastbackprop.kernels.layers import clear_tail, copy_rows, fill_row
 from fastbackprop.kernels.lists import array_at, parameters_at
 from fastbackprop.kernels.losses import take_loss
 from fastbackprop.kernels.microkernels import dots, multiply
-from fastbackprop.kernels.simd import advance, outlined, pointer
+from fastbackprop.kernels.simd import advance, outlined, pointer, row_of
 
 ROWS = 64
 """The rows of weights that the backward product goes through at once: as many pages as a first-level TLB has."""
@@ -70,8 +84,8 @@ def forward_samples(
 def sum_rows(typing_context, c, c_stride, h, a, a_row, a_column, b, b_stride, rows, columns, depth, with_mask):
     """c[i, p] = m(h[i, p]) sum_q a[i, q] b[q, p], with the mask m of backward_layer where with_mask is 1, else m = 1.
 
-    c is written in rows of `columns` elements. h has c's strides and is read in any case: it may be c where there is
-    no mask. c must not alias a or b.
+    c is written in rows of `columns` elements. h has c's strides and is read where there is a mask. c must not alias a
+    or b.
     """
 
     def emit(simd, c, c_stride, h, a, a_row, a_column, b, b_stride, rows, columns, depth, with_mask):
@@ -106,27 +120,29 @@ def sum_rows(typing_context, c, c_stride, h, a, a_row, a_column, b, b_stride, ro
     return types.void(*arguments), outlined("sum_rows", c.dtype, emit)
 
 
-@inner
-def relu(row):
-    """row = max(0, row), NaN where it is NaN; of any length, where relu_rows takes whole vectors."""
-    zero = row.dtype.type(0.0)
-    for s in range(row.size):
-        value = row[s]
-        row[s] = max(value, zero)
+@intrinsic
+def relu(typing_context, row, count):
+    """row[s] = max(0, row[s]) for s < count, any number of them; NaN where it is NaN."""
+
+    def emit(simd, row, count):
+        zero = simd.constant(0.0)
+        with simd.loop(count) as s:
+            value = simd.load_item(row, s.index)
+            simd.builder.store(simd.greatest(zero, value), simd.item(row, s.index))
+
+    return types.void(row, types.intp), outlined("relu", row.dtype, emit)
 
 
 @inner
-def take_samples(rows, samples, itemsize, places, place, units):
+def take_samples(rows, samples, itemsize, place, units):
     """Copy the caller's array at that place to rows of the workspace, one for each sample."""
-    source = array_at(places, place, rows)
-    copy_rows(rows, units * itemsize, source, places[place, 2], places[place, 1], samples, units)
+    copy_rows(rows, units * itemsize, array_at(place, rows), place[2], place[1], samples, units)
 
 
 @inner
-def give_samples(rows, samples, itemsize, places, place, units):
+def give_samples(rows, samples, itemsize, place, units):
     """Copy rows of the workspace to the caller's array, contiguous along a row, see take_samples."""
-    target = array_at(places, place, rows)
-    copy_rows(target, places[place, 1], rows, itemsize, units * itemsize, units, samples)
+    copy_rows(array_at(place, rows), place[1], rows, itemsize, units * itemsize, units, samples)
 
 
 @functools.cache
@@ -169,119 +185,96 @@ def few(dtype):
         digest  # noqa: B018 - a closure cell, see source_digest
         itemsize = space.itemsize
         layers, samples = layout.shape[0], net_input.shape[1]
-        inputs, outputs = layout[0, 0], layout[layers - 1, 1]
-        output_at = samples * (layout[layers - 1, 4] + layout[layers - 1, 0])
-        back_at = output_at + samples * outputs
-        loss_at = back_at + output_at
-        start, parameters_start = pointer(space), pointer(parameters)
+        inputs, outputs = row_of(layout, 0)[UNITS_IN], row_of(layout, layers - 1)[UNITS_OUT]
+        start, parameters_start, target_rows = pointer(space), pointer(parameters), target.shape[0]
+        unit = samples * itemsize  # the bytes of all activations of one
+        output_row = row_of(layout, layers - 1)[ROW] + row_of(layout, layers - 1)[UNITS_IN]
+        output = advance(start, output_row * unit)
+        back = advance(output, outputs * unit)
         has_columns, wants_columns = places.shape[0] > ALL_F * layers, places.shape[0] > ALL_DL_DH * layers
-        for s in range(samples):
-            for p in range(inputs):
-                space[s * inputs + p] = net_input[p, s]
+        source = pointer(net_input)
+        copy_rows(start, inputs * itemsize, source, net_input.strides[1], net_input.strides[0], samples, inputs)
         for k in range(layers):
-            h_at = samples * layout[k, 4]
-            f_at = h_at + samples * layout[k, 0]
-            f = advance(start, f_at * itemsize)
+            layer = row_of(layout, k)
+            h, row = advance(start, layer[ROW] * unit), layer[UNITS_IN] * itemsize
+            f = advance(h, layer[UNITS_IN] * unit)
+            f_place, h_place = row_of(places, ALL_F * layers + k), row_of(places, ALL_H * layers + k)
             if has_columns and mode != PREDICT:
-                take_samples(f, samples, itemsize, places, ALL_H * layers + k, layout[k, 1])
+                take_samples(f, samples, itemsize, h_place, layer[UNITS_OUT])
                 continue
+            weights = parameters_at(
+                parameters_start, row_of(places, ALL_WEIGHTS * layers + k), layer[WEIGHTS_AT], itemsize
+            )
+            biases = parameters_at(
+                parameters_start, row_of(places, ALL_BIASES * layers + k), layer[BIASES_AT], itemsize
+            )
+            f_row = layer[UNITS_OUT] * itemsize
             forward_samples(
-                f,
-                layout[k, 1] * itemsize,
-                parameters_at(parameters_start, places, layout, k, ALL_WEIGHTS, itemsize),
-                layout[k, 0] * itemsize,
-                parameters_at(parameters_start, places, layout, k, ALL_BIASES, itemsize),
-                itemsize,
-                advance(start, h_at * itemsize),
-                layout[k, 0] * itemsize,
-                layout[k, 1],
-                layout[k, 0],
-                samples,
+                f, f_row, weights, row, biases, itemsize, h, row, layer[UNITS_OUT], layer[UNITS_IN], samples
             )
             if k < layers - 1:
                 if has_columns:
-                    give_samples(f, samples, itemsize, places, ALL_F * layers + k, layout[k, 1])
-                relu(space[f_at : f_at + samples * layout[k, 1]])
+                    give_samples(f, samples, itemsize, f_place, layer[UNITS_OUT])
+                relu(f, samples * layer[UNITS_OUT])
                 if has_columns:
-                    give_samples(f, samples, itemsize, places, ALL_H * layers + k, layout[k, 1])
+                    give_samples(f, samples, itemsize, h_place, layer[UNITS_OUT])
+        output_size = outputs * itemsize
         if mode == PREDICT:
-            for i in range(outputs):
-                for s in range(samples):
-                    columns_out[i, s] = space[output_at + s * outputs + i]
+            target_start = pointer(columns_out)
+            copy_rows(target_start, columns_out.strides[0], output, itemsize, output_size, outputs, samples)
             return
 
+        y, (y_row, y_column) = pointer(target), target.strides
         if mode == SEED:
-            for i in range(outputs):
-                for s in range(samples):
-                    space[output_at + s * outputs + i] = target[i, s]
+            copy_rows(output, output_size, y, y_column, y_row, samples, outputs)
         else:
-            rows = space[loss_at:]
-            for s in range(samples):
-                loss_lanes[s] = 0.0
-                rows[2 * outputs * samples + s] = sample_weight[s] if sample_weight.size > 0 else rows.dtype.type(1.0)
-                for i in range(outputs):
-                    rows[i * samples + s] = space[output_at + s * outputs + i]
-                for i in range(target.shape[0]):
-                    rows[(outputs + i) * samples + s] = target[i, s]
-            take_loss(loss_lanes, rows, samples, outputs, target.shape[0], samples, mode, factor, scale, cross_entropy)
-            for s in range(samples):
-                for i in range(outputs):
-                    space[output_at + s * outputs + i] = rows[i * samples + s]
+            rows = advance(back, output_row * unit)
+            weight = advance(rows, 2 * outputs * unit)
+            clear_tail(pointer(loss_lanes), 0, 1, 0, samples)
+            fill_row(weight, samples)
+            if sample_weight.size > 0:
+                copy_rows(weight, 0, pointer(sample_weight), 0, sample_weight.strides[0], 1, samples)
+            copy_rows(rows, unit, output, itemsize, output_size, outputs, samples)
+            copy_rows(advance(rows, outputs * unit), unit, y, y_row, y_column, target_rows, samples)
+            losses = pointer(loss_lanes)
+            take_loss(losses, rows, samples, outputs, target_rows, samples, mode, factor, scale, cross_entropy)
+            copy_rows(output, output_size, rows, itemsize, unit, samples, outputs)
             for s in range(1, samples):
-                loss_lanes[0] += loss_lanes[s]
+                losses[0] += losses[s]
         if wants_columns:
-            place = ALL_DL_DF * layers + layers - 1
-            give_samples(advance(start, output_at * itemsize), samples, itemsize, places, place, outputs)
+            give_samples(output, samples, itemsize, row_of(places, ALL_DL_DF * layers + layers - 1), outputs)
 
         for k in range(layers - 1, -1, -1):
-            units_in, units_out = layout[k, 0], layout[k, 1]
-            df_at = output_at if k == layers - 1 else back_at + samples * layout[k + 1, 4]
-            dl_df, h = advance(start, df_at * itemsize), advance(start, samples * layout[k, 4] * itemsize)
-            sum_rows(
-                advance(pointer(gradient), layout[k, 2] * itemsize),
-                units_in * itemsize,
-                advance(pointer(gradient), layout[k, 2] * itemsize),
-                dl_df,
-                itemsize,
-                units_out * itemsize,
-                h,
-                units_in * itemsize,
-                units_out,
-                units_in,
-                samples,
-                0,
-            )
+            layer = row_of(layout, k)
+            units_in, units_out = layer[UNITS_IN], layer[UNITS_OUT]
+            dl_df, h = output, advance(start, layer[ROW] * unit)
+            if k < layers - 1:
+                dl_df = advance(back, row_of(layout, k + 1)[ROW] * unit)
+            row, df_row = units_in * itemsize, units_out * itemsize
+            dl_dweights = advance(pointer(gradient), layer[WEIGHTS_AT] * itemsize)
+            dl_dbiases = advance(pointer(gradient), layer[BIASES_AT] * itemsize)
+            sum_rows(dl_dweights, row, dl_dweights, dl_df, itemsize, df_row, h, row, units_out, units_in, samples, 0)
             for i in range(units_out):
-                total = space[df_at + i]
+                total = dl_df[i]
                 for s in range(1, samples):
-                    total += space[df_at + s * units_out + i]
-                gradient[layout[k, 3] + i] = total
+                    total += dl_df[s * units_out + i]
+                dl_dbiases[i] = total
             if k == 0 and columns_out.shape[1] == 0:
                 continue
-            dl_dh = advance(start, (back_at + samples * layout[k, 4]) * itemsize)
+            dl_dh = advance(back, layer[ROW] * unit)
             if has_columns and k > 0:  # h has been used: its place takes f_k for the mask
-                take_samples(h, samples, itemsize, places, ALL_F * layers + k - 1, units_in)
+                take_samples(h, samples, itemsize, row_of(places, ALL_F * layers + k - 1), units_in)
+            weights = parameters_at(
+                parameters_start, row_of(places, ALL_WEIGHTS * layers + k), layer[WEIGHTS_AT], itemsize
+            )
             for with_mask in range(0 if k == 0 or wants_columns else 1, 2 if k > 0 else 1):
-                sum_rows(
-                    dl_dh,
-                    units_in * itemsize,
-                    h,
-                    dl_df,
-                    units_out * itemsize,
-                    itemsize,
-                    parameters_at(parameters_start, places, layout, k, ALL_WEIGHTS, itemsize),
-                    units_in * itemsize,
-                    samples,
-                    units_in,
-                    units_out,
-                    with_mask,
-                )
+                sum_rows(dl_dh, row, h, dl_df, df_row, itemsize, weights, row, samples, units_in, units_out, with_mask)
                 if wants_columns and k > 0:
-                    place = (ALL_DL_DF if with_mask else ALL_DL_DH) * layers + k - 1
-                    give_samples(dl_dh, samples, itemsize, places, place, units_in)
-        for p in range(columns_out.shape[0]):
-            for s in range(columns_out.shape[1]):
-                columns_out[p, s] = space[back_at + s * inputs + p]
+                    place = row_of(places, (ALL_DL_DF if with_mask else ALL_DL_DH) * layers + k - 1)
+                    give_samples(dl_dh, samples, itemsize, place, units_in)
+        if columns_out.shape[1] > 0:
+            dl_dinput = pointer(columns_out)
+            copy_rows(dl_dinput, columns_out.strides[0], back, itemsize, inputs * itemsize, inputs, samples)
 
     written, read = array_types(dtype)
     return compile_entry(

@@ -13,7 +13,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastbackprop.kernels import CACHE_LINE
-from fastbackprop.kernels.microkernels import HEIGHT, dots, multiply, transpose_block
+from fastbackprop.kernels.microkernels import dots, multiply, transpose_block
 from fastbackprop.kernels.simd import Simd, outlined
 
 DEPTH_BYTES = 4096
@@ -220,9 +220,7 @@ def dot_gradient(
                     target = simd.behind(dl_dweights, offset)
                 else:
                     target = simd.behind(last_start, simd.mul(i, last_row))
-                if simd.itemsize < 8:
-                    total = builder.fpext(total, double)
-                builder.store(builder.fadd(builder.load(target, typ=double), total), target)
+                builder.store(builder.fadd(builder.load(target, typ=double), simd.widened(total)), target)
 
             dots(simd, dl_df, df_stride, operands, units_out, samples, finish)
 
@@ -370,18 +368,16 @@ def convert_rows(typing_context, target, target_row, source, source_row, rows, c
     def emit(simd, target, target_row, source, source_row, rows, count, added):
         context, builder, _ = simd.made_of
         from_other = Simd(context, builder, source_element)
-        convert = {4: builder.fptrunc, 8: builder.fpext}[simd.itemsize]
 
         def copy(plus):
             with simd.loop(rows) as r:
                 start = simd.behind(target, simd.mul(r.index, target_row))
                 other = simd.behind(source, simd.mul(r.index, source_row))
                 with simd.loop(count) as p:
-                    place = simd.mul(p.index, simd.itemsize)
-                    value = from_other.load_scalar(other, simd.mul(p.index, from_other.itemsize))
-                    if from_other.itemsize != simd.itemsize:
-                        value = convert(value, simd.element)
-                    simd.store(builder.fadd(simd.load_scalar(start, place), value) if plus else value, start, place)
+                    value = simd.narrowed(from_other.widened(from_other.load_item(other, p.index)))
+                    if plus:
+                        value = builder.fadd(simd.load_item(start, p.index), value)
+                    builder.store(value, simd.item(start, p.index), align=1)
 
         with builder.if_else(builder.icmp_signed("!=", added, simd.int(0))) as (then, otherwise):
             with then:

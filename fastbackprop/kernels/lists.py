@@ -14,11 +14,11 @@ and behind the beginning of a dtype
 """
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
 from fastbackprop.kernels.jit import compile_entry, inner, source_digest
-from fastbackprop.kernels.simd import INT, Simd, advance
+from fastbackprop.kernels.simd import INT, advance
 
 CELLS = types.CPointer(types.int64)
 C_CONTIGUOUS = 1  # a flag of an array
@@ -103,25 +103,22 @@ def read_arrays():
 
 
 @intrinsic
-def array_at(typing_context, places, row, otherwise):
-    """The address in that row of a table of places, or `otherwise` where it is 0.
+def array_at(typing_context, place, otherwise):
+    """The address in a row of a table of places, or `otherwise` where it is 0.
 
     It is read as a pointer, not as an integer that is cast to one.
     """
 
     def generate(context, builder, signature, arguments):
-        table, row, otherwise = arguments
-        simd = Simd(context, builder, signature.args[2].dtype)
-        places = cgutils.create_struct_proxy(signature.args[0])(context, builder, table)
-        place = simd.mul(row, builder.extract_value(places.strides, 0))
-        found = builder.load(simd.behind(places.data, place), typ=simd.element.as_pointer())
+        place, otherwise = arguments
+        found = builder.load(place, typ=otherwise.type)
         none = builder.icmp_unsigned("==", found, ir.Constant(found.type, None))
         return builder.select(none, otherwise, found)
 
-    return otherwise(places, types.intp, otherwise), generate
+    return otherwise(CELLS, otherwise), generate
 
 
 @inner
-def parameters_at(start, places, layout, k, which, itemsize):
-    """Where the weights or biases of layer k are: an array of their own, or in the vector that starts there."""
-    return array_at(places, which * layout.shape[0] + k, advance(start, layout[k, 2 + which] * itemsize))
+def parameters_at(start, place, offset, itemsize):
+    """Where weights or biases are: an array of their own, at that place, or in the vector that starts there."""
+    return array_at(place, advance(start, offset * itemsize))

@@ -24,32 +24,46 @@ from numba.extending import intrinsic
 from fastbackprop.kernels import BINARY, LOSS_ROWS, SQUARED_ERROR
 from fastbackprop.kernels.elementary import exp, log1p
 from fastbackprop.kernels.jit import compile_callback, inner, source_digest
-from fastbackprop.kernels.simd import pointer
+from fastbackprop.kernels.simd import outlined
 
 
 @inner
 def take_loss(loss_lanes, rows, stride, units, target_rows, count, mode, factor, scale, cross_entropy):
     """Over `count` samples of a tile, dl/df_K in place of the output, and loss_lanes += the loss, sample by sample.
 
-    squared error    output = scale w 2 factor (o - y);    loss_lanes += w factor (o - y)^2
-
     loss_lanes (float64) has an entry for each sample. The rows, of `stride` elements, are those of the module's table;
-    cross_entropy is the address of what deals with the other losses, see there.
+    cross_entropy is the address of what deals with the losses other than the squared error, see there.
     """
-    if mode != SQUARED_ERROR:
-        call_cross_entropy(
-            cross_entropy, pointer(loss_lanes), pointer(rows), stride, units, target_rows, count, mode, scale
-        )
-        return
-    real = rows.dtype.type
-    twice = real(2.0 * factor * scale)
-    weight = rows[2 * units * stride :]
-    for i in range(units):
-        output, target = rows[i * stride :], rows[(i + units) * stride :]
-        for s in range(count):
-            error = output[s] - target[s]
-            loss_lanes[s] += factor * np.float64(weight[s]) * np.float64(error) * np.float64(error)
-            output[s] = twice * weight[s] * error
+    if mode == SQUARED_ERROR:
+        squared_error(loss_lanes, rows, stride, units, count, factor, scale)
+    else:
+        call_cross_entropy(cross_entropy, loss_lanes, rows, stride, units, target_rows, count, mode, scale)
+
+
+@intrinsic
+def squared_error(typing_context, loss_lanes, rows, stride, units, count, factor, scale):
+    """output = scale w 2 factor (o - y); loss_lanes += w factor (o - y)^2, see take_loss."""
+
+    def emit(simd, loss_lanes, rows, stride, units, count, factor, scale):
+        builder, double = simd.builder, ir.DoubleType()
+        slope = simd.narrowed(builder.fmul(builder.fmul(ir.Constant(double, 2.0), factor), scale))
+        target_rows = simd.mul(units, stride)
+        weights = simd.item(rows, simd.mul(2, target_rows))
+        with simd.loop(units) as i:
+            output = simd.item(rows, simd.mul(i.index, stride))
+            target = simd.item(output, target_rows)
+            with simd.loop(count) as s:
+                o, y, w = (simd.load_item(row, s.index) for row in (output, target, weights))
+                error = builder.fsub(o, y)
+                lane = builder.gep(loss_lanes, [s.index], source_etype=double)
+                loss = builder.fmul(factor, simd.widened(w))
+                for _ in range(2):
+                    loss = builder.fmul(loss, simd.widened(error))
+                builder.store(builder.fadd(builder.load(lane, typ=double), loss), lane)
+                builder.store(builder.fmul(builder.fmul(slope, w), error), simd.item(output, s.index))
+
+    arguments = loss_lanes, rows, *[types.intp] * 3, types.float64, types.float64
+    return types.void(*arguments), outlined("squared_error", rows.dtype, emit)
 
 
 @functools.cache

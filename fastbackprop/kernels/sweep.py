@@ -31,15 +31,24 @@ from fastbackprop.kernels import (
     ALL_H,
     ALL_WEIGHTS,
     ALONG_UNITS,
+    BACK_ROW,
+    BIASES_AT,
     FLUSH_TILES,
     IN_PLACE_UNITS,
     INPUT_BYTES,
     INPUT_COLUMNS,
     LOSS_ROWS,
     PANEL,
+    PARTIAL_AT,
     PREDICT,
+    ROW,
     SEED,
     STRIP,
+    TRANSPOSED_AT,
+    TRANSPOSED_WEIGHTS_AT,
+    UNITS_IN,
+    UNITS_OUT,
+    WEIGHTS_AT,
 )
 from fastbackprop.kernels.jit import array_types, compile_callback, inner, source_digest
 from fastbackprop.kernels.layers import (
@@ -58,14 +67,14 @@ from fastbackprop.kernels.layers import (
 )
 from fastbackprop.kernels.lists import array_at, parameters_at
 from fastbackprop.kernels.losses import take_loss
-from fastbackprop.kernels.simd import advance, pointer
+from fastbackprop.kernels.simd import advance, pointer, row_of
 from fastbackprop.kernels.team import claim, entry, meet, part, read_record
 
 
 @inner
-def along_units(units_in, units_out):
+def along_units(layer):
     """Whether the weight gradient of a layer is taken along the units, from transposed activations."""
-    return units_in >= ALONG_UNITS and units_out >= ALONG_UNITS
+    return layer[UNITS_IN] >= ALONG_UNITS and layer[UNITS_OUT] >= ALONG_UNITS
 
 
 @inner
@@ -82,31 +91,32 @@ def transposed_stride(units_in, itemsize):
 
 @inner
 def share(total, lane, lanes):
-    """Where the share of a lane begins; it ends where that of the next one does."""
-    return total * lane // lanes
+    """Where the share of a lane begins, and how much it is: it ends where that of the next one begins."""
+    first = total * lane // lanes
+    return first, total * (lane + 1) // lanes - first
 
 
 @inner
-def part_of_gradient(layout, k, lane, lanes):
-    """What a lane sums of the weight gradient of layer k: first row, rows, first column, columns."""
-    units_in, units_out = layout[k, 0], layout[k, 1]
-    if k == 0 and lanes > 1 and units_in >= INPUT_COLUMNS * lanes and along_units(units_in, units_out):
-        blocks = units_in // PANEL
-        first, last = share(blocks, lane, lanes) * PANEL, share(blocks, lane + 1, lanes) * PANEL
-        return 0, units_out, first, (units_in if lane == lanes - 1 else last) - first
-    first = share(units_out, lane, lanes)
-    return first, share(units_out, lane + 1, lanes) - first, 0, units_in
+def part_of_gradient(layer, lane, lanes):
+    """What a lane sums of the weight gradient of a layer: first row, rows, first column, columns."""
+    if layer[ROW] == 0 and lanes > 1 and layer[UNITS_IN] >= INPUT_COLUMNS * lanes and along_units(layer):
+        first, blocks = share(layer[UNITS_IN] // PANEL, lane, lanes)
+        left = first * PANEL
+        return 0, layer[UNITS_OUT], left, (layer[UNITS_IN] - left if lane == lanes - 1 else blocks * PANEL)
+    first, rows = share(layer[UNITS_OUT], lane, lanes)
+    return first, rows, 0, layer[UNITS_IN]
 
 
 @inner
 def clear_sums(sums, layout, lane, lanes, stored):
     """Set to 0 what is added to: where the gradient is `stored` only what flush then reads. A lane's share."""
     for k in range(layout.shape[0]):
-        units_in, units_out = layout[k, 0], layout[k, 1]
-        first, last = share(units_out, lane, lanes), share(units_out, lane + 1, lanes)
-        if not stored or not along_units(units_in, units_out):
-            clear_tail(advance(sums, layout[k, 2] * 8), 0, 1, first * units_in, last * units_in)
-        clear_tail(advance(sums, layout[k, 3] * 8), 0, 1, first, last)
+        layer = row_of(layout, k)
+        first, rows = share(layer[UNITS_OUT], lane, lanes)
+        if not (stored and along_units(layer)):
+            start = layer[WEIGHTS_AT] + first * layer[UNITS_IN]
+            clear_tail(advance(sums, start * 8), 0, 1, 0, rows * layer[UNITS_IN])
+        clear_tail(advance(sums, (layer[BIASES_AT] + first) * 8), 0, 1, 0, rows)
 
 
 @inner
@@ -114,21 +124,21 @@ def flush(gradient, sums, tile, itemsize, layout, lane, lanes, stored):
     """sums += partial sums, from padded rows to the packed order; or, where what is taken along the units has been
     `stored` in the gradient at once, gradient = sums for all else. A lane's share."""
     for k in range(layout.shape[0]):
-        units_in, units_out = layout[k, 0], layout[k, 1]
-        first = share(units_out, lane, lanes)
-        rows = share(units_out, lane + 1, lanes) - first
-        start, biases = layout[k, 2] + first * units_in, layout[k, 3] + first
+        layer = row_of(layout, k)
+        first, rows = share(layer[UNITS_OUT], lane, lanes)
         if stored:
+            biases = layer[BIASES_AT] + first
             convert_rows(advance(gradient, biases * itemsize), 0, advance(sums, biases * 8), 0, 1, rows, 0)
-        if along_units(units_in, units_out):
+        if along_units(layer):
             if not stored:
-                top, height, left, width = part_of_gradient(layout, k, lane, lanes)
-                row = padded(units_in) * itemsize
-                target = advance(sums, (layout[k, 2] + top * units_in + left) * 8)
-                partial = advance(tile, (layout[k, 5] + left) * itemsize + top * row)
-                convert_rows(target, units_in * 8, partial, row, height, width, 1)
+                top, height, left, width = part_of_gradient(layer, lane, lanes)
+                row = padded(layer[UNITS_IN]) * itemsize
+                target = advance(sums, (layer[WEIGHTS_AT] + top * layer[UNITS_IN] + left) * 8)
+                partial = advance(tile, (layer[PARTIAL_AT] + left) * itemsize + top * row)
+                convert_rows(target, layer[UNITS_IN] * 8, partial, row, height, width, 1)
         elif stored:
-            convert_rows(advance(gradient, start * itemsize), 0, advance(sums, start * 8), 0, 1, rows * units_in, 0)
+            start, size = layer[WEIGHTS_AT] + first * layer[UNITS_IN], rows * layer[UNITS_IN]
+            convert_rows(advance(gradient, start * itemsize), 0, advance(sums, start * 8), 0, 1, size, 0)
 
 
 def argument_types(dtype):
@@ -142,23 +152,22 @@ def argument_types(dtype):
 
 
 @inner
-def take_columns(rows, stride, places, place, units, first, count):
+def take_columns(rows, stride, place, units, first, count):
     """Copy columns of the caller's array at that place to rows of a tile."""
-    source = advance(array_at(places, place, rows), first * places[place, 2])
-    copy_rows(rows, stride, source, places[place, 1], places[place, 2], units, count)
+    source = advance(array_at(place, rows), first * place[2])
+    copy_rows(rows, stride, source, place[1], place[2], units, count)
 
 
 @inner
-def give_columns(rows, stride, places, place, units, first, count, itemsize):
+def give_columns(rows, stride, place, units, first, count, itemsize):
     """Copy rows of a tile to columns of the caller's array at that place, contiguous along a row."""
-    target = advance(array_at(places, place, rows), first * itemsize)
-    copy_rows(target, places[place, 1], rows, stride, itemsize, units, count)
+    copy_rows(rows_at(place, rows, first, itemsize), place[1], rows, stride, itemsize, units, count)
 
 
 @inner
-def rows_at(places, place, like, first, itemsize):
-    """The rows of the caller's array at that place, from a column on, and their stride."""
-    return advance(array_at(places, place, like), first * itemsize), places[place, 1]
+def rows_at(place, like, first, itemsize):
+    """The rows of the caller's array at that place, from a column on."""
+    return advance(array_at(place, like), first * itemsize)
 
 
 @intrinsic
@@ -218,15 +227,19 @@ def sweep(dtype):
         itemsize = tiles.itemsize
         stride = row_stride(tiles, tile_samples)
         layers = layout.shape[0]
-        units_in, units_out = layout[0, 0], layout[layers - 1, 1]
-        output_row = layout[layers - 1, 4] + layout[layers - 1, 0]
+        units_in, units_out = row_of(layout, 0)[UNITS_IN], row_of(layout, layers - 1)[UNITS_OUT]
+        output_row = row_of(layout, layers - 1)[ROW] + row_of(layout, layers - 1)[UNITS_IN]
         target_row = output_row + units_out
         weight_row = target_row + units_out
         ones_row = weight_row + LOSS_ROWS
-        parameters_start = pointer(parameters)
+        inputs, (input_row, input_column) = pointer(net_input), net_input.strides
+        targets, target_rows, (target_stride, target_column) = pointer(target), target.shape[0], target.strides
+        parameters_start, finished_gradient = pointer(parameters), pointer(gradient)
         zero = tiles.dtype.type(0.0)
         lowest = tiles.dtype.type(-np.inf)
-        wants_gradients = accumulators.shape[1] > tile_samples
+        samples_end, chunks, sums_size = net_input.shape[1], accumulators.shape[0], accumulators.shape[1]
+        wants_gradients, stored = sums_size > tile_samples, gradient.size > 0
+        is_weighted, wants_dl_dinput = sample_weight.size > 0, columns_out.shape[1] > 0
         has_columns = places.shape[0] > ALL_F * layers
         given = has_columns and mode != PREDICT
         wants_columns = places.shape[0] > ALL_DL_DH * layers
@@ -234,115 +247,115 @@ def sweep(dtype):
         gradients_later = not wants_gradients and mode != PREDICT
         has_rows = has_columns and not gradients_later
         for k in range(layers - 1 if has_rows else 0):
-            if layout[k, 1] > IN_PLACE_UNITS:
+            if row_of(layout, k)[UNITS_OUT] > IN_PLACE_UNITS:
                 has_rows = False
-        for place in range(ALL_F * layers, places.shape[0] if has_rows else 0):
-            if places[place, 2] != itemsize:
+        for row in range(ALL_F * layers, places.shape[0] if has_rows else 0):
+            if row_of(places, row)[2] != itemsize:
                 has_rows = False
-        as_it_is = net_input.strides[1] == itemsize and 0 < net_input.strides[0] <= INPUT_BYTES and not gradients_later
+        as_it_is = input_column == itemsize and 0 < input_row <= INPUT_BYTES and not gradients_later
 
-        chunks = accumulators.shape[0]
         own_lane, met, team = lane, 0, lanes
         if chunks > 1:
             lane, lanes = 0, 1
         # Of a layer, dl/dh is behind the ones and its gradient is taken later.
         apart = lanes > 1 or not wants_gradients
+        back_row = BACK_ROW if apart else ROW
         chunk = claim(record) if chunks > 1 else 0
         while chunk < chunks:
-            tile = tiles[chunk if tile_each else own_lane if chunks > 1 else 0]
-            sums = accumulators[chunk]
-            loss_lanes = sums[sums.size - tile_samples :]
-            start, sums_start = pointer(tile), pointer(sums)
-            ones = advance(start, ones_row * stride)
+            tile = row_of(tiles, chunk if tile_each else own_lane if chunks > 1 else 0)
+            sums = row_of(accumulators, chunk)
+            loss_lanes = advance(sums, (sums_size - tile_samples) * 8)
+            ones = advance(tile, ones_row * stride)
             begin_chunk = chunk * chunk_samples
-            end_chunk = min(begin_chunk + chunk_samples, net_input.shape[1])
+            end_chunk = min(begin_chunk + chunk_samples, samples_end)
             if lane == 0:
                 fill_row(ones, tile_samples)
-                fill_row(advance(start, weight_row * stride), tile_samples)
-                for s in range(tile_samples if fresh else 0):
-                    loss_lanes[s] = 0.0
+                fill_row(advance(tile, weight_row * stride), tile_samples)
+                if fresh:
+                    clear_tail(loss_lanes, 0, 1, 0, tile_samples)
             if fresh and wants_gradients:
-                clear_sums(sums_start, layout, lane, lanes, gradient.size > 0)
+                clear_sums(sums, layout, lane, lanes, stored)
             number = 0
             for first in range(begin_chunk, end_chunk, tile_samples):
                 met = meet(record, lanes, met)
                 count = min(tile_samples, end_chunk - first)
                 samples = whole_vectors(count, tile)
-                strips = (count + STRIP - 1) // STRIP
-                begin = min(share(strips, lane, lanes) * STRIP, count)
-                own = min(share(strips, lane + 1, lanes) * STRIP, count) - begin
+                begin, strips = share((count + STRIP - 1) // STRIP, lane, lanes)
+                begin = min(begin * STRIP, count)
+                own = min(begin + strips * STRIP, count) - begin
                 own_first = first + begin
                 own_samples = whole_vectors(own, tile)
-                strip = advance(start, begin * itemsize)
+                strip = advance(tile, begin * itemsize)
                 output = advance(strip, output_row * stride)
-                columns = advance(pointer(net_input), (own_first) * net_input.strides[1])
-                h_0, h_0_stride = columns, net_input.strides[0]
+                h_0, h_0_stride = advance(inputs, own_first * input_column), input_row
                 if not (as_it_is and count == samples):
+                    copy_rows(strip, stride, h_0, input_row, input_column, units_in, own)
                     h_0, h_0_stride = strip, stride
-                    copy_rows(h_0, stride, columns, net_input.strides[0], net_input.strides[1], units_in, own)
                     clear_tail(h_0, stride, units_in, own, own_samples)
 
                 in_place = has_rows and count == samples
                 h, h_stride = h_0, h_0_stride
                 for k in range(layers):
-                    behind, f_stride = advance(strip, (layout[k, 4] + layout[k, 0]) * stride), stride  # f_k
+                    layer = row_of(layout, k)
+                    behind, f_stride = advance(strip, (layer[ROW] + layer[UNITS_IN]) * stride), stride  # f_k
                     hidden = has_columns and k < layers - 1
+                    f_place, h_place = row_of(places, ALL_F * layers + k), row_of(places, ALL_H * layers + k)
                     if given:
                         if not (in_place and hidden):
-                            take_columns(behind, stride, places, ALL_H * layers + k, layout[k, 1], own_first, own)
+                            take_columns(behind, stride, h_place, layer[UNITS_OUT], own_first, own)
                         continue
                     if in_place and hidden:
-                        behind, f_stride = rows_at(places, ALL_F * layers + k, strip, own_first, itemsize)
+                        behind, f_stride = rows_at(f_place, strip, own_first, itemsize), f_place[1]
                     forward_layer(
                         behind,
                         f_stride,
-                        parameters_at(parameters_start, places, layout, k, ALL_WEIGHTS, itemsize),
-                        layout[k, 0] * itemsize,
+                        parameters_at(
+                            parameters_start, row_of(places, ALL_WEIGHTS * layers + k), layer[WEIGHTS_AT], itemsize
+                        ),
+                        layer[UNITS_IN] * itemsize,
                         itemsize,
-                        parameters_at(parameters_start, places, layout, k, ALL_BIASES, itemsize),
+                        parameters_at(
+                            parameters_start, row_of(places, ALL_BIASES * layers + k), layer[BIASES_AT], itemsize
+                        ),
                         itemsize,
                         h,
                         h_stride,
-                        layout[k, 1],
-                        layout[k, 0],
+                        layer[UNITS_OUT],
+                        layer[UNITS_IN],
                         own_samples,
                         zero if k < layers - 1 and not has_columns else lowest,
                     )
                     h, h_stride = behind, stride
                     if in_place and hidden:
-                        h, h_stride = rows_at(places, ALL_H * layers + k, strip, own_first, itemsize)
-                        relu_rows(h, h_stride, behind, f_stride, layout[k, 1], own_samples)
+                        h, h_stride = rows_at(h_place, strip, own_first, itemsize), h_place[1]
+                        relu_rows(h, h_stride, behind, f_stride, layer[UNITS_OUT], own_samples)
                     elif hidden:
-                        give_columns(behind, stride, places, ALL_F * layers + k, layout[k, 1], own_first, own, itemsize)
-                        relu_rows(behind, stride, behind, stride, layout[k, 1], own_samples)
-                        give_columns(behind, stride, places, ALL_H * layers + k, layout[k, 1], own_first, own, itemsize)
+                        give_columns(behind, stride, f_place, layer[UNITS_OUT], own_first, own, itemsize)
+                        relu_rows(behind, stride, behind, stride, layer[UNITS_OUT], own_samples)
+                        give_columns(behind, stride, h_place, layer[UNITS_OUT], own_first, own, itemsize)
                 if mode == PREDICT:
-                    columns = advance(pointer(columns_out), (own_first) * itemsize)
-                    copy_rows(columns, columns_out.strides[0], output, stride, itemsize, units_out, own)
+                    net_output = advance(pointer(columns_out), own_first * itemsize)
+                    copy_rows(net_output, columns_out.strides[0], output, stride, itemsize, units_out, own)
                     continue
                 # Tails of hidden layers hold ReLU(biases ...), which may be infinite: 0 times that would be NaN.
                 clear_tail(advance(strip, units_in * stride), stride, target_row - units_in, own, own_samples)
 
-                columns = advance(pointer(target), (own_first) * target.strides[1])
+                y = advance(targets, own_first * target_column)
                 if mode == SEED:
-                    copy_rows(output, stride, columns, target.strides[0], target.strides[1], units_out, own)
+                    copy_rows(output, stride, y, target_stride, target_column, units_out, own)
                 else:
-                    targets = advance(strip, target_row * stride)
-                    copy_rows(targets, stride, columns, target.strides[0], target.strides[1], target.shape[0], own)
-                    if sample_weight.size > 0:
-                        weights = advance(strip, weight_row * stride)
+                    y_rows = advance(strip, target_row * stride)
+                    copy_rows(y_rows, stride, y, target_stride, target_column, target_rows, own)
+                    if is_weighted:
                         step = sample_weight.strides[0]
-                        columns = advance(pointer(sample_weight), (own_first) * step)
-                        copy_rows(weights, stride, columns, 0, step, 1, own)
+                        weights = advance(pointer(sample_weight), own_first * step)
+                        copy_rows(advance(strip, weight_row * stride), stride, weights, 0, step, 1, own)
+                    own_losses = advance(loss_lanes, begin * 8)
                     row = stride // itemsize
-                    rows = tile[output_row * row + begin :]
-                    lanes_of_loss = loss_lanes[begin:]
-                    take_loss(
-                        lanes_of_loss, rows, row, units_out, target.shape[0], own, mode, factor, scale, cross_entropy
-                    )
+                    take_loss(own_losses, output, row, units_out, target_rows, own, mode, factor, scale, cross_entropy)
                 if wants_columns:
-                    place = ALL_DL_DF * layers + layers - 1
-                    give_columns(output, stride, places, place, units_out, own_first, own, itemsize)
+                    place = row_of(places, ALL_DL_DF * layers + layers - 1)
+                    give_columns(output, stride, place, units_out, own_first, own, itemsize)
 
                 # Layer by layer, weight gradient and dl/dh; of several lanes, all of dl/dh and then the gradients. Of
                 # these, each takes rows, from samples that all have transposed, or columns of the first layer's, from
@@ -350,48 +363,47 @@ def sweep(dtype):
                 together = lanes > 1 and wants_gradients
                 for step in range(2 * layers if together else layers):
                     k = layers - 1 - step % layers
+                    layer = row_of(layout, k)
                     if step == layers:
                         met = meet(record, lanes, met)
+                    h, h_stride = advance(strip, layer[ROW] * stride), stride
                     if k == 0:
                         h, h_stride = h_0, h_0_stride
                     elif in_place and given:
-                        h, h_stride = rows_at(places, ALL_H * layers + k - 1, strip, own_first, itemsize)
-                    else:
-                        h, h_stride = advance(strip, layout[k, 4] * stride), stride
-                    dl_df = (output_row if k == layers - 1 else layout[k + 1, 6 if apart else 4]) * stride
-                    transposed = advance(start, layout[k if together else 0, 8] * itemsize)
-                    t_stride = transposed_stride(layout[k, 0], itemsize)
-                    top, height, left, width = part_of_gradient(layout, k, lane, lanes)
-                    whole_rows = width == layout[k, 0]
-                    if wants_gradients and step < layers and along_units(layout[k, 0], layout[k, 1]) and whole_rows:
-                        own_rows = advance(transposed, begin * t_stride)
-                        transpose(own_rows, t_stride, h, h_stride, layout[k, 0], own_samples)
+                        place = row_of(places, ALL_H * layers + k - 1)
+                        h, h_stride = rows_at(place, strip, own_first, itemsize), place[1]
+                    dl_df = (output_row if k == layers - 1 else row_of(layout, k + 1)[back_row]) * stride
+                    transposed = advance(tile, row_of(layout, k if together else 0)[TRANSPOSED_AT] * itemsize)
+                    t_stride = transposed_stride(layer[UNITS_IN], itemsize)
+                    top, height, left, width = part_of_gradient(layer, lane, lanes)
+                    whole_rows = width == layer[UNITS_IN]
+                    if wants_gradients and step < layers and along_units(layer) and whole_rows:
+                        transpose(advance(transposed, begin * t_stride), t_stride, h, h_stride, width, own_samples)
                     if wants_gradients and (step >= layers or not together):
-                        first_row = share(layout[k, 1], lane, lanes)
-                        rows_taken = share(layout[k, 1], lane + 1, lanes) - first_row
-                        dl_df_rows = advance(start, dl_df + first_row * stride)
+                        first_row, rows = share(layer[UNITS_OUT], lane, lanes)
+                        all_h = advance(h, -begin * itemsize)
                         first_column = 0
-                        if along_units(layout[k, 0], layout[k, 1]):
-                            first_column = layout[k, 0]
+                        if along_units(layer):
+                            first_column = layer[UNITS_IN]
+                            transposed = advance(transposed, left * itemsize)
                             if not whole_rows:
-                                columns = advance(h, left * h_stride - begin * itemsize)
-                                target_columns = advance(transposed, left * itemsize)
-                                transpose(target_columns, t_stride, columns, h_stride, width, samples)
-                            row = padded(layout[k, 0]) * itemsize
-                            partial = advance(start, (layout[k, 5] + left) * itemsize + top * row)
+                                own_columns = advance(all_h, left * h_stride)
+                                transpose(transposed, t_stride, own_columns, h_stride, width, samples)
+                            row = padded(layer[UNITS_IN]) * itemsize
+                            partial = advance(tile, (layer[PARTIAL_AT] + left) * itemsize + top * row)
                             finished, finished_row = partial, row
-                            if gradient.size > 0 and first + count == end_chunk:
-                                finished_row = layout[k, 0] * itemsize
-                                place = (layout[k, 2] + left) * itemsize + top * finished_row
-                                finished = advance(pointer(gradient), place)
+                            if stored and first + count == end_chunk:
+                                finished_row = layer[UNITS_IN] * itemsize
+                                corner = (layer[WEIGHTS_AT] + left) * itemsize + top * finished_row
+                                finished = advance(finished_gradient, corner)
                             weight_gradient(
                                 finished,
                                 finished_row,
                                 partial,
                                 row,
-                                advance(start, dl_df + top * stride),
+                                advance(tile, dl_df + top * stride),
                                 stride,
-                                advance(transposed, left * itemsize),
+                                transposed,
                                 t_stride,
                                 height,
                                 width,
@@ -399,36 +411,36 @@ def sweep(dtype):
                                 number % FLUSH_TILES,
                             )
                         dot_gradient(
-                            advance(sums_start, (layout[k, 2] + first_row * layout[k, 0]) * 8),
-                            layout[k, 0] * 8,
+                            advance(sums, (layer[WEIGHTS_AT] + first_row * layer[UNITS_IN]) * 8),
+                            layer[UNITS_IN] * 8,
                             8,
-                            advance(sums_start, (layout[k, 3] + first_row) * 8),
+                            advance(sums, (layer[BIASES_AT] + first_row) * 8),
                             8,
-                            dl_df_rows,
+                            advance(tile, dl_df + first_row * stride),
                             stride,
-                            advance(h, -begin * itemsize),
+                            all_h,
                             h_stride,
                             ones,
-                            rows_taken,
-                            layout[k, 0],
+                            rows,
+                            layer[UNITS_IN],
                             first_column,
                             samples,
                         )
-                    if step < layers and (k > 0 or columns_out.shape[1] > 0):
-                        dl_dh = advance(strip, layout[k, 6 if apart else 4] * stride)
-                        weights = parameters_at(parameters_start, places, layout, k, ALL_WEIGHTS, itemsize)
-                        row, column = layout[k, 0] * itemsize, itemsize
-                        if layout[k, 7] > 0:
-                            weights = advance(parameters_start, layout[k, 7] * itemsize)
-                            row, column = itemsize, padded(layout[k, 1]) * itemsize
-                        before = advance(strip, layout[k, 4] * stride)
+                    if step < layers and (k > 0 or wants_dl_dinput):
+                        dl_dh = advance(strip, layer[back_row] * stride)
+                        weights = parameters_at(
+                            parameters_start, row_of(places, ALL_WEIGHTS * layers + k), layer[WEIGHTS_AT], itemsize
+                        )
+                        row, column = layer[UNITS_IN] * itemsize, itemsize
+                        if layer[TRANSPOSED_WEIGHTS_AT] > 0:
+                            weights = advance(parameters_start, layer[TRANSPOSED_WEIGHTS_AT] * itemsize)
+                            row, column = itemsize, padded(layer[UNITS_OUT]) * itemsize
+                        before = advance(strip, layer[ROW] * stride)
                         # Where all_dl_dh is asked for too, the product is taken twice: that is what it costs.
                         for with_mask in range(0 if k == 0 or wants_columns else 1, 2 if k > 0 else 1):
                             if given and k > 0:
-                                before = dl_dh
-                                take_columns(
-                                    before, stride, places, ALL_F * layers + k - 1, layout[k, 0], own_first, own
-                                )
+                                before, place = dl_dh, row_of(places, ALL_F * layers + k - 1)
+                                take_columns(before, stride, place, layer[UNITS_IN], own_first, own)
                             backward_layer(
                                 dl_dh,
                                 before,
@@ -438,25 +450,25 @@ def sweep(dtype):
                                 column,
                                 advance(strip, dl_df),
                                 stride,
-                                layout[k, 1],
-                                layout[k, 0],
+                                layer[UNITS_OUT],
+                                layer[UNITS_IN],
                                 own_samples,
                                 with_mask,
                             )
                             if wants_columns and k > 0:
-                                place = (ALL_DL_DF if with_mask else ALL_DL_DH) * layers + k - 1
-                                give_columns(dl_dh, stride, places, place, layout[k, 0], own_first, own, itemsize)
-                        clear_tail(dl_dh, stride, layout[k, 0], own, own_samples)
-                if columns_out.shape[1] > 0:
-                    columns = advance(pointer(columns_out), (own_first) * itemsize)
-                    dl_dinput = advance(strip, layout[0, 6 if apart else 4] * stride)
-                    copy_rows(columns, columns_out.strides[0], dl_dinput, stride, itemsize, units_in, own)
+                                place = row_of(places, (ALL_DL_DF if with_mask else ALL_DL_DH) * layers + k - 1)
+                                give_columns(dl_dh, stride, place, layer[UNITS_IN], own_first, own, itemsize)
+                        clear_tail(dl_dh, stride, layer[UNITS_IN], own, own_samples)
+                if wants_dl_dinput:
+                    own_columns = advance(pointer(columns_out), own_first * itemsize)
+                    dl_dinput = advance(strip, row_of(layout, 0)[back_row] * stride)
+                    copy_rows(own_columns, columns_out.strides[0], dl_dinput, stride, itemsize, units_in, own)
                 number += 1
                 last = number % FLUSH_TILES == 0 or first + count == end_chunk
                 if wants_gradients and last:
-                    flush(pointer(gradient), sums_start, start, itemsize, layout, lane, lanes, gradient.size > 0)
-            if gradient.size > 0:
-                for s in range(1, tile_samples if lane == 0 else 0):
+                    flush(finished_gradient, sums, tile, itemsize, layout, lane, lanes, stored)
+            if stored and lane == 0:
+                for s in range(1, tile_samples):
                     loss_lanes[0] += loss_lanes[s]
             chunk = claim(record) if chunks > 1 else chunks
         part(record, own_lane, team, met)

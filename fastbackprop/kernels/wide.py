@@ -10,6 +10,7 @@ from numba import from_dtype, types
 from numba.extending import intrinsic
 from numba.np.numpy_support import as_dtype
 
+from fastbackprop.kernels import BACK_ROW, BIASES_AT, PARTIAL_AT, ROW, UNITS_IN, WEIGHTS_AT
 from fastbackprop.kernels.jit import array_types, compile_callback, compile_entry, source_digest
 from fastbackprop.kernels.layers import (
     convert_rows,
@@ -21,7 +22,7 @@ from fastbackprop.kernels.layers import (
     weight_gradient,
     whole_vectors,
 )
-from fastbackprop.kernels.simd import advance, pointer, vector_lanes
+from fastbackprop.kernels.simd import advance, pointer, row_of, vector_lanes
 from fastbackprop.kernels.sweep import padded, transposed_stride
 from fastbackprop.kernels.team import claim, entry, part, read_record
 
@@ -80,33 +81,34 @@ def wide_gradient(dtype):
         itemsize = tiles.itemsize
         stride = row_stride(tiles, tile_samples)
         layers = layout.shape[0]
-        output_row = layout[layers - 1, 4] + layout[layers - 1, 0]
-        scratch = scratches[lane]
-        task = claim(record)
-        while task < tasks.shape[0]:
-            k, first_row, last_row = tasks[task, 0], tasks[task, 1], tasks[task, 2]
-            first, last = tasks[task, 3], tasks[task, 4]
-            units_in, rows = layout[k, 0], last_row - first_row
-            df_row = output_row if k == layers - 1 else layout[k + 1, 6]
+        output_row = row_of(layout, layers - 1)[ROW] + row_of(layout, layers - 1)[UNITS_IN]
+        scratch = row_of(scratches, lane)
+        number = claim(record)
+        while number < tasks.shape[0]:
+            task = row_of(tasks, number)
+            k, first_row, last_row, first, last = task[0], task[1], task[2], task[3], task[4]
+            layer = row_of(layout, k)
+            units_in, rows = layer[UNITS_IN], last_row - first_row
+            df_row = output_row if k == layers - 1 else row_of(layout, k + 1)[BACK_ROW]
             width = last - first
             row = padded(units_in)
-            corner = layout[k, 5] + first_row * row + first
-            at = layout[k, 2] + first_row * units_in + first
+            corner = layer[PARTIAL_AT] + first_row * row + first
+            at = layer[WEIGHTS_AT] + first_row * units_in + first
             stored = final and sums.size == 0 and width >= vector_lanes(scratch)  # at once, from the last tile
             target = advance(pointer(gradient), at * itemsize)
             sums_so_far = advance(pointer(partial), corner * itemsize)
-            biases = advance(pointer(bias_sums), 8 * (layout[k, 3] + first_row))
+            biases = advance(pointer(bias_sums), 8 * (layer[BIASES_AT] + first_row))
             t_stride = transposed_stride(width, itemsize)
             ones_at = tile_samples * (t_stride // itemsize)
-            ones = advance(pointer(scratch), ones_at * itemsize)
+            ones = advance(scratch, ones_at * itemsize)
             fill_row(ones, tile_samples)
             for t in range(tiles.shape[0]):
                 count = min(tile_samples, samples - t * tile_samples)
                 panels = whole_vectors(count, scratch)
-                tile = pointer(tiles[t])
+                tile = row_of(tiles, t)
                 dl_df = advance(tile, (df_row + first_row) * stride)
-                h = advance(tile, (layout[k, 4] + first) * stride)
-                transpose(pointer(scratch), t_stride, h, stride, width, panels)
+                h = advance(tile, (layer[ROW] + first) * stride)
+                transpose(scratch, t_stride, h, stride, width, panels)
                 finished, finished_row = sums_so_far, row * itemsize
                 if stored and t == tiles.shape[0] - 1:
                     finished, finished_row = target, units_in * itemsize
@@ -117,7 +119,7 @@ def wide_gradient(dtype):
                     row * itemsize,
                     dl_df,
                     stride,
-                    pointer(scratch),
+                    scratch,
                     t_stride,
                     rows,
                     width,
@@ -135,9 +137,9 @@ def wide_gradient(dtype):
             elif not stored and final:
                 copy_rows(target, units_in * itemsize, sums_so_far, row * itemsize, itemsize, rows, width)
             if final and first == 0:
-                at = layout[k, 3] + first_row
+                at = layer[BIASES_AT] + first_row
                 convert_rows(advance(pointer(gradient), at * itemsize), 0, biases, 0, 1, rows, 0)
-            task = claim(record)
+            number = claim(record)
         part(record, lane, lanes, 0)
 
     record = types.CPointer(from_dtype(dtype))
