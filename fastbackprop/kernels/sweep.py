@@ -97,9 +97,9 @@ def share(total, lane, lanes):
 
 
 @inner
-def part_of_gradient(layer, lane, lanes):
+def part_of_gradient(layer, along, lane, lanes):
     """What a lane sums of the weight gradient of a layer: first row, rows, first column, columns."""
-    if layer[ROW] == 0 and lanes > 1 and layer[UNITS_IN] >= INPUT_COLUMNS * lanes and along_units(layer):
+    if along and layer[ROW] == 0 and lanes > 1 and layer[UNITS_IN] >= INPUT_COLUMNS * lanes:
         first, blocks = share(layer[UNITS_IN] // PANEL, lane, lanes)
         left = first * PANEL
         return 0, layer[UNITS_OUT], left, (layer[UNITS_IN] - left if lane == lanes - 1 else blocks * PANEL)
@@ -108,37 +108,21 @@ def part_of_gradient(layer, lane, lanes):
 
 
 @inner
-def clear_sums(sums, layout, lane, lanes, stored):
-    """Set to 0 what is added to: where the gradient is `stored` only what flush then reads. A lane's share."""
-    for k in range(layout.shape[0]):
-        layer = row_of(layout, k)
-        first, rows = share(layer[UNITS_OUT], lane, lanes)
-        if not (stored and along_units(layer)):
-            start = layer[WEIGHTS_AT] + first * layer[UNITS_IN]
-            clear_tail(advance(sums, start * 8), 0, 1, 0, rows * layer[UNITS_IN])
-        clear_tail(advance(sums, (layer[BIASES_AT] + first) * 8), 0, 1, 0, rows)
+def clear_sums(sums, layer, first, rows, only_biases):
+    """Set to 0 what dot_gradient adds to, for rows of a layer; of the weights nothing where it has `only_biases`."""
+    clear_tail(advance(sums, (layer[BIASES_AT] + first) * 8), 0, 1, 0, rows)
+    if not only_biases:
+        clear_tail(advance(sums, (layer[WEIGHTS_AT] + first * layer[UNITS_IN]) * 8), 0, 1, 0, rows * layer[UNITS_IN])
 
 
 @inner
-def flush(gradient, sums, tile, itemsize, layout, lane, lanes, stored):
-    """sums += partial sums, from padded rows to the packed order; or, where what is taken along the units has been
-    `stored` in the gradient at once, gradient = sums for all else. A lane's share."""
-    for k in range(layout.shape[0]):
-        layer = row_of(layout, k)
-        first, rows = share(layer[UNITS_OUT], lane, lanes)
-        if stored:
-            biases = layer[BIASES_AT] + first
-            convert_rows(advance(gradient, biases * itemsize), 0, advance(sums, biases * 8), 0, 1, rows, 0)
-        if along_units(layer):
-            if not stored:
-                top, height, left, width = part_of_gradient(layer, lane, lanes)
-                row = padded(layer[UNITS_IN]) * itemsize
-                target = advance(sums, (layer[WEIGHTS_AT] + top * layer[UNITS_IN] + left) * 8)
-                partial = advance(tile, (layer[PARTIAL_AT] + left) * itemsize + top * row)
-                convert_rows(target, layer[UNITS_IN] * 8, partial, row, height, width, 1)
-        elif stored:
-            start, size = layer[WEIGHTS_AT] + first * layer[UNITS_IN], rows * layer[UNITS_IN]
-            convert_rows(advance(gradient, start * itemsize), 0, advance(sums, start * 8), 0, 1, size, 0)
+def store_sums(gradient, sums, itemsize, layer, first, rows, only_biases):
+    """gradient = sums, of the same."""
+    biases = layer[BIASES_AT] + first
+    convert_rows(advance(gradient, biases * itemsize), 0, advance(sums, biases * 8), 0, 1, rows, 0)
+    if not only_biases:
+        start, size = layer[WEIGHTS_AT] + first * layer[UNITS_IN], rows * layer[UNITS_IN]
+        convert_rows(advance(gradient, start * itemsize), 0, advance(sums, start * 8), 0, 1, size, 0)
 
 
 def argument_types(dtype):
@@ -161,7 +145,8 @@ def take_columns(rows, stride, place, units, first, count):
 @inner
 def give_columns(rows, stride, place, units, first, count, itemsize):
     """Copy rows of a tile to columns of the caller's array at that place, contiguous along a row."""
-    copy_rows(rows_at(place, rows, first, itemsize), place[1], rows, stride, itemsize, units, count)
+    target = advance(array_at(place, rows), first * itemsize)
+    copy_rows(target, place[1], rows, stride, itemsize, units, count)
 
 
 @inner
@@ -273,8 +258,10 @@ def sweep(dtype):
                 fill_row(advance(tile, weight_row * stride), tile_samples)
                 if fresh:
                     clear_tail(loss_lanes, 0, 1, 0, tile_samples)
-            if fresh and wants_gradients:
-                clear_sums(sums, layout, lane, lanes, stored)
+            for k in range(layers if fresh and wants_gradients else 0):
+                layer = row_of(layout, k)
+                first_row, rows = share(layer[UNITS_OUT], lane, lanes)
+                clear_sums(sums, layer, first_row, rows, stored and along_units(layer))
             number = 0
             for first in range(begin_chunk, end_chunk, tile_samples):
                 met = meet(record, lanes, met)
@@ -375,15 +362,16 @@ def sweep(dtype):
                     dl_df = (output_row if k == layers - 1 else row_of(layout, k + 1)[back_row]) * stride
                     transposed = advance(tile, row_of(layout, k if together else 0)[TRANSPOSED_AT] * itemsize)
                     t_stride = transposed_stride(layer[UNITS_IN], itemsize)
-                    top, height, left, width = part_of_gradient(layer, lane, lanes)
+                    along = along_units(layer)
+                    top, height, left, width = part_of_gradient(layer, along, lane, lanes)
                     whole_rows = width == layer[UNITS_IN]
-                    if wants_gradients and step < layers and along_units(layer) and whole_rows:
+                    if wants_gradients and step < layers and along and whole_rows:
                         transpose(advance(transposed, begin * t_stride), t_stride, h, h_stride, width, own_samples)
                     if wants_gradients and (step >= layers or not together):
                         first_row, rows = share(layer[UNITS_OUT], lane, lanes)
                         all_h = advance(h, -begin * itemsize)
                         first_column = 0
-                        if along_units(layer):
+                        if along:
                             first_column = layer[UNITS_IN]
                             transposed = advance(transposed, left * itemsize)
                             if not whole_rows:
@@ -465,8 +453,18 @@ def sweep(dtype):
                     copy_rows(own_columns, columns_out.strides[0], dl_dinput, stride, itemsize, units_in, own)
                 number += 1
                 last = number % FLUSH_TILES == 0 or first + count == end_chunk
-                if wants_gradients and last:
-                    flush(finished_gradient, sums, tile, itemsize, layout, lane, lanes, stored)
+                for k in range(layers if wants_gradients and last else 0):
+                    layer = row_of(layout, k)
+                    along = along_units(layer)
+                    if stored:
+                        first_row, rows = share(layer[UNITS_OUT], lane, lanes)
+                        store_sums(finished_gradient, sums, itemsize, layer, first_row, rows, along)
+                    elif along:
+                        top, height, left, width = part_of_gradient(layer, along, lane, lanes)
+                        row = padded(layer[UNITS_IN]) * itemsize
+                        total = advance(sums, (layer[WEIGHTS_AT] + top * layer[UNITS_IN] + left) * 8)
+                        partial = advance(tile, (layer[PARTIAL_AT] + left) * itemsize + top * row)
+                        convert_rows(total, layer[UNITS_IN] * 8, partial, row, height, width, 1)
             if stored and lane == 0:
                 for s in range(1, tile_samples):
                     loss_lanes[0] += loss_lanes[s]
