@@ -49,7 +49,7 @@ def describe(engine: Engine, samples: int, num_threads: int) -> dict[str, str]:
     if isinstance(engine, WideEngine):
         group, tiles = engine.group_tiles, -(-samples // engine.tile_samples)
         return rows | {
-            "regime": "wide: threads share tiles, then blocks of one gradient",
+            "regime": "groups: threads share tiles, then blocks of one gradient",
             "groups": f"{-(-tiles // group):,} of up to {group:,} tiles",
             "threads": f"{num_threads} share {min(group, tiles):,} tiles, then {len(engine._tasks):,} gradient blocks",
         }
@@ -57,11 +57,11 @@ def describe(engine: Engine, samples: int, num_threads: int) -> dict[str, str]:
     if len(chunks) == 1:
         shared = samples * engine.flops >= LEAST_TEAM_FLOPS
         return rows | {
-            "regime": "narrow, one chunk: a tile goes through the whole network while it is in cache",
+            "regime": "one chunk: a tile goes through the whole network while it is in cache",
             "threads": f"{num_threads if shared else 1} of {num_threads} share each tile",
         }
     return rows | {
-        "regime": "narrow: a tile goes through the whole network while it is in cache",
+        "regime": "chunks: a tile goes through the whole network while it is in cache",
         "chunks": f"{len(chunks):,} of up to {max((b - a for a, b in chunks), default=0):,} samples, summed apart",
         "threads": f"{min(num_threads, len(chunks)):,} share the chunks, in slices of up to "
         f"{engine.slice_samples(0, 0, sums=True):,} samples",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 from benchmarks.cases import batch
-from fastbackprop import reference
+from fastbackprop import pool, reference
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("repeatable")
@@ -75,6 +75,17 @@ def target_of(loss, y):
     if loss == "softmax_cross_entropy":
         return np.exp(y) / np.sum(np.exp(y), axis=0)
     return 1 / (1 + np.exp(-y)) if loss == "binary_cross_entropy" else y
+
+
+@pytest.fixture
+def wide_from(monkeypatch):
+    """What has lanes take blocks of one gradient from so many bytes on, not from some megabytes on."""
+
+    def change(least):
+        monkeypatch.setattr(pool, "WIDE_BYTES", least)
+        monkeypatch.setattr(pool, "_free", {})
+
+    return change
 
 
 @pytest.fixture(params=["float64", "float32"])

@@ -6,17 +6,17 @@ import pytest
 from fastbackprop import __main__, pool, profiling
 from fastbackprop.kernels import FEW
 
-NARROW, WIDE = (3, 8, 8, 2), (300, 400, 50)
+SMALL, LARGE = (3, 8, 8, 2), (300, 2000, 250)
 
 
 @pytest.mark.parametrize(
     ("sizes", "samples", "regime"),
     [
-        (NARROW, 1, "few samples"),
-        (NARROW, 100, "narrow, one chunk"),
-        (NARROW, 100_000, "narrow:"),
-        (WIDE, 8, "few samples"),
-        (WIDE, 10_000, "wide"),
+        (SMALL, 1, "few samples"),
+        (SMALL, 100, "one chunk"),
+        (SMALL, 100_000, "chunks"),
+        (LARGE, 8, "few samples"),
+        (LARGE, 10_000, "groups"),
     ],
 )
 def test_regimes(sizes, samples, regime, dtype):
@@ -29,7 +29,7 @@ def test_regimes(sizes, samples, regime, dtype):
 
 
 def test_chunks_are_those_of_the_engine():
-    engine = pool.make_engine(NARROW, np.dtype(np.float64))
+    engine = pool.make_engine(SMALL, np.dtype(np.float64))
     chunks = engine.chunks(100_000)
     rows = profiling.describe(engine, 100_000, 3)
     assert rows["chunks"].startswith(f"{len(chunks)} of up to {chunks[0][1]:,} samples")
@@ -43,7 +43,7 @@ def test_the_register_tile_is_that_of_the_target(dtype):
     assert f"{lanes} lanes of {8 * dtype.itemsize} bits" in profiling.register_tile(dtype)
 
 
-@pytest.mark.parametrize("sizes", [NARROW, WIDE])
+@pytest.mark.parametrize("sizes", [SMALL, LARGE])
 def test_parts_add_up_to_the_call(sizes, dtype, monkeypatch):
     """With a clock that every call moves on by its own amount: 3, 5, 9 and 10 seconds in all."""
     monkeypatch.setattr(profiling, "ROUNDS", 1)
@@ -60,7 +60,7 @@ def test_few_samples_have_one_product_on_the_way_back(monkeypatch):
     took = iter([3.0, 5.0, 9.0])
     called = []
     monkeypatch.setattr(profiling, "seconds", lambda call: called.append(call()) or next(took))
-    times = profiling.measure(pool.make_engine(NARROW, np.dtype(np.float64)), 3, 2)
+    times = profiling.measure(pool.make_engine(SMALL, np.dtype(np.float64)), 3, 2)
     assert times == {"forward": 3.0, "way back": 2.0, "rest": 4.0}
     assert called[0].shape == (2, 3)
     assert called[1][0] == called[2][0]
@@ -70,7 +70,7 @@ def test_a_part_that_noise_makes_negative_is_none(monkeypatch):
     monkeypatch.setattr(profiling, "ROUNDS", 1)
     took = iter([3.0, 2.0, 4.0, 4.0])
     monkeypatch.setattr(profiling, "seconds", lambda _call: next(took))
-    times = profiling.measure(pool.make_engine(NARROW, np.dtype(np.float64)), 10, 1)
+    times = profiling.measure(pool.make_engine(SMALL, np.dtype(np.float64)), 10, 1)
     assert times == {"forward": 3.0, "backward": 0.0, "weight gradient": 1.0, "rest": 0.0}
 
 
@@ -78,7 +78,7 @@ def test_on_the_command_line(capsys):
     assert __main__.main(["info", "--layers", "3,8,2", "--samples", "50", "--dtype", "float32"]) == 0
     printed = capsys.readouterr().out
     assert "network         3-8-2, 50 parameters, float32" in printed
-    assert "narrow, one chunk" in printed
+    assert "one chunk" in printed
     for name in "forward", "backward", "weight gradient", "rest":
         assert f"\n{name}" in printed
     shares = [float(line.split("%")[0].split()[-1]) for line in printed.splitlines() if "% " in line]

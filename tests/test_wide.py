@@ -11,6 +11,7 @@ from fastbackprop import pool, reference, wide
 from tests.conftest import assert_close, assert_same_bits, smooth_batch
 from tests.test_layouts import ZOO
 
+LEAST_BYTES = pool.WIDE_BYTES
 SHAPES = [(300, 500, 2), (20, 400, 330, 3), (400, 400), (130, 1030, 1)]
 
 
@@ -18,10 +19,20 @@ def engine_of(layer_sizes, dtype):
     return type(pool.make_engine(layer_sizes, np.dtype(dtype)))
 
 
-def test_the_engine_follows_the_shape():
+@pytest.fixture(autouse=True)
+def _wide_from_less(wide_from):
+    """The same engine for smaller networks, so that these are fast."""
+    wide_from(2**19)
+
+
+def test_the_engine_follows_the_shape(wide_from):
     for layer_sizes in SHAPES:
         assert engine_of(layer_sizes, np.float32) is wide.WideEngine
-    assert engine_of((64, 128, 128, 10), np.float64) is not wide.WideEngine
+    wide_from(LEAST_BYTES)
+    for layer_sizes in (511, 1024), (10, 512, 1000):
+        assert engine_of(layer_sizes, np.float64) is not wide.WideEngine
+        assert engine_of((*layer_sizes, 200), np.float64) is wide.WideEngine
+        assert engine_of((*layer_sizes, 200), np.float32) is not wide.WideEngine
 
 
 @pytest.mark.parametrize("samples", [0, 1, 127, 128, 129, 700])
@@ -117,9 +128,9 @@ def test_memory_does_not_grow_with_the_batch():
 
 @pytest.mark.parametrize("samples", [5, 100, 300])
 @pytest.mark.parametrize("animal", ZOO, ids=lambda animal: animal.__name__)
-def test_parameters_are_read_where_they_are(animal, samples, dtype, tmp_path, monkeypatch):
+def test_parameters_are_read_where_they_are(animal, samples, dtype, tmp_path, wide_from):
     """Of any layout, as lists or as one vector; as they come for few tiles, transposed for more."""
-    monkeypatch.setattr(pool, "WIDE", 100)
+    wide_from(100)
     layer_sizes = (9, 30, 40, 5)
     all_weights, all_biases = network(layer_sizes, dtype)
     net_input, y = batch(layer_sizes, samples, dtype)
