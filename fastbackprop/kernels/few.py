@@ -107,10 +107,6 @@ def sum_rows(typing_context, c, c_stride, h, a, a_row, a_column, b, b_stride, ro
                 rest=builder.sub(columns, simd.mul(whole, simd.lanes)),
                 depth=count,
                 fresh=builder.icmp_signed("==", q, simd.int(0)),
-                start=simd.zero(),
-                start_row=0,
-                found=c,
-                found_row=c_stride,
                 h=h,
                 masked=builder.and_(asked, builder.icmp_signed("==", simd.add(q, count), depth)),
             )

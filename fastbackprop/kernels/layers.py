@@ -94,10 +94,7 @@ def forward_layer(
                 fresh=builder.icmp_signed("==", p, simd.int(0)),
                 start=biases,
                 start_row=bias_stride,
-                found=f,
-                found_row=f_stride,
                 floor=simd.select(last, floor, simd.lowest),
-                h=f,
             )
 
     strides = [types.intp] * 2
@@ -148,10 +145,6 @@ def backward_layer(
                 vectors=builder.sdiv(samples, simd.int(simd.lanes)),
                 depth=depth,
                 fresh=builder.icmp_signed("==", p, simd.int(0)),
-                start=simd.zero(),
-                start_row=0,
-                found=dl_dh,
-                found_row=stride,
                 h=h,
                 masked=builder.and_(last, builder.icmp_signed("!=", with_mask, simd.int(0))),
             )
@@ -290,14 +283,11 @@ def weight_gradient(
                 tail=simd.mul(builder.sub(units_in, simd.int(simd.lanes)), simd.itemsize),
                 depth=depth,
                 fresh=builder.icmp_signed("==", simd.add(s, added), simd.int(0)),
-                start=simd.zero(),
-                start_row=0,
                 found=partial,
                 found_row=partial_row,
-                h=partial,
                 # In wide networks these rows come from L3, and this saves 1 to 7 %. Of a transposed tile, of what is
-                # transposed or copied into a tile, or of what products write, it saved nothing. Nor did it that one
-                # panel stays in L1, for all rows.
+                # transposed or copied into a tile, of weights, or of what products write, it saved nothing. Nor did it
+                # that one panel stays in L1, or four in L2, for all rows.
                 ahead=depth,
             )
 
@@ -410,8 +400,7 @@ def relu_rows(typing_context, h, h_stride, f, f_stride, rows, samples):
         with simd.loop(rows) as r, simd.loop(simd.builder.sdiv(samples, simd.int(simd.lanes))) as s:
             column = simd.mul(s.index, simd.target.vector_bytes)
             value = simd.load(f, simd.add(simd.mul(r.index, f_stride), column))
-            value = simd.select(simd.greater(simd.zeros, value), simd.zeros, value)
-            simd.store(value, h, simd.add(simd.mul(r.index, h_stride), column))
+            simd.store(simd.greatest(simd.zeros, value), h, simd.add(simd.mul(r.index, h_stride), column))
 
     return types.void(h, types.intp, f, *[types.intp] * 3), outlined("relu_rows", h.dtype, emit)
 

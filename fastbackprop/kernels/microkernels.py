@@ -7,9 +7,9 @@ no remainder along the samples.
     multiply  C[i, s]  = S[i, s] + sum_p A[i, p] B[p, s]    A: weights, broadcast;  lanes along s
     dots      C[i, p]  = sum_s G[i, s] H[p, s]              both operands contiguous; lanes along s
 
-Each function writes the instructions of one register tile; who calls it does so once for every shape of tile, behind
-a switch (see Simd.tiles). Edges get a tile of their own shape, and no operand is ever padded to more than whole
-vectors. Strides and offsets are in bytes. Arguments come as outputs, inputs, sizes.
+The instructions of a register tile stand there once for every shape that one can have, behind a switch (see
+Simd.tiles). Edges get a tile of their own shape, and no operand is ever padded to more than whole vectors. Strides and
+offsets are in bytes. Arguments come as outputs, inputs, sizes.
 """
 
 from typing import NamedTuple
@@ -24,8 +24,8 @@ HEIGHT = 6
 class Product(NamedTuple):
     """The arguments of `multiply`: pointers to elements, and numbers, all of them values of LLVM.
 
-    A row of C, and of what stands in rows beside it, is so many whole vectors, so many more in `tails` (none or one)
-    that begin at the byte offset `tail`, and a rest of single elements. C aliases neither A nor B.
+    A row of C, and of what stands in rows beside it, is so many whole vectors; one more, where `tails` is 1, at the
+    byte offset `tail`; and a rest of single elements. C aliases neither A nor B. All from `tails` on may be left out.
     """
 
     c: ir.Value
@@ -37,19 +37,19 @@ class Product(NamedTuple):
     b_row: ir.Value
     rows: ir.Value
     vectors: ir.Value
+    depth: ir.Value
+    fresh: ir.Value
     tails: ir.Value
     tail: ir.Value
     rest: ir.Value
-    depth: ir.Value
-    fresh: ir.Value
-    start: ir.Value  # S[i, s] where `fresh`, a number for each row
+    start: ir.Value  # S[i, s] where `fresh`, a number for each row: 0
     start_row: ir.Value
-    found: ir.Value  # S where not, in rows beside C or C itself
+    found: ir.Value  # S where not: C
     found_row: ir.Value
-    floor: ir.Value
-    masked: ir.Value
+    floor: ir.Value  # -inf
+    masked: ir.Value  # not
     h: ir.Value  # read where `masked`, at the places of C, which it may be
-    ahead: ir.Value  # elements of A's rows that are prefetched while the rows before them are at work
+    ahead: ir.Value  # elements of A's rows that are prefetched while the rows before them are at work: none
 
 
 def multiply(simd, **arguments):
@@ -73,8 +73,12 @@ def multiply(simd, **arguments):
                 place = simd.add(simd.mul(t.vectors, simd.target.vector_bytes), simd.mul(p.index, simd.itemsize))
                 register_tile(simd.scalar(), t, a, first, height, 1, place)
 
-    unused = {"tails": 0, "tail": 0, "rest": 0, "ahead": 0, "masked": simd.false, "floor": simd.lowest}
-    simd.call("product", emit, *Product(**unused | arguments))
+    if "start" not in arguments:
+        arguments |= {"start": cgutils.alloca_once_value(simd.builder, simd.constant(0.0)), "start_row": 0}
+    c, c_row = arguments["c"], arguments["c_row"]
+    left_out = {"tails": 0, "tail": 0, "rest": 0, "found": c, "found_row": c_row, "h": c, "ahead": 0}
+    left_out |= {"masked": simd.false, "floor": simd.lowest}
+    simd.call("product", emit, *Product(**left_out | arguments))
 
 
 def register_tile(simd, t, a, first, height, vectors, offset):

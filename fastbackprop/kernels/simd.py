@@ -217,10 +217,6 @@ class Simd:
             self.builder.store(value, slot)
         return slots
 
-    def zero(self):
-        """The address of a 0."""
-        return cgutils.alloca_once_value(self.builder, self.constant(0.0))
-
     @contextlib.contextmanager
     def loop(self, count):
         """Run the code emitted in this context `count` times; yields the loop, with its index.
