@@ -30,7 +30,7 @@ PRODUCTS = ["forward", "backward", "weight gradient"]
 def product(which, times, rows, weights, gradient, transposed, width, samples):
     """Take one of the products that many times over a tile: rows of h, of f or dl/df, and of dl/dh.
 
-    The backward product reads transposed weights, as those of wide networks do.
+    The backward product reads transposed weights, as those of networks with many parameters do.
     """
     itemsize, zero = rows.itemsize, rows.dtype.type(0.0)
     stride, row, t_stride = row_stride(rows, samples), padded(width) * itemsize, transposed_stride(width, itemsize)

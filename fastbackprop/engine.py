@@ -39,11 +39,11 @@ MOST_CHUNKS = 64
 # At least, of a chunk: 15 to 35 us. With 2**23, batches of 5,000 samples of 1-6x5-1 and 2,000 of 8-16x3-1 were not
 # shared by two threads, and took a fifth longer.
 CHUNK_FLOPS = 2**21
-PARAMETERS_PER_SAMPLE = 32  # at most: clearing and adding up a chunk's gradient then take a few per cent of its time
-# Of a chunk, enough for any network, as the time for each sample grows with the parameters too. Of 800,000 parameters
-# and 2,048 to 8,192 samples, networks of 32 units in 800 layers, 64 in 200 and 100 in 80 took 10 to 40 % less time so.
-# With 512, 784-256x3-10 took up to 14 % longer (two threads).
-CHUNK_SAMPLES = 1024
+# Of a chunk, so that clearing and adding up its gradient take a few per cent of its time: one for so many parameters,
+# and no more than are enough for any network, as the time for each grows with the parameters too. Networks of 800,000,
+# 32 units in 800 layers, 64 in 200 and 100 in 80, took 10 to 40 % less time so with 2,048 to 8,192 samples. With 512,
+# 784-256x3-10 took up to 14 % longer (two threads).
+PARAMETERS_PER_SAMPLE, CHUNK_SAMPLES = 32, 1024
 # Of a tile that lanes share, at most, for longer chunks: 4,096 samples of 64 layers of 32 units took two threads 1.2 to
 # 1.3 times as long in one chunk as in two, 4,000 of 784-100-10 0.98 to 1.06 times; 450 of 16-64x4-4 took less, by 1.1.
 SHARED_BYTES = 2**20
@@ -96,6 +96,11 @@ class Engine:
             int(self.layout[-1, PARTIAL_AT]) + self.layer_sizes[-1] * padded(units[-1]), CACHE_LINE
         )
         self._tiles = np.empty((0, self._tile_size), self.dtype)
+
+    @property
+    def tile_bytes(self) -> int:
+        """The bytes of the workspace that a lane has."""
+        return self._tile_size * self.dtype.itemsize
 
     @property
     def nbytes(self) -> int:
@@ -273,10 +278,10 @@ class Engine:
         as long, where lanes of one would share a large tile.
         """
         least = max(1, CHUNK_FLOPS // self.flops, min(self.size // PARAMETERS_PER_SAMPLE, CHUNK_SAMPLES) * sums)
-        if samples < (2 * least if self._tiles.itemsize * self._tile_size <= SHARED_BYTES else least):
+        if samples < (2 * least if self.tile_bytes <= SHARED_BYTES else least):
             return [(0, samples)] if samples else []
         # Each has sums in float64, and the lane that works on it some in the element type.
-        room = ACCUMULATOR_BYTES // ((8 + self.dtype.itemsize) * self._accumulator_size) if sums else MOST_CHUNKS
+        room = ACCUMULATOR_BYTES // ((8 + self.dtype.itemsize) * self.size) if sums else MOST_CHUNKS
         number = 2 ** (max(2, min(MOST_CHUNKS, room, samples // least)).bit_length() - 1)
         length = round_up(-(-samples // number), PANEL)
         return [(first, min(first + length, samples)) for first in range(0, samples, length)]

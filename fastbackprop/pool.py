@@ -9,13 +9,16 @@ from fastbackprop.wide import WideEngine
 
 KEPT = 8
 KEPT_BYTES = 256 * 1024 * 1024
-WIDE_BYTES = 2**22
-"""Of a gradient: above, lanes take blocks of one, and not a copy for each chunk.
+CHUNK_BYTES = 2**23
+"""Of the sums of a chunk, a double and an element for each parameter: above, lanes take blocks of one gradient instead.
 
-Below, copies take less time, though not all of them fit a cache: 784-256x3-10 5 to 13 % less, networks of 200 units in
-20 layers up to 10, of 64 in 40 15 to 30, of 32 in 128 to 300 40 to 50. Above, 784-512x3-10 (7 MB in float64) took 8 to
-11 % more so, and networks of 1.5 to 3 million parameters up to 30 (64 to 20,000 samples, one and two threads, Zen 5).
+So eight chunks at least have room, and as many threads work. Below, chunks take less time, though the sums of not all
+of them fit a cache: 784-256x3-10 5 to 13 % less, networks of 200 units in 5 layers up to 20, of 64 in 40 15 to 30, of
+32 in 128 to 300 40 to 50. Above, 784-512x3-10 took 8 to 11 % more so in float64, and networks of 1.5 to 3 million
+parameters up to 30 (64 to 20,000 samples, one and two threads, Zen 5).
 """
+TILE_BYTES = 2**25
+"""Of a tile, of which each lane has one: above, and that is where layers are many, lanes share them instead."""
 
 
 def borrow(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
@@ -39,9 +42,12 @@ _free: dict[tuple[tuple[int, ...], DType], Engine] = {}
 
 
 def make_engine(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
-    """The engine for networks of that shape: by the size of their gradient."""
-    wide = parameter_count(layer_sizes) * dtype.itemsize > WIDE_BYTES
-    return WideEngine(layer_sizes, dtype) if wide else Engine(layer_sizes, dtype)
+    """The engine for networks of that shape: by the size of their gradient, and of a tile."""
+    if parameter_count(layer_sizes) * (8 + dtype.itemsize) <= CHUNK_BYTES:
+        engine = Engine(layer_sizes, dtype)
+        if engine.tile_bytes <= TILE_BYTES:
+            return engine
+    return WideEngine(layer_sizes, dtype)
 
 
 def warmup(dtype: DTypeLike | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The engine for wide networks: threads share the tiles of a group, then blocks of the gradient."""
+"""The engine for networks of many parameters: threads share the tiles of a group, then blocks of the gradient."""
 
 import functools
 import itertools

@@ -79,10 +79,10 @@ def target_of(loss, y):
 
 @pytest.fixture
 def wide_from(monkeypatch):
-    """What has lanes take blocks of one gradient from so many bytes on, not from some megabytes on."""
+    """What has lanes take blocks of one gradient where its sums have more than so many bytes."""
 
     def change(least):
-        monkeypatch.setattr(pool, "WIDE_BYTES", least)
+        monkeypatch.setattr(pool, "CHUNK_BYTES", least)
         monkeypatch.setattr(pool, "_free", {})
 
     return change

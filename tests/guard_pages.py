@@ -115,7 +115,7 @@ def main(side, seed):
     for layer_sizes, samples in zip(shapes, (513, 70, 1030, 70, 64), strict=True):
         for dtype in "float32", "float64":
             everything(layer_sizes, samples, dtype, np.ascontiguousarray, guarded)
-    pool.WIDE_BYTES = 100
+    pool.CHUNK_BYTES = 100
     for layer_sizes, samples in ((37, 18, 40, 3), 300), ((130, 5, 1), 1), ((5, 131, 2), 129), ((40, 40), 70):
         for dtype in "float32", "float64":
             pool._free.clear()

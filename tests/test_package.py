@@ -106,7 +106,7 @@ compiled = lambda: {str(file) for file in Path(os.environ["NUMBA_CACHE_DIR"]).rg
 fb.warmup("float32")
 before = compiled()
 assert before
-for pool.WIDE_BYTES in 2**22, 10:
+for pool.CHUNK_BYTES in pool.CHUNK_BYTES, 10:
     for samples in 3, 40, 20_000:
         weights, biases = network((3, 30, 30, 2), np.float32)
         x, y = batch((3, 30, 30, 2), samples, np.float32)
@@ -163,10 +163,10 @@ for dtype, limit in (np.float64, 1e-12), (np.float32, 1e-4):
     classes, loss = np.arange(333) % 3, "softmax_cross_entropy"
     expected = reference.loss_and_gradients(x, weights, biases, classes, loss=loss)[1:]
     close(fb.loss_and_gradients(x, weights, biases, classes, loss=loss)[1:], expected)
-    pool.WIDE_BYTES = 100
+    default, pool.CHUNK_BYTES = pool.CHUNK_BYTES, 100
     pool._free.clear()
     close(fb.loss_and_gradients(x, weights, biases, classes, loss=loss)[1:], expected)
-    pool.WIDE_BYTES = 2**22
+    pool.CHUNK_BYTES = default
 print(simd.host_target()[0].vector_bytes, simd.host_target()[0].has_fma)
 """
     import platform

@@ -7,11 +7,11 @@ import pytest
 
 import fastbackprop as fb
 from benchmarks.cases import batch, network
-from fastbackprop import pool, reference, wide
+from fastbackprop import engine, pool, reference, wide
 from tests.conftest import assert_close, assert_same_bits, smooth_batch
 from tests.test_layouts import ZOO
 
-LEAST_BYTES = pool.WIDE_BYTES
+CHUNK_BYTES = pool.CHUNK_BYTES
 SHAPES = [(300, 500, 2), (20, 400, 330, 3), (400, 400), (130, 1030, 1)]
 
 
@@ -28,11 +28,29 @@ def _wide_from_less(wide_from):
 def test_the_engine_follows_the_shape(wide_from):
     for layer_sizes in SHAPES:
         assert engine_of(layer_sizes, np.float32) is wide.WideEngine
-    wide_from(LEAST_BYTES)
+    wide_from(CHUNK_BYTES)
     for layer_sizes in (511, 1024), (10, 512, 1000):
         assert engine_of(layer_sizes, np.float64) is not wide.WideEngine
-        assert engine_of((*layer_sizes, 200), np.float64) is wide.WideEngine
-        assert engine_of((*layer_sizes, 200), np.float32) is not wide.WideEngine
+        assert engine_of((*layer_sizes, 100), np.float64) is wide.WideEngine
+        assert engine_of((*layer_sizes, 100), np.float32) is not wide.WideEngine
+    assert engine_of((8, *[6] * 3000, 1), np.float32) is not wide.WideEngine
+    assert engine_of((8, *[6] * 6000, 1), np.float32) is wide.WideEngine  # of 250,000 parameters, but with large tiles
+
+
+@pytest.mark.parametrize(
+    "layer_sizes", [(1, 6, 1), (64, 128, 10), (784, 256, 256, 10), (511, 1024), (8, *[64] * 90, 1)], ids=str
+)
+def test_the_sums_of_all_chunks_have_room(layer_sizes, dtype, wide_from):
+    """With those of the lanes that work on them; and eight at least, which are as many threads."""
+    wide_from(CHUNK_BYTES)
+    made = pool.make_engine(layer_sizes, dtype)
+    assert type(made) is engine.Engine
+    for samples in 9, 1000, 5000, 100_000, 10**7:
+        chunks = made.chunks(samples)
+        assert [first for first, _ in chunks] == [0, *[last for _, last in chunks[:-1]]]
+        assert chunks[-1][1] == samples
+        assert len(chunks) == 1 or len(chunks) * made.size * (8 + dtype.itemsize) <= engine.ACCUMULATOR_BYTES
+    assert len(chunks) >= 8
 
 
 @pytest.mark.parametrize("samples", [0, 1, 127, 128, 129, 700])
@@ -107,10 +125,9 @@ def test_buffers_are_made_by_the_calling_thread(monkeypatch):
     net_input, y = smooth_batch(layer_sizes, 700, all_weights, all_biases, np.dtype(np.float64))
     workspace = fb.Workspace(layer_sizes, num_threads=4)
     workspace.loss_and_gradients(net_input, all_weights, all_biases, y)
-    engine = workspace._engine
-    own = wide.TILE_SAMPLES * (engine.task_columns + 16 + 1)
+    own = wide.TILE_SAMPLES * (workspace._engine.task_columns + 16 + 1)
     assert {size for ident, size in made if ident != threading.get_ident()} <= {own}
-    assert (threading.get_ident(), engine._partial_size) in made
+    assert (threading.get_ident(), workspace._engine._partial_size) in made
 
 
 def test_memory_does_not_grow_with_the_batch():

@@ -17,8 +17,9 @@ from tests.conftest import assert_close, assert_same_bits, smooth_batch
 
 
 @pytest.fixture
-def patient(monkeypatch):
+def patient(monkeypatch, wide_from):
     """Every call waits long for helpers, however many more threads than processors there are; and counts its lanes."""
+    wide_from(3 * 2**19)  # 40-500-300-7
     monkeypatch.setattr(threads, "processors", lambda: 64)
     monkeypatch.setattr(engine, "LEAST_TEAM_FLOPS", 0)
     for module in engine, wide:
@@ -32,6 +33,7 @@ def patient(monkeypatch):
     def patient_workspace(layer_sizes, dtype, num_threads):
         nonlocal sweep
         workspace = fb.Workspace(layer_sizes, dtype, num_threads=num_threads)
+        assert isinstance(workspace._engine, wide.WideEngine) == (500 in layer_sizes)
         sweep, address = workspace._engine._sweep
         workspace._engine._sweep = counted, address
         return workspace
@@ -83,6 +85,7 @@ def test_a_long_call_of_one_chunk_is_shared(dtype, patient, monkeypatch):
     make, seen = patient
     monkeypatch.setattr(engine.Engine, "call_flops", 0)
     monkeypatch.setattr(engine, "SLICE_FLOPS", 1)
+    monkeypatch.setattr(engine, "CHUNK_SAMPLES", 2**20)
     parameters = network((300, 120, 3), dtype)
     net_input, y = batch((300, 120, 3), 1100, dtype)
     for count in 1, 2:

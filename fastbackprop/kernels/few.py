@@ -124,7 +124,7 @@ def relu(typing_context, row, count):
         zero = simd.constant(0.0)
         with simd.loop(count) as s:
             value = simd.load_item(row, s.index)
-            simd.builder.store(simd.greatest(zero, value), simd.item(row, s.index))
+            simd.store(simd.greatest(zero, value), simd.item(row, s.index), 0)
 
     return types.void(row, types.intp), outlined("relu", row.dtype, emit)
 
@@ -198,12 +198,8 @@ def few(dtype):
             if has_columns and mode != PREDICT:
                 take_samples(f, samples, itemsize, h_place, layer[UNITS_OUT])
                 continue
-            weights = parameters_at(
-                parameters_start, row_of(places, ALL_WEIGHTS * layers + k), layer[WEIGHTS_AT], itemsize
-            )
-            biases = parameters_at(
-                parameters_start, row_of(places, ALL_BIASES * layers + k), layer[BIASES_AT], itemsize
-            )
+            weights = parameters_at(parameters_start, places, layout, k, ALL_WEIGHTS, itemsize)
+            biases = parameters_at(parameters_start, places, layout, k, ALL_BIASES, itemsize)
             f_row = layer[UNITS_OUT] * itemsize
             forward_samples(
                 f, f_row, weights, row, biases, itemsize, h, row, layer[UNITS_OUT], layer[UNITS_IN], samples
@@ -226,13 +222,13 @@ def few(dtype):
         else:
             rows = advance(back, output_row * unit)
             weight = advance(rows, 2 * outputs * unit)
-            clear_tail(pointer(loss_lanes), 0, 1, 0, samples)
+            losses = pointer(loss_lanes)
+            clear_tail(losses, 0, 1, 0, samples)
             fill_row(weight, samples)
             if sample_weight.size > 0:
                 copy_rows(weight, 0, pointer(sample_weight), 0, sample_weight.strides[0], 1, samples)
             copy_rows(rows, unit, output, itemsize, output_size, outputs, samples)
             copy_rows(advance(rows, outputs * unit), unit, y, y_row, y_column, target_rows, samples)
-            losses = pointer(loss_lanes)
             take_loss(losses, rows, samples, outputs, target_rows, samples, mode, factor, scale, cross_entropy)
             copy_rows(output, output_size, rows, itemsize, unit, samples, outputs)
             for s in range(1, samples):
@@ -260,9 +256,7 @@ def few(dtype):
             dl_dh = advance(back, layer[ROW] * unit)
             if has_columns and k > 0:  # h has been used: its place takes f_k for the mask
                 take_samples(h, samples, itemsize, row_of(places, ALL_F * layers + k - 1), units_in)
-            weights = parameters_at(
-                parameters_start, row_of(places, ALL_WEIGHTS * layers + k), layer[WEIGHTS_AT], itemsize
-            )
+            weights = parameters_at(parameters_start, places, layout, k, ALL_WEIGHTS, itemsize)
             for with_mask in range(0 if k == 0 or wants_columns else 1, 2 if k > 0 else 1):
                 sum_rows(dl_dh, row, h, dl_df, df_row, itemsize, weights, row, samples, units_in, units_out, with_mask)
                 if wants_columns and k > 0:

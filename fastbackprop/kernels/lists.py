@@ -17,8 +17,9 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from fastbackprop.kernels import WEIGHTS_AT
 from fastbackprop.kernels.jit import compile_entry, inner, source_digest
-from fastbackprop.kernels.simd import INT, advance
+from fastbackprop.kernels.simd import INT, advance, row_of
 
 CELLS = types.CPointer(types.int64)
 C_CONTIGUOUS = 1  # a flag of an array
@@ -119,6 +120,7 @@ def array_at(typing_context, place, otherwise):
 
 
 @inner
-def parameters_at(start, place, offset, itemsize):
-    """Where weights or biases are: an array of their own, at that place, or in the vector that starts there."""
-    return array_at(place, advance(start, offset * itemsize))
+def parameters_at(start, places, layout, k, which, itemsize):
+    """Where the weights or biases of layer k are: an array of their own, or in the vector that starts there."""
+    place = row_of(places, which * layout.shape[0] + k)
+    return array_at(place, advance(start, row_of(layout, k)[WEIGHTS_AT + which] * itemsize))

@@ -60,7 +60,7 @@ def squared_error(typing_context, loss_lanes, rows, stride, units, count, factor
                 for _ in range(2):
                     loss = builder.fmul(loss, simd.widened(error))
                 builder.store(builder.fadd(builder.load(lane, typ=double), loss), lane)
-                builder.store(builder.fmul(builder.fmul(slope, w), error), simd.item(output, s.index))
+                simd.store(builder.fmul(builder.fmul(slope, w), error), simd.item(output, s.index), 0)
 
     arguments = loss_lanes, rows, *[types.intp] * 3, types.float64, types.float64
     return types.void(*arguments), outlined("squared_error", rows.dtype, emit)

@@ -25,7 +25,10 @@ class Product(NamedTuple):
     """The arguments of `multiply`: pointers to elements, and numbers, all of them values of LLVM.
 
     A row of C, and of what stands in rows beside it, is so many whole vectors; one more, where `tails` is 1, at the
-    byte offset `tail`; and a rest of single elements. C aliases neither A nor B. All from `tails` on may be left out.
+    byte offset `tail`; and a rest of single elements. C aliases neither A nor B.
+
+    What comes behind `fresh` may be left out: then rows are whole vectors, S is 0 or what stands in C, and there is no
+    floor, mask or prefetch.
     """
 
     c: ir.Value
@@ -42,14 +45,14 @@ class Product(NamedTuple):
     tails: ir.Value
     tail: ir.Value
     rest: ir.Value
-    start: ir.Value  # S[i, s] where `fresh`, a number for each row: 0
+    start: ir.Value  # S[i, s] where `fresh`, a number for each row
     start_row: ir.Value
-    found: ir.Value  # S where not: C
+    found: ir.Value  # S where not, in rows
     found_row: ir.Value
-    floor: ir.Value  # -inf
-    masked: ir.Value  # not
+    floor: ir.Value
+    masked: ir.Value
     h: ir.Value  # read where `masked`, at the places of C, which it may be
-    ahead: ir.Value  # elements of A's rows that are prefetched while the rows before them are at work: none
+    ahead: ir.Value  # elements of A's rows that are prefetched while the rows before them are at work
 
 
 def multiply(simd, **arguments):
@@ -128,7 +131,7 @@ def dots(simd, g, g_stride, operands, rows, samples, finish):
     """finish(i, p, sum_s g[i, s] operands[p][s]) for `rows` rows i, tile by tile, and the rows p the operands point to.
 
     Samples behind the last whole vector are left out. The sums are scalars of the element type. Their lanes are added
-    up behind the switch over the heights: written out for each, that was 1,600 of the sweep's 25,000 lines of LLVM IR.
+    up behind the switch over the heights: written out for each, that was 1,600 lines of LLVM IR.
     """
     builder, size, width = simd.builder, simd.target.vector_bytes, len(operands)
     sums = cgutils.alloca_once(builder, simd.vector, HEIGHT * width)

@@ -109,7 +109,7 @@ def part_of_gradient(layer, along, lane, lanes):
 
 @inner
 def clear_sums(sums, layer, first, rows, only_biases):
-    """Set to 0 what dot_gradient adds to, for rows of a layer; of the weights nothing where it has `only_biases`."""
+    """sums = 0, for rows of a layer: its biases and, unless `only_biases`, its weights."""
     clear_tail(advance(sums, (layer[BIASES_AT] + first) * 8), 0, 1, 0, rows)
     if not only_biases:
         clear_tail(advance(sums, (layer[WEIGHTS_AT] + first * layer[UNITS_IN]) * 8), 0, 1, 0, rows * layer[UNITS_IN])
@@ -117,7 +117,7 @@ def clear_sums(sums, layer, first, rows, only_biases):
 
 @inner
 def store_sums(gradient, sums, itemsize, layer, first, rows, only_biases):
-    """gradient = sums, of the same."""
+    """gradient = sums, for rows of a layer: its biases and, unless `only_biases`, its weights."""
     biases = layer[BIASES_AT] + first
     convert_rows(advance(gradient, biases * itemsize), 0, advance(sums, biases * 8), 0, 1, rows, 0)
     if not only_biases:
@@ -296,14 +296,10 @@ def sweep(dtype):
                     forward_layer(
                         behind,
                         f_stride,
-                        parameters_at(
-                            parameters_start, row_of(places, ALL_WEIGHTS * layers + k), layer[WEIGHTS_AT], itemsize
-                        ),
+                        parameters_at(parameters_start, places, layout, k, ALL_WEIGHTS, itemsize),
                         layer[UNITS_IN] * itemsize,
                         itemsize,
-                        parameters_at(
-                            parameters_start, row_of(places, ALL_BIASES * layers + k), layer[BIASES_AT], itemsize
-                        ),
+                        parameters_at(parameters_start, places, layout, k, ALL_BIASES, itemsize),
                         itemsize,
                         h,
                         h_stride,
@@ -416,9 +412,7 @@ def sweep(dtype):
                         )
                     if step < layers and (k > 0 or wants_dl_dinput):
                         dl_dh = advance(strip, layer[back_row] * stride)
-                        weights = parameters_at(
-                            parameters_start, row_of(places, ALL_WEIGHTS * layers + k), layer[WEIGHTS_AT], itemsize
-                        )
+                        weights = parameters_at(parameters_start, places, layout, k, ALL_WEIGHTS, itemsize)
                         row, column = layer[UNITS_IN] * itemsize, itemsize
                         if layer[TRANSPOSED_WEIGHTS_AT] > 0:
                             weights = advance(parameters_start, layer[TRANSPOSED_WEIGHTS_AT] * itemsize)
