@@ -10,15 +10,15 @@ from fastbackprop.wide import WideEngine
 KEPT = 8
 KEPT_BYTES = 256 * 1024 * 1024
 CHUNK_BYTES = 2**23
-"""Of the sums of a chunk, a double and an element for each parameter: above, lanes take blocks of one gradient instead.
+"""At most, of the sums of a chunk, a double and an element for each parameter: else lanes take blocks of one gradient.
 
-So eight chunks at least have room, and as many threads work. Below, chunks take less time, though the sums of not all
-of them fit a cache: 784-256x3-10 5 to 13 % less, networks of 200 units in 5 layers up to 20, of 64 in 40 15 to 30, of
-32 in 128 to 300 40 to 50. Above, 784-512x3-10 took 8 to 11 % more so in float64, and networks of 1.5 to 3 million
-parameters up to 30 (64 to 20,000 samples, one and two threads, Zen 5).
+So eight chunks have room at least, and as many threads work. Below, chunks take less time, though not all such sums fit
+a cache: 784-256x3-10 5 to 13 % less, networks of 200 units in 5 layers up to 20, of 64 in 40 15 to 30, of 32 in 128 to
+300 40 to 50. Above, they take more: 784-512x3-10 8 to 11 % in float64, networks of 1.5 to 3 million parameters up to 30
+(64 to 20,000 samples, one and two threads, Zen 5).
 """
-TILE_BYTES = 2**25
-"""Of a tile, of which each lane has one: above, and that is where layers are many, lanes share them instead."""
+LANE_BYTES = 2**25
+"""At most, of a tile, of which each lane has one: else, and that is where layers are many, lanes share tiles."""
 
 
 def borrow(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
@@ -45,7 +45,7 @@ def make_engine(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
     """The engine for networks of that shape: by the size of their gradient, and of a tile."""
     if parameter_count(layer_sizes) * (8 + dtype.itemsize) <= CHUNK_BYTES:
         engine = Engine(layer_sizes, dtype)
-        if engine.tile_bytes <= TILE_BYTES:
+        if engine.tile_bytes <= LANE_BYTES:
             return engine
     return WideEngine(layer_sizes, dtype)
 
