@@ -73,9 +73,10 @@ def side_by_side(measured, dtypes):
         rows.append([network(case), f"{case.samples:,}", *[result["dtype"]] * several, *times])
         rows[-1] += [f"{libraries['fastbackprop']['share']:.0%}", ratio]
     header = ["network", "samples", *["dtype"] * several, *names, "share of the peak", "best other / fastbackprop"]
+    dtype = "" if several else f" in {dtypes[0]}"
     about = (
-        "Median time of one gradient; the last two columns are the share of the processors' FMA peak that this package "
-        "reaches, and how many times as long the fastest other library takes."
+        f"Median time of one gradient{dtype}; the last two columns are the share of the processors' FMA peak that this "
+        "package reaches, and how many times as long the fastest other library takes."
     )
     return "\n\n".join([table(header, rows), f"{about} {not_won(results)}", measured_on(measured)])
 
