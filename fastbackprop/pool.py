@@ -13,7 +13,7 @@ CHUNK_BYTES = 2**23
 """At most, of the sums of a chunk, a double and an element for each parameter: else lanes take blocks of one gradient.
 
 So eight chunks have room at least, and as many threads work. Below, chunks take less time, though not all such sums fit
-a cache: 784-256x3-10 5 to 13 % less, networks of 200 units in 5 layers up to 20, of 64 in 40 15 to 30, of 32 in 128 to
+a cache: 784-256x3-10 2 to 13 % less, networks of 200 units in 5 layers up to 20, of 64 in 40 15 to 30, of 32 in 128 to
 300 40 to 50. Above, they take more: 784-512x3-10 8 to 11 % in float64, networks of 1.5 to 3 million parameters up to 30
 (64 to 20,000 samples, one and two threads, Zen 5).
 """
