@@ -40,9 +40,9 @@ MOST_CHUNKS = 64
 # shared by two threads, and took a fifth longer.
 CHUNK_FLOPS = 2**21
 # Of a chunk, so that clearing and adding up its gradient take a few per cent of its time: one for so many parameters,
-# and no more than are enough for any network, as the time for each grows with the parameters too. Networks of 800,000,
-# 32 units in 800 layers, 64 in 200 and 100 in 80, took 10 to 40 % less time so with 2,048 to 8,192 samples. With 512,
-# 784-256x3-10 took up to 14 % longer (two threads).
+# and no more than are enough for any network, as the time for each grows with the parameters too. So 32 units in 128
+# layers took 4 to 15 % less time with 2,048 and 4,096 samples, and 784-256x3-10 as long (-2 to 2); with 512, that took
+# up to 24 % longer, with 512 samples (two threads).
 PARAMETERS_PER_SAMPLE, CHUNK_SAMPLES = 32, 1024
 # Of a tile that lanes share, at most, for longer chunks: 4,096 samples of 64 layers of 32 units took two threads 1.2 to
 # 1.3 times as long in one chunk as in two, 4,000 of 784-100-10 0.98 to 1.06 times; 450 of 16-64x4-4 took less, by 1.1.

@@ -13,9 +13,9 @@ CHUNK_BYTES = 2**23
 """At most, of the sums of a chunk, a double and an element for each parameter: else lanes take blocks of one gradient.
 
 So eight chunks have room at least, and as many threads work. Below, chunks take less time, though not all such sums fit
-a cache: 784-256x3-10 2 to 13 % less, networks of 200 units in 5 layers up to 20, of 64 in 40 15 to 30, of 32 in 128 to
-300 40 to 50. Above, they take more: 784-512x3-10 8 to 11 % in float64, networks of 1.5 to 3 million parameters up to 30
-(64 to 20,000 samples, one and two threads, Zen 5).
+a cache: 784-256x3-10 7 % less, networks of 200 units in 5 layers 10, of 64 in 40 17, of 32 in 128 36 (two threads,
+medians of 256 to 20,000 samples and both dtypes, Zen 5). Above, 784-512x3-10 took 8 to 11 % more in float64, networks
+of 1.5 to 3 million parameters from 26 % less, the deepest with many samples, to 42 more.
 """
 LANE_BYTES = 2**25
 """At most, of a tile, of which each lane has one: else, and that is where layers are many, lanes share tiles."""

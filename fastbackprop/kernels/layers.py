@@ -29,8 +29,8 @@ SAMPLES = 128
 COLUMN_BYTES = 4096
 """Bytes of each of these that it takes at once for all rows, so that they stay in L2.
 
-With all of them, 10000-50-10 took 1.2 to 1.5 times as long in float64, and 1024 units reached 81 % of the peak instead
-of 86. With 1024 bytes, 3072-100-10 and 784-512-10 took 1 to 9 % longer (one thread, Zen 5).
+With all of them, 10000-50-10 took 1.2 to 1.6 times as long in float64, and 1024 units reached 81 % of the peak instead
+of 88. With 1024 bytes, 3072-100-10 and 784-512-10 took 1 to 10 % longer (one thread, Zen 5).
 """
 
 

@@ -349,7 +349,7 @@ def pointer(typing_context, array):
 def row_of(typing_context, table, number):
     """The address of a row of an array, whose rows are contiguous.
 
-    What is read through it is a few instructions, where an element of an array is some twenty.
+    What is read through it takes far fewer instructions of LLVM than an element of an array, so less to compile.
     """
 
     def generate(context, builder, signature, arguments):
