@@ -47,11 +47,12 @@ def describe(engine: Engine, samples: int, num_threads: int) -> dict[str, str]:
         "tile": f"{engine.tile_rows:,} rows of {engine.tile_samples} samples, {size:,.0f} KB",
     }
     if isinstance(engine, WideEngine):
-        group, tiles = engine.group_tiles, -(-samples // engine.tile_samples)
+        groups = engine.groups(samples)
+        tiles = max((-(-(last - first) // engine.tile_samples) for first, last in groups), default=0)
         return rows | {
             "regime": "groups: threads share tiles, then blocks of one gradient",
-            "groups": f"{-(-tiles // group):,} of up to {group:,} tiles",
-            "threads": f"{num_threads} share {min(group, tiles):,} tiles, then {len(engine._tasks):,} gradient blocks",
+            "groups": f"{len(groups):,} of up to {tiles:,} tiles",
+            "threads": f"{num_threads} share {tiles:,} tiles, then {len(engine._tasks):,} gradient blocks",
         }
     chunks = engine.chunks(samples)
     if len(chunks) == 1:

@@ -88,6 +88,19 @@ def test_groups_and_flushes(group_bytes, dtype, monkeypatch):
     assert told == sorted(set(told))
 
 
+def test_groups_are_even_and_much_alike(dtype):
+    engine = wide.WideEngine(SHAPES[1], dtype)
+    assert engine.groups(0) == []
+    for tiles in range(1, 41):
+        for samples in (128 * tiles - 5, 128 * tiles):
+            groups = engine.groups(samples)
+            assert [first for first, _ in groups] + [samples] == [0] + [last for _, last in groups]
+            sizes = [-(-(last - first) // 128) for first, last in groups]
+            assert len(sizes) == -(-tiles // engine.group_tiles)
+            assert all(size % 2 == 0 and size == sizes[0] for size in sizes[:-1])
+            assert 0 < sizes[-1] <= sizes[0] <= engine.group_tiles
+
+
 def test_the_notebooks_passes(dtype):
     for layer_sizes in SHAPES:
         all_weights, all_biases = network(layer_sizes, dtype)
