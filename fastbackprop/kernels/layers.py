@@ -300,7 +300,7 @@ def weight_gradient(
                     found_row=partial_row,
                     # In wide networks these rows come from L3, and this saves 1 to 7 %. Of a transposed tile, of what
                     # is transposed or copied into a tile, of weights, or of what products write, it saved nothing. Nor
-                    # did it that one panel stays in L1, for all rows.
+                    # did it that one panel stays in L1, for all rows, transposed right before: 0.97 to 1.03.
                     ahead=depth,
                 )
 
