@@ -74,6 +74,9 @@ class Engine:
         fitting = TILE_BYTES // (self.tile_rows * self.dtype.itemsize) // PANEL * PANEL
         self.tile_samples = min(max(fitting, LEAST_TILE_SAMPLES), MOST_TILE_SAMPLES)
         self.flops = 6 * int(np.sum(self.layout[:, UNITS_IN] * self.layout[:, UNITS_OUT]))  # for each sample
+        least = max(1, CHUNK_FLOPS // self.flops)
+        worth_sums = min(self.size // PARAMETERS_PER_SAMPLE, CHUNK_SAMPLES)
+        self._least_chunks = least, max(least, worth_sums)
         self._units = sum(layer_sizes[1:])
         # Up to so many, they are not summed in float64: a sweep writes the gradient in the element type.
         self.direct_samples = FLUSH_TILES * self.tile_samples
@@ -277,7 +280,7 @@ class Engine:
         with sums, there are no more than accumulators have room for, long enough to be worth adding up. Two may be half
         as long, where lanes of one would share a large tile.
         """
-        least = max(1, CHUNK_FLOPS // self.flops, min(self.size // PARAMETERS_PER_SAMPLE, CHUNK_SAMPLES) * sums)
+        least = self._least_chunks[sums]
         if samples < (2 * least if self.tile_bytes <= SHARED_BYTES else least):
             return [(0, samples)] if samples else []
         # Each has sums in float64, and the lane that works on it some in the element type.

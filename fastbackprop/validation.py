@@ -24,6 +24,7 @@ Gradients = tuple[Sequence[Array], Sequence[Array]]
 Parameters = Sequence[ArrayLike] | Array
 
 FLOATS = FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+INT64, UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 SUM_BLOCK = 8192
 CHECK_BLOCK = 65536  # entries of a target that are checked at once, from a cache
 SUM_TOLERANCE = 1e-4
@@ -192,6 +193,11 @@ def check_loss_target(y: ArrayLike, mode: int, units: int, columns: int) -> Arra
         if array.dtype.kind in "iu" and array.shape in ((columns,), (1, columns), (1, 1), ()):
             shape = (1, columns)
             classes = array.reshape(shape) if array.size == columns else np.broadcast_to(array, shape)
+            if array.dtype is INT64 and 0 < columns <= CHECK_BLOCK:
+                # In one look, which saves 2 us of 5 for 64 samples: as unsigned numbers, negative ones are large.
+                unsigned = classes.view(UINT64)
+                if unsigned.item(unsigned.argmax()) < units:
+                    return classes
             check_values(classes, array.shape, units - 1, f"class numbers in 0 .. {units - 1}")
             return classes
         in_columns = array.dtype.kind in "iu" and array.shape == (columns, 1) and columns != units
