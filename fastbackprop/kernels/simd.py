@@ -146,16 +146,19 @@ class Simd:
     def load_scalar(self, pointer, offset):
         return self.builder.load(self.behind(pointer, offset), typ=self.element, align=1)
 
-    def prefetch(self, pointer, stride, rows, samples):
-        """Have the cache lines of `rows` rows fetched. They may lie anywhere, and are not touched."""
+    def prefetch(self, pointer):
+        """Have the cache line at an address fetched. It may lie anywhere, and is not touched."""
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [POINTER, number, number, number])
         function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
         read, keep, data = (ir.Constant(number, value) for value in (0, 3, 1))
+        self.builder.call(function, [pointer, read, keep, data])
+
+    def prefetch_rows(self, pointer, stride, rows, samples):
+        """The same for the cache lines of `rows` rows."""
         with self.loop(self.blocks(self.mul(samples, self.itemsize), CACHE_LINE)) as line:
             for row in range(rows):
-                place = self.add(self.mul(row, stride), self.mul(line.index, CACHE_LINE))
-                self.builder.call(function, [self.behind(pointer, place), read, keep, data])
+                self.prefetch(self.behind(pointer, self.mul(row, stride), self.mul(line.index, CACHE_LINE)))
 
     def splat(self, scalar):
         undefined = ir.Constant(self.vector, ir.Undefined)
