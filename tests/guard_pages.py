@@ -111,8 +111,8 @@ def main(side, seed):
         inner = [width] * rng.randint(1, 3) if number % 2 else [rng.randint(1, 40), width]
         layer_sizes = (rng.randint(1, 40), *inner, rng.randint(1, 12))
         everything(layer_sizes, sizes[number], dtype, layout, guarded)
-    shapes = (17, 64, 33, 3), (17, 130, 33, 3), (17, 48, 33, 3), (257, 31, 3), (300, 110, 30, 3)
-    for layer_sizes, samples in zip(shapes, (513, 70, 1030, 70, 64), strict=True):
+    shapes = (17, 64, 33, 3), (17, 130, 33, 3), (17, 48, 33, 3), (257, 31, 3), (300, 110, 30, 3), (1024, 400, 3)
+    for layer_sizes, samples in zip(shapes, (513, 70, 1030, 70, 64, 70), strict=True):
         for dtype in "float32", "float64":
             everything(layer_sizes, samples, dtype, np.ascontiguousarray, guarded)
     pool.CHUNK_BYTES = 100

@@ -169,6 +169,22 @@ def test_backward_layer(units, depth, dtype):
             np.testing.assert_allclose(dl_dh[:, :SAMPLES], expected, **tolerance(dtype))
 
 
+def test_weights_from_afar(dtype):
+    """So many that rows of them are prefetched, in either direction."""
+    units, depth = 400, 1024
+    assert units * min(depth * dtype.itemsize, layers.DEPTH_BYTES) >= microkernels.FAR_BYTES
+    weights, h = tile(units, dtype, 1, depth)[:, :depth] / np.sqrt(dtype.type(depth)), tile(depth, dtype, 3)
+    biases = tile(units, dtype, 2)[:, 0]
+    f = tile(units, dtype, 4)
+    run_forward_layer(f, weights, biases, h, SAMPLES, dtype.type(-np.inf))
+    np.testing.assert_allclose(f[:, :SAMPLES], weights @ h[:, :SAMPLES] + biases[:, None], **tolerance(dtype))
+    before = tile(units, dtype, 5)
+    dl_dh = before.copy()
+    run_backward_layer(dl_dh, dl_dh, weights.T, h, SAMPLES, 1)
+    expected = (weights @ h[:, :SAMPLES]) * (before[:, :SAMPLES] > 0)
+    np.testing.assert_allclose(dl_dh[:, :SAMPLES], expected, **tolerance(dtype))
+
+
 def test_the_mask_multiplies_and_is_zero_at_zero(dtype):
     values = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 1e-30, -1e-30], dtype)
     dl_dh = np.zeros((1, SAMPLES + 16), dtype)
