@@ -92,8 +92,7 @@ def run(
 
 def helpers(num_lanes: int) -> Array:
     """The boxes of workers that share a call with this thread, on so many lanes if there are as many processors."""
-    wanted = min(num_lanes, processors()) if num_lanes > 1 else 1
-    return _crew.muster(wanted - 1) if wanted > 1 else NO_HELPERS
+    return _crew.muster(num_lanes - 1) if num_lanes > 1 else NO_HELPERS
 
 
 class Job:
@@ -227,6 +226,7 @@ class Crew:
         self.workers: set[threading.Thread] = set()
         self.placed: dict[threading.Thread, set[int]] = {}
         self.boxes = NO_HELPERS
+        self.most_helpers = 0
         self.pauses = 0
 
     def call(self, job: Job, helpers: int) -> None:
@@ -239,9 +239,17 @@ class Crew:
             self.calls.put((job, lane))
 
     def muster(self, helpers: int) -> Array:
-        """The boxes of that many workers, who are sent for where they sleep."""
-        helpers = min(helpers, MOST_HELPERS)
-        if len(self.boxes) == 0:
+        """The boxes of that many workers, or as many as there are processors for, who are sent for where they sleep."""
+        state = self.boxes.item
+        if helpers > self.most_helpers or AWAY in [state(number, STATE) for number in range(helpers)]:
+            helpers = self._send_for(helpers)
+        return self.boxes[:helpers]
+
+    def _send_for(self, helpers: int) -> int:
+        """Wake workers, or start them. Only then is it asked how many processors there are."""
+        self.most_helpers = min(processors() - 1, MOST_HELPERS)
+        helpers = min(helpers, self.most_helpers)
+        if helpers > 0 and len(self.boxes) == 0:
             self._make_boxes()
         asleep = [number for number in range(helpers) if self.boxes.item(number, STATE) == AWAY]
         # What is in the queue is for workers that are on their way already, or busy with a job.
@@ -251,7 +259,7 @@ class Crew:
             for number in asleep:
                 self.boxes[number, LEAVE] = 0
                 self.calls.put(number)
-        return self.boxes[:helpers]
+        return helpers
 
     def _make_boxes(self) -> None:
         """Make the boxes, and find how many pauses a worker stays awake."""

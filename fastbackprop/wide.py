@@ -11,6 +11,7 @@ from fastbackprop.arguments import Batch
 from fastbackprop.engine import Engine, aligned, pauses
 from fastbackprop.kernels import BIASES_AT, CACHE_LINE, FLUSH_TILES, PARTIAL_AT, TRANSPOSED_WEIGHTS_AT, WEIGHTS_AT
 from fastbackprop.parameters import layout_table, padded, round_up
+from fastbackprop.results import empty
 from fastbackprop.threads import helpers, lanes, run
 from fastbackprop.validation import Array, DType
 
@@ -146,7 +147,9 @@ class WideEngine(Engine):
 
     def _gradient(self, batch: Batch, dl_dinput: Array) -> tuple[float, Array]:
         samples, groups = batch.samples, self.groups(batch.samples)
-        gradient = np.zeros(self.size, self.dtype) if samples == 0 else np.empty(self.size, self.dtype)
+        gradient = empty((self.size,), self.dtype)
+        if samples == 0:
+            gradient[:] = 0.0
         sums = np.zeros(self.size if len(groups) > FLUSH_TILES else 0)
         bias_sums = np.empty(self.size)  # of which only those of biases are used
         for start, units in zip(self.layout[:, BIASES_AT].tolist(), self.layer_sizes[1:], strict=True):
