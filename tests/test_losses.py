@@ -329,7 +329,8 @@ REFUSALS = [
     (
         "softmax_cross_entropy",
         lambda _: np.ones(40, bool),
-        "y has shape (40,) and dtype bool; expected class numbers of an",
+        "y has shape (40,) and dtype bool; expected class numbers of an integer dtype, (40,), or probabilities, "
+        "(5, 40) or (5, 1): pass y.astype(int)",
     ),
     (
         "softmax_cross_entropy",
@@ -349,6 +350,12 @@ REFUSALS = [
     ("binary_cross_entropy", lambda _: 2, "y is 2; expected probabilities in [0, 1]"),
     ("binary_cross_entropy", lambda _: np.nan, "y is nan; expected probabilities in [0, 1]"),
     ("binary_cross_entropy", lambda _: np.ones(40), "y has shape (40,); expected (5, 40)"),
+    (
+        "least_squares",
+        lambda _: np.zeros(40, np.uint8),
+        "y has shape (40,); expected (5, 40), the shape of the network's output, or (5, 1), (1, 1) or a scalar "
+        "(class numbers: pass loss='softmax_cross_entropy')",
+    ),
 ]
 
 
