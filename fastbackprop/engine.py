@@ -76,7 +76,7 @@ class Engine:
         self.flops = 6 * int(np.sum(self.layout[:, UNITS_IN] * self.layout[:, UNITS_OUT]))  # for each sample
         least = max(1, CHUNK_FLOPS // self.flops)
         worth_sums = min(self.size // PARAMETERS_PER_SAMPLE, CHUNK_SAMPLES)
-        self._least_chunks = least, max(least, worth_sums)
+        self._least_chunks = least, max(least, worth_sums)  # of samples: without sums, with them
         self._units = sum(layer_sizes[1:])
         # Up to so many, they are not summed in float64: a sweep writes the gradient in the element type.
         self.direct_samples = FLUSH_TILES * self.tile_samples

@@ -247,10 +247,11 @@ class Crew:
 
     def _send_for(self, helpers: int) -> int:
         """Wake workers, or start them. Only then is it asked how many processors there are."""
-        self.most_helpers = min(processors() - 1, MOST_HELPERS)
-        helpers = min(helpers, self.most_helpers)
+        most = min(processors() - 1, MOST_HELPERS)
+        helpers = min(helpers, most)
         if helpers > 0 and len(self.boxes) == 0:
             self._make_boxes()
+        self.most_helpers = min(most, len(self.boxes))  # last: another thread may look for their boxes meanwhile
         asleep = [number for number in range(helpers) if self.boxes.item(number, STATE) == AWAY]
         # What is in the queue is for workers that are on their way already, or busy with a job.
         if asleep and self.calls.empty():

@@ -51,7 +51,7 @@ class WideEngine(Engine):
         self.tile_rows += sum(layer_sizes[:-1])
         self._tile_size = self.tile_rows * (TILE_SAMPLES + CACHE_LINE // dtype.itemsize)
         self._tiles = np.empty((0, self._tile_size), dtype)
-        fitting = GROUP_BYTES // (self._tile_size * dtype.itemsize) // EVEN_TILES * EVEN_TILES
+        fitting = GROUP_BYTES // self.tile_bytes // EVEN_TILES * EVEN_TILES
         self.group_tiles = min(max(EVEN_TILES, fitting), GROUP_TILES)
         table = self.layout.tolist()
         lengths = [units_in * padded(units_out) for units_in, units_out in itertools.pairwise(layer_sizes)]

@@ -95,7 +95,7 @@ def main(side, seed):
     guarded = Guarded(side)
     for module in arguments, engine, lists, parameters, wide:
         module.np = guarded
-    engine.empty = guarded.empty
+    engine.empty = wide.empty = guarded.empty
     notebook.empty_columns = lambda sizes, samples, dtype: [guarded.empty((units, samples), dtype) for units in sizes]
     engine.aligned = wide.aligned = lambda size, dtype: guarded.empty(size, dtype, alignment=64)
     # Two threads share every call, if there are two processors.

@@ -80,6 +80,25 @@ def test_teams(layer_sizes, samples, dtype, patient):
         assert max(seen) == count or (count > 2 and max(seen) > 1)
 
 
+def test_two_threads_may_call_for_the_first_time_at_once(monkeypatch):
+    """One looks for workers while the other has their boxes made, which takes seconds where it compiles."""
+    monkeypatch.setattr(threads, "processors", lambda: 2)
+    crew, found = threads.Crew(), []
+    make = crew._make_boxes
+
+    def make_slowly():
+        monkeypatch.setattr(crew, "_make_boxes", make)
+        found.append(len(crew.muster(1)))
+        make()
+
+    monkeypatch.setattr(crew, "_make_boxes", make_slowly)
+    try:
+        found.append(len(crew.muster(1)))
+        assert found == [1, 1]
+    finally:
+        crew.dismiss()
+
+
 def test_a_long_call_of_one_chunk_is_shared(dtype, patient, monkeypatch):
     """It is a job, so that Ctrl-C is answered between its slices; each of these has both threads."""
     make, seen = patient
