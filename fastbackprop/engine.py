@@ -35,18 +35,16 @@ TILE_BYTES = 256 * 1024  # a tile's rows, half of a 512 KB L2
 # took 2 to 7 % longer.
 LEAST_TILE_SAMPLES, MOST_TILE_SAMPLES = 128, 512
 ACCUMULATOR_BYTES = 64 * 1024 * 1024
-MOST_CHUNKS = 64
 # At least, of a chunk: 15 to 35 us. With 2**23, batches of 5,000 samples of 1-6x5-1 and 2,000 of 8-16x3-1 were not
 # shared by two threads, and took a fifth longer.
 CHUNK_FLOPS = 2**21
-# Of a chunk, so that clearing and adding up its gradient take a few per cent of its time: one for so many parameters,
-# and no more than are enough for any network, as the time for each grows with the parameters too. So 32 units in 128
-# layers took 4 to 15 % less time with 2,048 and 4,096 samples, and 784-256x3-10 as long (-2 to 2); with 512, that took
-# up to 24 % longer, with 512 samples (two threads).
-PARAMETERS_PER_SAMPLE, CHUNK_SAMPLES = 32, 1024
-# Of a tile that lanes share, at most, for longer chunks: 4,096 samples of 64 layers of 32 units took two threads 1.2 to
-# 1.3 times as long in one chunk as in two, 4,000 of 784-100-10 0.98 to 1.06 times; 450 of 16-64x4-4 took less, by 1.1.
-SHARED_BYTES = 2**20
+# At least, in each of so many chunks. Each costs the time of clearing, writing and adding a gradient: with 64 samples,
+# one thread took 5 to 10 % longer, and two with 8 chunks of 140 up to 10 % longer than with 4 (784-100x3-10,
+# 16-64x4-4). But lanes that share a chunk read from each other's caches. Where these are far apart (Zen 4, processors
+# that share no L3), two took 1.3 to 2.4 times as long with one chunk of 256 to 1,000 samples, else 0.95 to 1.15 times.
+# More than FEW_CHUNKS have sums in float64, which should take a few per cent of their time.
+CHUNK_SAMPLES = {64: 1024, 32: 1024, 16: 1024, 8: 256, 4: 128, 2: 128}
+FEW_CHUNKS = 8
 LEAST_TEAM_FLOPS = 2**22  # of a call: below, no other thread is asked to help
 PAUSES_PER_MEGAFLOP = 32  # of a call: how long a thread that sleeps is waited for
 SLICE_FLOPS = 2**31  # at most, where a slice has more than the fewest samples: Ctrl-C is answered between slices
@@ -74,17 +72,15 @@ class Engine:
         fitting = TILE_BYTES // (self.tile_rows * self.dtype.itemsize) // PANEL * PANEL
         self.tile_samples = min(max(fitting, LEAST_TILE_SAMPLES), MOST_TILE_SAMPLES)
         self.flops = 6 * int(np.sum(self.layout[:, UNITS_IN] * self.layout[:, UNITS_OUT]))  # for each sample
-        least = max(1, CHUNK_FLOPS // self.flops)
-        worth_sums = min(self.size // PARAMETERS_PER_SAMPLE, CHUNK_SAMPLES)
-        self._least_chunks = least, max(least, worth_sums)  # of samples: without sums, with them
         self._units = sum(layer_sizes[1:])
-        # Up to so many, they are not summed in float64: a sweep writes the gradient in the element type.
+        # Of a chunk, up to so many need no sums in float64: a sweep writes the gradient in the element type.
         self.direct_samples = FLUSH_TILES * self.tile_samples
         self._place_in_tile()
         self._accumulator_size = self.size + self.tile_samples
         self._accumulators = np.empty((0, self._accumulator_size))
+        self._more_gradients = np.empty((0, self.size), dtype)
         self._few_losses = np.zeros(FEW)
-        self._no_gradient = np.empty(0, dtype)
+        self._no_parameters, self._no_gradients = np.empty(0, dtype), np.empty((0, 0), dtype)
         self._no_places = np.zeros((2 * len(self.layout), 3), np.int64)
         self._no_columns = np.empty((self.layer_sizes[0], 0), dtype)
 
@@ -108,14 +104,14 @@ class Engine:
     @property
     def nbytes(self) -> int:
         """The bytes that the buffers hold at present."""
-        return int(self._accumulators.nbytes + self._tiles.nbytes)
+        return int(self._accumulators.nbytes + self._more_gradients.nbytes + self._tiles.nbytes)
 
     def predict(self, batch: Batch) -> Array:
         """The network's output (D_o, N)."""
         net_output = empty((self.layer_sizes[-1], batch.samples), self.dtype)
         batch.mode, batch.target = PREDICT, net_output  # the target is not looked at
         if 0 < batch.samples <= FEW:
-            self._take_few(batch, self._no_gradient, net_output)
+            self._take_few(batch, self._no_parameters, net_output)
             return net_output
         chunks = self.chunks(batch.samples, sums=False)
         losses = np.empty((len(chunks), self.tile_samples))
@@ -150,15 +146,15 @@ class Engine:
     def _gradient(self, batch: Batch, dl_dinput: Array) -> tuple[float, Array]:
         """The sum of the loss and the gradient in pack order; dl_dinput is written where it has columns."""
         chunks = self.chunks(batch.samples)
-        accumulators = self.accumulators(len(chunks))
+        number, accumulators = len(chunks), self.accumulators(len(chunks))
         loaded = self.load_both_ways(batch)
-        if len(chunks) == 1 and batch.samples <= self.direct_samples:
+        if 0 < number <= FEW_CHUNKS and batch.samples <= number * self.direct_samples:
             gradient = np.empty(self.size, self.dtype)
             self._sweep_chunks(batch, dl_dinput, chunks, accumulators, *loaded, gradient=gradient)
-            return accumulators.item(0, self.size), gradient
+            return sum(accumulators[:number, self.size].tolist()), gradient
         self._sweep_chunks(batch, dl_dinput, chunks, accumulators, *loaded)
-        loss = float(np.add.reduce(accumulators[: len(chunks), self.size :], axis=None))
-        return loss, self.total_gradient(len(chunks))
+        loss = float(np.add.reduce(accumulators[:number, self.size :], axis=None))
+        return loss, self.total_gradient(number)
 
     def load(self, batch: Batch) -> tuple[Array, Array]:
         """A vector of parameters, or nothing of it, and the layout table. What has to be converted is, in the batch.
@@ -167,7 +163,7 @@ class Engine:
         """
         if batch.vector is None:
             batch.convert(self.dtype)
-            return self._no_gradient, self.layout
+            return self._no_parameters, self.layout
         batch.vector, batch.places = np.ascontiguousarray(batch.vector, self.dtype), self._no_places
         return batch.vector, self.layout
 
@@ -188,12 +184,11 @@ class Engine:
     ) -> None:
         """Sweep over all samples. Each chunk has a row of accumulators, and one of tiles where they are given.
 
-        With a gradient, that of the one chunk is written there at once; else the accumulators are.
+        With a gradient, that of all chunks is written there; else the accumulators are.
         """
         (sweep, address), dtype, samples = self._sweep, self.dtype, batch.samples
         options = batch.mode, batch.factor, batch.scale, self.loss_address(batch.mode)
         arrays, given = [columns_out, batch.net_input, batch.target], batch.columns
-        written = self._no_gradient if gradient is None else gradient
         # Identity is soon looked at, but pickled arrays have a dtype of their own that is the same.
         other = [array for array in arrays if array.dtype is not dtype and array.dtype != dtype]
         if given and batch.itemsize != dtype.itemsize:
@@ -207,20 +202,25 @@ class Engine:
         num_lanes = lanes(batch.num_threads, parts)
         team = (helpers(num_lanes), pauses(flops)) if num_lanes > 1 and (together or number == 1) else NO_TEAM
         each = 1
+        rest = self._no_gradients if gradient is None else self._gradients(number - 1)
         if tiles is None:
             each, tiles = 0, self.tiles(num_lanes if number > 1 else 1)
 
-        def sweep_columns(sums: Array, tiles: Array, first: int, last: int, length: int, fresh: int) -> None:
+        def sweep_columns(
+            written: tuple[Array, Array], chunk: slice, tile: slice, first: int, last: int, fresh: int
+        ) -> None:
             sliced, weights = arrays, batch.sample_weight
             if last - first < samples:
                 sliced, weights = [array[:, first:last] for array in arrays], weights[first:last]
             places, _arrays = batch.locate(dtype, first, last)  # which live as long as their addresses
             columns = native([*sliced, weights], dtype)
-            cut = self.tile_samples, each, length, fresh
-            sweep((written, sums, *columns, parameters, places, layout, tiles, *cut, *options), *team, address)
+            cut = self.tile_samples, each, self.tile_samples if each else PANEL, fresh
+            sums = accumulators[chunk]
+            sweep((*written, sums, *columns, parameters, places, layout, tiles[tile], *cut, *options), *team, address)
 
         if together and number > 0:
-            sweep_columns(accumulators[:number], tiles, 0, samples, chunks[0][1], 1)
+            written = self._no_parameters if gradient is None else gradient, rest
+            sweep_columns(written, slice(number), slice(None), 0, samples, 1)
             if batch.progress is not None:
                 batch.progress(samples, samples)
             return
@@ -228,13 +228,17 @@ class Engine:
         def work(lane: int, chunk: int, first: int, last: int) -> None:
             row = chunk if each else lane
             fresh = int(first == chunks[chunk][0])
-            sweep_columns(accumulators[chunk : chunk + 1], tiles[row : row + 1], first, last, last - first, fresh)
+            own = self._no_parameters if gradient is None else rest[chunk - 1] if chunk else gradient
+            written = own, self._no_gradients
+            sweep_columns(written, slice(chunk, chunk + 1), slice(row, row + 1), first, last, fresh)
 
         slice_samples = samples
         if gradient is None:
             slice_samples = self.slice_samples(staged, rows, sums=accumulators.shape[1] > self.tile_samples)
         # A single chunk is shared within the kernel: workers that the job has are not there for that.
         run(work, chunks, slice_samples, num_lanes if number > 1 else 1, batch.progress)
+        for row in rest:
+            gradient += row
 
     @functools.cached_property
     def _few_tile(self) -> Array:
@@ -276,25 +280,34 @@ class Engine:
     def chunks(self, samples: int, *, sums: bool = True) -> list[tuple[int, int]]:
         """The ranges (first, last) of samples that one thread goes through, summing them apart: cut by shape alone.
 
-        Their number is a power of two, which most numbers of threads share evenly; each has CHUNK_FLOPS at least, and
-        with sums, there are no more than accumulators have room for, long enough to be worth adding up. Two may be half
-        as long, where lanes of one would share a large tile.
+        Their number is a power of two, which most numbers of threads share evenly, and their lengths differ by a PANEL
+        at most. Each has CHUNK_FLOPS at least, and with sums, CHUNK_SAMPLES, and there is room for all accumulators.
         """
-        least = self._least_chunks[sums]
-        if samples < (2 * least if self.tile_bytes <= SHARED_BYTES else least):
-            return [(0, samples)] if samples else []
+        least = max(1, CHUNK_FLOPS // self.flops)
         # Each has sums in float64, and the lane that works on it some in the element type.
-        room = ACCUMULATOR_BYTES // ((8 + self.dtype.itemsize) * self.size) if sums else MOST_CHUNKS
-        number = 2 ** (max(2, min(MOST_CHUNKS, room, samples // least)).bit_length() - 1)
-        # The last is shorter. Lengths as even as panels or tiles allow took 0.98 to 1.03 times as long.
-        length = round_up(-(-samples // number), PANEL)
-        return [(first, min(first + length, samples)) for first in range(0, samples, length)]
+        room = ACCUMULATOR_BYTES // ((8 + self.dtype.itemsize) * self.size) if sums else samples
+        for number, with_sums in CHUNK_SAMPLES.items():
+            if number <= room and number * max(least, with_sums if sums else PANEL) <= samples:
+                break
+        else:
+            return [(0, samples)] if samples else []
+        panels = -(-samples // PANEL)
+        # With bounds at multiples of 32, 1,100 samples of 784-100x3-10 took two threads 7 to 10 % longer: what a tile
+        # leaves of a chunk is short. With lengths that all but the last have in common, 300 of 16-64x4-4 took 16 %.
+        bounds = [PANEL * (panels * part // number) for part in range(number)]
+        return list(itertools.pairwise([*bounds, samples]))
 
     def accumulators(self, chunks: int) -> Array:
         """One row of float64 for each chunk: a gradient in pack order, then tile_samples partial sums of the loss."""
         if chunks > len(self._accumulators):
             self._accumulators = np.empty((chunks, self._accumulator_size))
         return self._accumulators
+
+    def _gradients(self, number: int) -> Array:
+        """One row for each of that many chunks' gradients, in the element type and in pack order."""
+        if number > len(self._more_gradients):
+            self._more_gradients = np.empty((number, self.size), self.dtype)
+        return self._more_gradients[:number]
 
     def total_gradient(self, chunks: int) -> Array:
         """The gradient, in pack order, summed over that many chunks: always in the same order."""

@@ -104,7 +104,7 @@ def test_a_long_call_of_one_chunk_is_shared(dtype, patient, monkeypatch):
     make, seen = patient
     monkeypatch.setattr(engine.Engine, "call_flops", 0)
     monkeypatch.setattr(engine, "SLICE_FLOPS", 1)
-    monkeypatch.setattr(engine, "CHUNK_SAMPLES", 2**20)
+    monkeypatch.setattr(engine, "CHUNK_SAMPLES", {})
     parameters = network((300, 120, 3), dtype)
     net_input, y = batch((300, 120, 3), 1100, dtype)
     for count in 1, 2:
@@ -115,6 +115,28 @@ def test_a_long_call_of_one_chunk_is_shared(dtype, patient, monkeypatch):
         got = workspace.loss_and_gradients(net_input, *parameters, y)
         assert seen == [count, count]
         assert_close(got[1:], reference.loss_and_gradients(net_input, *parameters, y)[1:])
+
+
+@pytest.mark.parametrize(("samples", "chunks"), [(300, 2), (1037, 4), (2100, 8), (20_000, 16)])
+def test_chunks_of_a_call_and_of_a_job(samples, chunks, dtype, patient, monkeypatch):
+    """The gradients of few chunks are added up by the lanes of a call or behind a job: same bits, as the oracle."""
+    make, seen = patient
+    layer_sizes = 16, 64, 64, 64, 5
+    parameters = network(layer_sizes, dtype)
+    net_input, y = smooth_batch(layer_sizes, samples, *parameters, dtype)
+    arguments = net_input, *parameters, y
+    expected = reference.loss_and_gradients(*arguments)
+    alone = list(make(layer_sizes, dtype, 1).loss_and_gradients(*arguments))
+    assert alone[0] == pytest.approx(expected[0], rel=1e-5)
+    assert_close(alone[1:], expected[1:])
+    for count, call_flops in (2, 0), (3, 0), (3, engine.Engine.call_flops):
+        monkeypatch.setattr(engine.Engine, "call_flops", call_flops)
+        workspace = make(layer_sizes, dtype, count)
+        assert len(workspace._engine.chunks(samples)) == chunks
+        seen.clear()
+        for _ in range(3):
+            assert_same_bits(list(workspace.loss_and_gradients(*arguments)), alone)
+        assert (set(seen) == {1}) == (call_flops == 0)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ h_{k+1} = ReLU(f_k) overwrites nothing; on the way back dl/df_{k-1} overwrites h
 k has been taken, and dl/dh_0 overwrites the input: a tile is sum(D_k) rows and no more. Where weight gradients are
 taken later, dl/dh_k have rows of their own behind the ones: in wide networks (see wide), and where a tile has several
 lanes. Each of those takes a share of its samples forward and back, and then, when all have, a share of the rows of each
-weight gradient, or of its columns: every sum has one owner, who adds it up in the order that a single lane would.
+weight gradient, or of its columns: every sum has one owner, who adds it up in the order that a single lane would. So
+it is with the gradients of few chunks, when all of these are done.
 
 The notebooks' passes are halves of this: one stops at the output, and gives out each f_k and h_{k+1}; the other begins
 there, and takes in what it is given. Masks then come from f_k, which may have been edited, like h_{k+1}.
@@ -131,7 +132,7 @@ def argument_types(dtype):
     double = types.Array(types.float64, 2, "C")
     table = types.Array(types.int64, 2, "C", readonly=True)
     columns = [written(2), read(2), read(2), read(1)]
-    arrays = [written(1, "C"), double, *columns, read(1, "C"), table, table, written(2, "C")]
+    arrays = [written(1, "C"), written(2, "C"), double, *columns, read(1, "C"), table, table, written(2, "C")]
     return [*arrays, *[types.int64] * 5, types.float64, types.float64, types.int64]
 
 
@@ -169,11 +170,13 @@ def sweep(dtype):
     def sweep_columns(record, lane, lanes):
         """Add the gradient and the loss of all columns of net_input to the accumulators: the work of one lane.
 
-        Columns are cut into chunks of chunk_samples. A lane takes one chunk after the other; all share a single one.
+        Columns are cut into chunks, at multiples of chunk_unit, as even as these allow. A lane takes one chunk after
+        the other; all share a single one.
         The arguments, the same for all lanes:
 
-        gradient       (P,) written in pack order where it is the gradient of a single chunk, with no more columns than
-                       are summed in the element type: the first sum of the loss then is that of all. Else (0,)
+        gradient       (P,) written in pack order: the sum over the chunks, where these have no more columns than are
+                       summed in the element type. The first sum of a chunk's loss then is all of it. Else (0,)
+        gradients      workspace there, a row for each chunk but the first
         accumulators   float64, a row for each chunk, added to, or written where `fresh`: the gradient in pack order or
                        nothing of it, then tile_samples sums of loss
         columns_out    written: (D_o, N) the output where mode is PREDICT; else (D_i, N) dl/dinput, or (D_i, 0) for none
@@ -191,6 +194,7 @@ def sweep(dtype):
         digest  # noqa: B018 - a closure cell, see source_digest
         (
             gradient,
+            gradients,
             accumulators,
             columns_out,
             net_input,
@@ -202,7 +206,7 @@ def sweep(dtype):
             tiles,
             tile_samples,
             tile_each,
-            chunk_samples,
+            chunk_unit,
             fresh,
             mode,
             factor,
@@ -219,7 +223,7 @@ def sweep(dtype):
         ones_row = weight_row + LOSS_ROWS
         inputs, (input_row, input_column) = pointer(net_input), net_input.strides
         targets, target_rows, (target_stride, target_column) = pointer(target), target.shape[0], target.strides
-        parameters_start, finished_gradient = pointer(parameters), pointer(gradient)
+        parameters_start = pointer(parameters)
         zero = tiles.dtype.type(0.0)
         lowest = tiles.dtype.type(-np.inf)
         samples_end, chunks, sums_size = net_input.shape[1], accumulators.shape[0], accumulators.shape[1]
@@ -249,10 +253,12 @@ def sweep(dtype):
         while chunk < chunks:
             tile = row_of(tiles, chunk if tile_each else own_lane if chunks > 1 else 0)
             sums = row_of(accumulators, chunk)
+            finished_gradient = pointer(gradient) if chunk == 0 else row_of(gradients, chunk - 1)
             loss_lanes = advance(sums, (sums_size - tile_samples) * 8)
             ones = advance(tile, ones_row * stride)
-            begin_chunk = chunk * chunk_samples
-            end_chunk = min(begin_chunk + chunk_samples, samples_end)
+            begin_chunk, length = share((samples_end + chunk_unit - 1) // chunk_unit, chunk, chunks)
+            begin_chunk *= chunk_unit
+            end_chunk = min(begin_chunk + length * chunk_unit, samples_end)
             if lane == 0:
                 fill_row(ones, tile_samples)
                 fill_row(advance(tile, weight_row * stride), tile_samples)
@@ -463,6 +469,12 @@ def sweep(dtype):
                 for s in range(1, tile_samples):
                     loss_lanes[0] += loss_lanes[s]
             chunk = claim(record) if chunks > 1 else chunks
+        if stored and chunks > 1:
+            met = meet(record, team, met)
+            first, count = share(gradient.size, own_lane, team)
+            total = advance(pointer(gradient), first * itemsize)
+            for k in range(chunks - 1):
+                convert_rows(total, 0, advance(row_of(gradients, k), first * itemsize), 0, 1, count, 1)
         part(record, own_lane, team, met)
 
     record = types.CPointer(from_dtype(dtype))
