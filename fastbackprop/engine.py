@@ -43,7 +43,7 @@ CHUNK_FLOPS = 2**21
 # 16-64x4-4). But lanes that share a chunk read from each other's caches. Where these are far apart (Zen 4, processors
 # that share no L3), two took 1.3 to 2.4 times as long with one chunk of 256 to 1,000 samples, else 0.95 to 1.15 times.
 # More than FEW_CHUNKS have sums in float64, which should take a few per cent of their time.
-CHUNK_SAMPLES = {64: 1024, 32: 1024, 16: 1024, 8: 256, 4: 128, 2: 128}
+CHUNK_SAMPLES = {2: 128, 4: 128, 8: 256, 16: 1024, 32: 1024, 64: 1024}
 FEW_CHUNKS = 8
 LEAST_TEAM_FLOPS = 2**22  # of a call: below, no other thread is asked to help
 PAUSES_PER_MEGAFLOP = 32  # of a call: how long a thread that sleeps is waited for
@@ -286,10 +286,12 @@ class Engine:
         least = max(1, CHUNK_FLOPS // self.flops)
         # Each has sums in float64, and the lane that works on it some in the element type.
         room = ACCUMULATOR_BYTES // ((8 + self.dtype.itemsize) * self.size) if sums else samples
-        for number, with_sums in CHUNK_SAMPLES.items():
-            if number <= room and number * max(least, with_sums if sums else PANEL) <= samples:
+        number = 1
+        for more, with_sums in CHUNK_SAMPLES.items():
+            if more > room or more * max(least, with_sums if sums else PANEL) > samples:
                 break
-        else:
+            number = more
+        if number == 1:
             return [(0, samples)] if samples else []
         panels = -(-samples // PANEL)
         # With bounds at multiples of 32, 1,100 samples of 784-100x3-10 took two threads 7 to 10 % longer: what a tile
