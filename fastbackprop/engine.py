@@ -17,7 +17,6 @@ from fastbackprop.kernels import (
     PARTIAL_AT,
     PREDICT,
     SQUARED_ERROR,
-    STRIP,
     TRANSPOSED_AT,
     UNITS_IN,
     UNITS_OUT,
@@ -25,7 +24,7 @@ from fastbackprop.kernels import (
 from fastbackprop.lists import native
 from fastbackprop.parameters import layout_table, padded, round_up, split
 from fastbackprop.results import empty
-from fastbackprop.threads import NO_HELPERS, helpers, lanes, run
+from fastbackprop.sweeps import Sweep
 from fastbackprop.validation import Array, DType, parameter_count
 
 # All of these are constants: how a batch is cut must depend on shapes alone, or the bits of the result would depend on
@@ -45,15 +44,6 @@ CHUNK_FLOPS = 2**21
 # More than FEW_CHUNKS have sums in float64, which should take a few per cent of their time.
 CHUNK_SAMPLES = {2: 128, 4: 128, 8: 256, 16: 1024, 32: 1024, 64: 1024}
 FEW_CHUNKS = 8
-LEAST_TEAM_FLOPS = 2**22  # of a call: below, no other thread is asked to help
-PAUSES_PER_MEGAFLOP = 32  # of a call: how long a thread that sleeps is waited for
-SLICE_FLOPS = 2**31  # at most, where a slice has more than the fewest samples: Ctrl-C is answered between slices
-SLICE_SAMPLES = 65536
-STAGING_BYTES = 2 * 1024 * 1024
-# Of what the notebooks' passes read and write: new memory of the system may take it seconds to find.
-GIVEN_BYTES = 64 * 1024 * 1024
-
-NO_TEAM = NO_HELPERS, 0
 
 
 class Engine:
@@ -72,7 +62,6 @@ class Engine:
         fitting = TILE_BYTES // (self.tile_rows * self.dtype.itemsize) // PANEL * PANEL
         self.tile_samples = min(max(fitting, LEAST_TILE_SAMPLES), MOST_TILE_SAMPLES)
         self.flops = 6 * int(np.sum(self.layout[:, UNITS_IN] * self.layout[:, UNITS_OUT]))  # for each sample
-        self._units = sum(layer_sizes[1:])
         # Of a chunk, up to so many need no sums in float64: a sweep writes the gradient in the element type.
         self.direct_samples = FLUSH_TILES * self.tile_samples
         self._place_in_tile()
@@ -80,7 +69,7 @@ class Engine:
         self._accumulators = np.empty((0, self._accumulator_size))
         self._more_gradients = np.empty((0, self.size), dtype)
         self._few_losses = np.zeros(FEW)
-        self._no_parameters, self._no_gradients = np.empty(0, dtype), np.empty((0, 0), dtype)
+        self.no_parameters, self.no_gradients = np.empty(0, dtype), np.empty((0, 0), dtype)
         self._no_places = np.zeros((2 * len(self.layout), 3), np.int64)
         self._no_columns = np.empty((self.layer_sizes[0], 0), dtype)
 
@@ -111,11 +100,11 @@ class Engine:
         net_output = empty((self.layer_sizes[-1], batch.samples), self.dtype)
         batch.mode, batch.target = PREDICT, net_output  # the target is not looked at
         if 0 < batch.samples <= FEW:
-            self._take_few(batch, self._no_parameters, net_output)
+            self._take_few(batch, self.no_parameters, net_output)
             return net_output
         chunks = self.chunks(batch.samples, sums=False)
         losses = np.empty((len(chunks), self.tile_samples))
-        self._sweep_chunks(batch, net_output, chunks, losses, *self.load(batch))
+        Sweep(self, batch, net_output, chunks, losses, self.load(batch)).run()
         return net_output
 
     def differentiate(self, batch: Batch) -> tuple[Any, ...]:
@@ -150,9 +139,9 @@ class Engine:
         loaded = self.load_both_ways(batch)
         if 0 < number <= FEW_CHUNKS and batch.samples <= number * self.direct_samples:
             gradient = np.empty(self.size, self.dtype)
-            self._sweep_chunks(batch, dl_dinput, chunks, accumulators, *loaded, gradient=gradient)
+            Sweep(self, batch, dl_dinput, chunks, accumulators, loaded, gradient=gradient).run()
             return sum(accumulators[:number, self.size].tolist()), gradient
-        self._sweep_chunks(batch, dl_dinput, chunks, accumulators, *loaded)
+        Sweep(self, batch, dl_dinput, chunks, accumulators, loaded).run()
         loss = float(np.add.reduce(accumulators[:number, self.size :], axis=None))
         return loss, self.total_gradient(number)
 
@@ -163,82 +152,13 @@ class Engine:
         """
         if batch.vector is None:
             batch.convert(self.dtype)
-            return self._no_parameters, self.layout
+            return self.no_parameters, self.layout
         batch.vector, batch.places = np.ascontiguousarray(batch.vector, self.dtype), self._no_places
         return batch.vector, self.layout
 
     def load_both_ways(self, batch: Batch) -> tuple[Array, Array]:
         """The same for a way forward and back."""
         return self.load(batch)
-
-    def _sweep_chunks(
-        self,
-        batch: Batch,
-        columns_out: Array,
-        chunks: list[tuple[int, int]],
-        accumulators: Array,
-        parameters: Array,
-        layout: Array,
-        tiles: Array | None = None,
-        gradient: Array | None = None,
-    ) -> None:
-        """Sweep over all samples. Each chunk has a row of accumulators, and one of tiles where they are given.
-
-        With a gradient, that of all chunks is written there; else the accumulators are.
-        """
-        (sweep, address), dtype, samples = self._sweep, self.dtype, batch.samples
-        options = batch.mode, batch.factor, batch.scale, self.loss_address(batch.mode)
-        arrays, given = [columns_out, batch.net_input, batch.target], batch.columns
-        # Identity is soon looked at, but pickled arrays have a dtype of their own that is the same.
-        other = [array for array in arrays if array.dtype is not dtype and array.dtype != dtype]
-        if given and batch.itemsize != dtype.itemsize:
-            other += [array for array in given if array.dtype != dtype]
-        staged, rows = sum([len(array) for array in other]), len(given) // len(self.layout) * self._units
-        number, flops, row_bytes = len(chunks), samples * self.flops, samples * dtype.itemsize
-        together = flops <= self.call_flops and staged * row_bytes <= STAGING_BYTES and rows * row_bytes <= GIVEN_BYTES
-        parts = number
-        if parts == 1 and flops >= LEAST_TEAM_FLOPS:
-            parts = max(-(-min(samples, self.tile_samples) // STRIP), 2)
-        num_lanes = lanes(batch.num_threads, parts)
-        team = (helpers(num_lanes), pauses(flops)) if num_lanes > 1 and (together or number == 1) else NO_TEAM
-        each = 1
-        rest = self._no_gradients if gradient is None else self._gradients(number - 1)
-        if tiles is None:
-            each, tiles = 0, self.tiles(num_lanes if number > 1 else 1)
-
-        def sweep_columns(
-            written: tuple[Array, Array], chunk: slice, tile: slice, first: int, last: int, fresh: int
-        ) -> None:
-            sliced, weights = arrays, batch.sample_weight
-            if last - first < samples:
-                sliced, weights = [array[:, first:last] for array in arrays], weights[first:last]
-            places, _arrays = batch.locate(dtype, first, last)  # which live as long as their addresses
-            columns = native([*sliced, weights], dtype)
-            cut = self.tile_samples, each, self.tile_samples if each else PANEL, fresh
-            sums = accumulators[chunk]
-            sweep((*written, sums, *columns, parameters, places, layout, tiles[tile], *cut, *options), *team, address)
-
-        if together and number > 0:
-            written = self._no_parameters if gradient is None else gradient, rest
-            sweep_columns(written, slice(number), slice(None), 0, samples, 1)
-            if batch.progress is not None:
-                batch.progress(samples, samples)
-            return
-
-        def work(lane: int, chunk: int, first: int, last: int) -> None:
-            row = chunk if each else lane
-            fresh = int(first == chunks[chunk][0])
-            own = self._no_parameters if gradient is None else rest[chunk - 1] if chunk else gradient
-            written = own, self._no_gradients
-            sweep_columns(written, slice(chunk, chunk + 1), slice(row, row + 1), first, last, fresh)
-
-        slice_samples = samples
-        if gradient is None:
-            slice_samples = self.slice_samples(staged, rows, sums=accumulators.shape[1] > self.tile_samples)
-        # A single chunk is shared within the kernel: workers that the job has are not there for that.
-        run(work, chunks, slice_samples, num_lanes if number > 1 else 1, batch.progress)
-        for row in rest:
-            gradient += row
 
     @functools.cached_property
     def _few_tile(self) -> Array:
@@ -252,7 +172,7 @@ class Engine:
         return few(self.dtype)
 
     @functools.cached_property
-    def _sweep(self) -> Any:
+    def sweep_kernel(self) -> Any:
         from fastbackprop.kernels.sweep import sweep  # imports numba
 
         entry, lane = sweep(self.dtype)
@@ -305,7 +225,7 @@ class Engine:
             self._accumulators = np.empty((chunks, self._accumulator_size))
         return self._accumulators
 
-    def _gradients(self, number: int) -> Array:
+    def more_gradients(self, number: int) -> Array:
         """One row for each of that many chunks' gradients, in the element type and in pack order."""
         if number > len(self._more_gradients):
             self._more_gradients = np.empty((number, self.size), self.dtype)
@@ -316,17 +236,6 @@ class Engine:
         used = self._accumulators[:chunks, : self.size]
         total: Array = used[0] if chunks == 1 else np.add.reduce(used, axis=0)
         return total.astype(self.dtype)
-
-    def slice_samples(self, staged: int, given: int, *, sums: bool) -> int:
-        """How many samples are handed to a kernel at once: fewer where that many rows of them are converted first, or
-        given from layer to layer."""
-        most = min(SLICE_SAMPLES, SLICE_FLOPS // self.flops)
-        for rows, most_bytes in (staged, STAGING_BYTES), (given, GIVEN_BYTES):
-            if rows:
-                most = min(most, most_bytes // (rows * self.dtype.itemsize))
-        # Sums are flushed between slices: their bits must not depend on whether there is a conversion.
-        unit = self.tile_samples * (FLUSH_TILES if sums else 1)
-        return max(most // unit, 1) * unit
 
 
 def returned(gradient: Array, batch: Batch) -> tuple[Any, ...]:
@@ -343,11 +252,6 @@ def returned(gradient: Array, batch: Batch) -> tuple[Any, ...]:
         for target, array in zip(targets, arrays, strict=True):
             np.copyto(target, array)
     return tuple(out)
-
-
-def pauses(flops: int) -> int:
-    """For how many pauses helpers that sleep are waited for, in a call of so many flops."""
-    return flops * PAUSES_PER_MEGAFLOP >> 20
 
 
 def aligned(size: int, dtype: DType) -> Array:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from fastbackprop.arguments import Batch
-from fastbackprop.engine import LEAST_TEAM_FLOPS, Engine
+from fastbackprop.engine import Engine
 from fastbackprop.kernels import FEW, PREDICT
 from fastbackprop.parameters import unpack
 from fastbackprop.pool import make_engine
+from fastbackprop.sweeps import LEAST_TEAM_FLOPS, Sweep, most_samples
 from fastbackprop.validation import Array, DType
 from fastbackprop.wide import WideEngine
 from fastbackprop.workspace import Workspace
@@ -65,7 +66,7 @@ def describe(engine: Engine, samples: int, num_threads: int) -> dict[str, str]:
         "regime": "chunks: a tile goes through the whole network while it is in cache",
         "chunks": f"{len(chunks):,} of up to {max((b - a for a, b in chunks), default=0):,} samples, summed apart",
         "threads": f"{min(num_threads, len(chunks)):,} share the chunks, in slices of up to "
-        f"{engine.slice_samples(0, 0, sums=True):,} samples",
+        f"{most_samples(engine, 0, 0, sums=True):,} samples",
     }
 
 
@@ -144,4 +145,4 @@ def sweep_alone(engine: Engine, batch: Batch, columns_out: Array) -> None:
     chunks = engine.chunks(batch.samples, sums=not isinstance(engine, WideEngine))
     sums = np.empty((len(chunks), engine.tile_samples))  # of the loss alone
     loaded = engine.load(batch) if batch.mode == PREDICT else engine.load_both_ways(batch)
-    engine._sweep_chunks(batch, columns_out, chunks, sums, *loaded)
+    Sweep(engine, batch, columns_out, chunks, sums, loaded).run()

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from fastbackprop.arguments import Batch
-from fastbackprop.engine import Engine, aligned, pauses
+from fastbackprop.engine import Engine, aligned
 from fastbackprop.kernels import BIASES_AT, CACHE_LINE, FLUSH_TILES, PARTIAL_AT, TRANSPOSED_WEIGHTS_AT, WEIGHTS_AT
 from fastbackprop.parameters import layout_table, padded, round_up
 from fastbackprop.results import empty
+from fastbackprop.sweeps import Sweep, pauses
 from fastbackprop.threads import helpers, lanes, run
 from fastbackprop.validation import Array, DType
 
@@ -162,7 +163,7 @@ class WideEngine(Engine):
             count = last - first
             chunks = [(s, min(s + self.tile_samples, count)) for s in range(0, count, self.tile_samples)]
             losses = np.empty((len(chunks), self.tile_samples))
-            self._sweep_chunks(part, dl_dinput[:, first:last], chunks, losses, *loaded, tiles)
+            Sweep(self, part, dl_dinput[:, first:last], chunks, losses, loaded, tiles).run()
             loss += float(np.add.reduce(losses, axis=None))
             final = last == samples
             flush = final or number % FLUSH_TILES == FLUSH_TILES - 1

@@ -13,7 +13,7 @@ import numpy as np
 
 import fastbackprop as fb
 from benchmarks.cases import batch, network
-from fastbackprop import arguments, engine, lists, notebook, parameters, pool, wide
+from fastbackprop import arguments, engine, lists, notebook, parameters, pool, sweeps, wide
 from tests.conftest import target_of
 
 PAGE = mmap.PAGESIZE
@@ -99,8 +99,8 @@ def main(side, seed):
     notebook.empty_columns = lambda sizes, samples, dtype: [guarded.empty((units, samples), dtype) for units in sizes]
     engine.aligned = wide.aligned = lambda size, dtype: guarded.empty(size, dtype, alignment=64)
     # Two threads share every call, if there are two processors.
-    engine.LEAST_TEAM_FLOPS = 0
-    engine.pauses = wide.pauses = lambda _flops: 2**22
+    sweeps.LEAST_TEAM_FLOPS = 0
+    sweeps.pauses = wide.pauses = lambda _flops: 2**22
     layouts = [np.ascontiguousarray, np.asfortranarray]
     rng = random.Random(seed)
     cases = list(itertools.product(range(1, 41), ["float32", "float64"], layouts))

@@ -15,8 +15,9 @@ import pytest
 
 import fastbackprop as fb
 from benchmarks.cases import batch, network
-from fastbackprop import engine, pool, threads
+from fastbackprop import engine, pool, sweeps, threads
 from fastbackprop.arguments import Batch
+from fastbackprop.sweeps import most_samples
 from tests.conftest import assert_same_bits
 
 LAYER_SIZES = (2, 6, 6, 1)
@@ -77,7 +78,7 @@ def test_passes_over_large_lists_are_cut_into_slices(problem, monkeypatch):
         return [all_f, all_h, *fb.backward_pass(all_weights, all_biases, all_f, all_h, y, intermediates=True)]
 
     expected = passes()
-    monkeypatch.setattr(engine, "GIVEN_BYTES", 2**20)
+    monkeypatch.setattr(sweeps, "GIVEN_BYTES", 2**20)
     lengths = []
 
     def noted(self, dtype, first, last):
@@ -95,9 +96,9 @@ def test_chunks_that_are_handed_over_in_slices(problem, monkeypatch):
     net_input, all_weights, all_biases, y = problem
     arguments = (100 * net_input).astype(np.int32), all_weights, all_biases, y
     whole = fb.Workspace(LAYER_SIZES, y.dtype).loss_and_gradients(*arguments, input_gradient=True)
-    monkeypatch.setattr(engine, "SLICE_SAMPLES", 1)
+    monkeypatch.setattr(sweeps, "SLICE_SAMPLES", 1)
     monkeypatch.setattr(engine.Engine, "call_flops", 0)
-    assert pool.make_engine(LAYER_SIZES, y.dtype).slice_samples(0, 0, sums=True) < 5000
+    assert most_samples(pool.make_engine(LAYER_SIZES, y.dtype), 0, 0, sums=True) < 5000
     cut = fb.Workspace(LAYER_SIZES, y.dtype).loss_and_gradients(*arguments, input_gradient=True)
     assert_same_bits(list(cut), list(whole))
 

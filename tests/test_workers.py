@@ -10,7 +10,7 @@ import pytest
 
 import fastbackprop as fb
 from benchmarks.cases import batch, network
-from fastbackprop import engine, pool, reference, threads, wide
+from fastbackprop import engine, pool, reference, sweeps, threads, wide
 from fastbackprop.kernels import AWAY, BOX, CALLED, GO, HERE, STATE, WAITING
 from fastbackprop.wide import numbered
 from tests.conftest import assert_close, assert_same_bits, smooth_batch
@@ -21,8 +21,8 @@ def patient(monkeypatch, wide_from):
     """Every call waits long for helpers, however many more threads than processors there are; and counts its lanes."""
     wide_from(3 * 2**19)  # 40-500-300-7
     monkeypatch.setattr(threads, "processors", lambda: 64)
-    monkeypatch.setattr(engine, "LEAST_TEAM_FLOPS", 0)
-    for module in engine, wide:
+    monkeypatch.setattr(sweeps, "LEAST_TEAM_FLOPS", 0)
+    for module in sweeps, wide:
         monkeypatch.setattr(module, "pauses", lambda _flops: 2**22)
     seen = []
 
@@ -34,8 +34,8 @@ def patient(monkeypatch, wide_from):
         nonlocal sweep
         workspace = fb.Workspace(layer_sizes, dtype, num_threads=num_threads)
         assert isinstance(workspace._engine, wide.WideEngine) == (500 in layer_sizes)
-        sweep, address = workspace._engine._sweep
-        workspace._engine._sweep = counted, address
+        sweep, address = workspace._engine.sweep_kernel
+        workspace._engine.sweep_kernel = counted, address
         return workspace
 
     sweep = None
@@ -103,7 +103,7 @@ def test_a_long_call_of_one_chunk_is_shared(dtype, patient, monkeypatch):
     """It is a job, so that Ctrl-C is answered between its slices; each of these has both threads."""
     make, seen = patient
     monkeypatch.setattr(engine.Engine, "call_flops", 0)
-    monkeypatch.setattr(engine, "SLICE_FLOPS", 1)
+    monkeypatch.setattr(sweeps, "SLICE_FLOPS", 1)
     monkeypatch.setattr(engine, "CHUNK_SAMPLES", {})
     parameters = network((300, 120, 3), dtype)
     net_input, y = batch((300, 120, 3), 1100, dtype)
@@ -173,9 +173,9 @@ def test_helpers_that_do_not_answer_are_let_go(dtype, patient):
     net_input, y = batch(layer_sizes, 200, dtype)
     expected = list(make(layer_sizes, dtype, 1).loss_and_gradients(net_input, all_weights, all_biases, y))
     workspace = make(layer_sizes, dtype, 4)
-    sweep, address = workspace._engine._sweep
+    sweep, address = workspace._engine.sweep_kernel
     boxes = np.zeros((3, BOX), np.int64)
-    workspace._engine._sweep = lambda *a: sweep(*a[:-3], boxes, 1000, a[-1]), address
+    workspace._engine.sweep_kernel = lambda *a: sweep(*a[:-3], boxes, 1000, a[-1]), address
     for state in AWAY, WAITING, CALLED, HERE, GO:
         boxes[:, STATE] = state
         seen.clear()
