@@ -31,8 +31,12 @@ from fastbackprop.validation import Array, DType, parameter_count
 # the machine.
 TILE_BYTES = 256 * 1024  # a tile's rows, half of a 512 KB L2
 # Weights and gradients are gone through once for every tile: with 64 samples at least, 64-128x4-10 and 784-100x3-10
-# took 2 to 7 % longer.
+# took 2 to 7 % longer. But weights that fill an L2 drive a tile out of it unless it is small: with 64 samples there,
+# 784-256x3-10 and 784-500-10 took 2 to 6 % less in float64, 2000-100-10 and 3072-100-10 8 to 18; in float32,
+# 3072-100-10 2 to 12 less, the others as long; 10000-50-10 from 15 less to 11 more. Two threads took 4 to 10 % longer
+# for 200 samples, whose tiles they share (Zen 4).
 LEAST_TILE_SAMPLES, MOST_TILE_SAMPLES = 128, 512
+LARGE_WEIGHTS_BYTES, LEAST_BESIDE_LARGE_WEIGHTS = 1024 * 1024, 64
 ACCUMULATOR_BYTES = 64 * 1024 * 1024
 # At least, of a chunk: 15 to 35 us. With 2**23, batches of 5,000 samples of 1-6x5-1 and 2,000 of 8-16x3-1 were not
 # shared by two threads, and took a fifth longer.
@@ -60,8 +64,11 @@ class Engine:
         # The rows of a sweep's tile: h_0 ... h_K, output, target, those of the loss, ones.
         self.tile_rows = sum(self.layer_sizes) + self.layer_sizes[-1] + LOSS_ROWS + 1
         fitting = TILE_BYTES // (self.tile_rows * self.dtype.itemsize) // PANEL * PANEL
-        self.tile_samples = min(max(fitting, LEAST_TILE_SAMPLES), MOST_TILE_SAMPLES)
-        self.flops = 6 * int(np.sum(self.layout[:, UNITS_IN] * self.layout[:, UNITS_OUT]))  # for each sample
+        weights = self.layout[:, UNITS_IN] * self.layout[:, UNITS_OUT]  # of each layer
+        large = int(np.max(weights)) * self.dtype.itemsize > LARGE_WEIGHTS_BYTES
+        least = LEAST_BESIDE_LARGE_WEIGHTS if large else LEAST_TILE_SAMPLES
+        self.tile_samples = min(max(fitting, least), MOST_TILE_SAMPLES)
+        self.flops = 6 * int(np.sum(weights))  # for each sample
         # Of a chunk, up to so many need no sums in float64: a sweep writes the gradient in the element type.
         self.direct_samples = FLUSH_TILES * self.tile_samples
         self._place_in_tile()

@@ -19,8 +19,12 @@ ALONG_UNITS = 24
 """Layers with fewer units on either side take the weight gradient along the samples: below, vectors of units are mostly
 padding, or the transposition is not worth its product."""
 
-STRIP = 32
-"""Samples: where lanes share a tile, each takes a multiple of them forward and back. Two cache lines at least."""
+STRIP = 16
+"""Samples: where lanes share a tile, each takes a multiple of them forward and back. A cache line at least.
+
+With 32, 96 samples of 784-100x3-10 and 160 of 64-128x4-10, of which one of two lanes had twice as many, took 10 to 15 %
+longer; others as long (Zen 4).
+"""
 
 IN_PLACE_UNITS = 256
 """Up to so many in each hidden layer, the notebooks' passes go through the network in the caller's arrays, if these
