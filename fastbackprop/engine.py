@@ -17,6 +17,7 @@ from fastbackprop.kernels import (
     PARTIAL_AT,
     PREDICT,
     SQUARED_ERROR,
+    STRIP,
     TRANSPOSED_AT,
     UNITS_IN,
     UNITS_OUT,
@@ -41,12 +42,17 @@ ACCUMULATOR_BYTES = 64 * 1024 * 1024
 # At least, of a chunk: 15 to 35 us. With 2**23, batches of 5,000 samples of 1-6x5-1 and 2,000 of 8-16x3-1 were not
 # shared by two threads, and took a fifth longer.
 CHUNK_FLOPS = 2**21
-# At least, in each of so many chunks. Each costs the time of clearing, writing and adding a gradient: with 64 samples,
-# one thread took 5 to 10 % longer, and two with 8 chunks of 140 up to 10 % longer than with 4 (784-100x3-10,
-# 16-64x4-4). But lanes that share a chunk read from each other's caches. Where these are far apart (Zen 4, processors
-# that share no L3), two took 1.3 to 2.4 times as long with one chunk of 256 to 1,000 samples, else 0.95 to 1.15 times.
-# More than FEW_CHUNKS have sums in float64, which should take a few per cent of their time.
-CHUNK_SAMPLES = {2: 128, 4: 128, 8: 256, 16: 1024, 32: 1024, 64: 1024}
+# Samples, at least, in each of so many chunks. Lanes that share a chunk read from each other's caches. Where these are
+# far apart (Zen 4, processors that share no L3), two took 1.2 to 2.4 times as long with one chunk of 100 to 1,000
+# samples, else 0.9 to 1.15 times. But each chunk costs the time of clearing, writing and adding a gradient: 3 to 5 % of
+# the time of 64 samples. With 4 chunks of 64, two threads took 3 to 12 % longer than with 2 of 128 (16-64x4-4,
+# 784-100x3-10), with 8 of 140 up to 10 % longer than with 4. More than FEW_CHUNKS have sums in float64, which should
+# take a few per cent of their time.
+CHUNK_SAMPLES = {2: 48, 4: 128, 8: 256, 16: 1024, 32: 1024, 64: 1024}
+# At most, of a gradient for each of the samples, if there are fewer than LEAST_TILE_SAMPLES: those of two chunks that
+# leave the caches took 5 to 25 % longer to add up than it took to share one (112 samples of 784-256x3-10, 150 of
+# 784-500-10 and 3072-100-10).
+CHUNK_SAMPLE_BYTES = 8192
 FEW_CHUNKS = 8
 
 
@@ -207,24 +213,36 @@ class Engine:
     def chunks(self, samples: int, *, sums: bool = True) -> list[tuple[int, int]]:
         """The ranges (first, last) of samples that one thread goes through, summing them apart: cut by shape alone.
 
-        Their number is a power of two, which most numbers of threads share evenly, and their lengths differ by a PANEL
-        at most. Each has CHUNK_FLOPS at least, and with sums, CHUNK_SAMPLES, and there is room for all accumulators.
+        Their number is a power of two, which most numbers of threads share evenly. Each has CHUNK_FLOPS at least, and
+        with sums, CHUNK_SAMPLES, and there is room for all accumulators.
         """
-        least = max(1, CHUNK_FLOPS // self.flops)
-        # Each has sums in float64, and the lane that works on it some in the element type.
-        room = ACCUMULATOR_BYTES // ((8 + self.dtype.itemsize) * self.size) if sums else samples
+        least, room = max(PANEL, CHUNK_FLOPS // self.flops), samples
+        if sums:
+            of_gradient = min(self.size * self.dtype.itemsize // CHUNK_SAMPLE_BYTES, LEAST_TILE_SAMPLES)
+            least = max(of_gradient, CHUNK_FLOPS // self.flops)
+            # Each has sums in float64, and the lane that works on it some in the element type.
+            room = ACCUMULATOR_BYTES // ((8 + self.dtype.itemsize) * self.size)
         number = 1
         for more, with_sums in CHUNK_SAMPLES.items():
-            if more > room or more * max(least, with_sums if sums else PANEL) > samples:
+            if more > room or more * max(least, with_sums if sums else 0) > samples:
                 break
             number = more
         if number == 1:
             return [(0, samples)] if samples else []
-        panels = -(-samples // PANEL)
-        # With bounds at multiples of 32, 1,100 samples of 784-100x3-10 took two threads 7 to 10 % longer: what a tile
-        # leaves of a chunk is short. With lengths that all but the last have in common, 300 of 16-64x4-4 took 16 %.
-        bounds = [PANEL * (panels * part // number) for part in range(number)]
+        unit = self.chunk_unit(samples, number)
+        blocks = -(-samples // unit)
+        # With lengths that all but the last have in common, 300 samples of 16-64x4-4 took two threads 16 % longer.
+        bounds = [unit * (blocks * part // number) for part in range(number)]
         return list(itertools.pairwise([*bounds, samples]))
+
+    def chunk_unit(self, samples: int, number: int) -> int:
+        """What so many chunks are cut at multiples of, as even as these allow.
+
+        Of chunks that are longer than a tile, what it leaves is short: with bounds at multiples of 32, 1,100 samples of
+        784-100x3-10 took two threads 7 to 10 % longer than at those of a panel. But two chunks are as uneven then: 300
+        samples of 16-64x4-4, 64-128x4-10 and 784-100-10 took them 5 to 14 % longer.
+        """
+        return STRIP if number == 2 or samples <= number * self.tile_samples else PANEL
 
     def accumulators(self, chunks: int) -> Array:
         """One row of float64 for each chunk: a gradient in pack order, then tile_samples partial sums of the loss."""

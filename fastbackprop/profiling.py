@@ -11,7 +11,8 @@ from fastbackprop.engine import Engine
 from fastbackprop.kernels import FEW, PREDICT
 from fastbackprop.parameters import unpack
 from fastbackprop.pool import make_engine
-from fastbackprop.sweeps import LEAST_TEAM_FLOPS, Sweep, most_samples
+from fastbackprop.sweeps import Sweep, most_samples, shares
+from fastbackprop.threads import lanes
 from fastbackprop.validation import Array, DType
 from fastbackprop.wide import WideEngine
 from fastbackprop.workspace import Workspace
@@ -57,10 +58,9 @@ def describe(engine: Engine, samples: int, num_threads: int) -> dict[str, str]:
         }
     chunks = engine.chunks(samples)
     if len(chunks) == 1:
-        shared = samples * engine.flops >= LEAST_TEAM_FLOPS
         return rows | {
             "regime": "one chunk: a tile goes through the whole network while it is in cache",
-            "threads": f"{num_threads if shared else 1} of {num_threads} share each tile",
+            "threads": f"{lanes(num_threads, shares(engine, samples, 1))} of {num_threads} share each tile",
         }
     return rows | {
         "regime": "chunks: a tile goes through the whole network while it is in cache",

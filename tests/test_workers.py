@@ -45,7 +45,7 @@ def patient(monkeypatch, wide_from):
 @pytest.mark.parametrize(
     ("layer_sizes", "samples"),
     [
-        ((130, 200, 220, 3), 9),
+        ((130, 200, 220, 3), 17),
         ((130, 200, 220, 3), 64),
         ((130, 200, 220, 3), 100),
         ((130, 200, 220, 3), 600),
@@ -117,7 +117,7 @@ def test_a_long_call_of_one_chunk_is_shared(dtype, patient, monkeypatch):
         assert_close(got[1:], reference.loss_and_gradients(net_input, *parameters, y)[1:])
 
 
-@pytest.mark.parametrize(("samples", "chunks"), [(300, 2), (1037, 4), (2100, 8), (20_000, 16)])
+@pytest.mark.parametrize(("samples", "chunks"), [(101, 2), (300, 2), (1037, 4), (2100, 8), (20_000, 16)])
 def test_chunks_of_a_call_and_of_a_job(samples, chunks, dtype, patient, monkeypatch):
     """The gradients of few chunks are added up by the lanes of a call or behind a job: same bits, as the oracle."""
     make, seen = patient
