@@ -213,8 +213,8 @@ class Engine:
     def chunks(self, samples: int, *, sums: bool = True) -> list[tuple[int, int]]:
         """The ranges (first, last) of samples that one thread goes through, summing them apart: cut by shape alone.
 
-        Their number is a power of two, which most numbers of threads share evenly. Each has CHUNK_FLOPS at least, and
-        with sums, CHUNK_SAMPLES, and there is room for all accumulators.
+        Their number is a power of two, which most numbers of threads share evenly, and their lengths differ by a STRIP
+        at most. Each has CHUNK_FLOPS at least, and with sums, CHUNK_SAMPLES, and there is room for all accumulators.
         """
         least, room = max(PANEL, CHUNK_FLOPS // self.flops), samples
         if sums:
@@ -229,20 +229,11 @@ class Engine:
             number = more
         if number == 1:
             return [(0, samples)] if samples else []
-        unit = self.chunk_unit(samples, number)
-        blocks = -(-samples // unit)
-        # With lengths that all but the last have in common, 300 samples of 16-64x4-4 took two threads 16 % longer.
-        bounds = [unit * (blocks * part // number) for part in range(number)]
+        strips = -(-samples // STRIP)
+        # At multiples of a panel, 300 samples of 16-64x4-4 and 64-128x4-10, and 600 to 2,300 of 784-100x3-10 and
+        # 784-100-10, took two threads 4 to 14 % longer, others as long.
+        bounds = [STRIP * (strips * part // number) for part in range(number)]
         return list(itertools.pairwise([*bounds, samples]))
-
-    def chunk_unit(self, samples: int, number: int) -> int:
-        """What so many chunks are cut at multiples of, as even as these allow.
-
-        Of chunks that are longer than a tile, what it leaves is short: with bounds at multiples of 32, 1,100 samples of
-        784-100x3-10 took two threads 7 to 10 % longer than at those of a panel. But two chunks are as uneven then: 300
-        samples of 16-64x4-4, 64-128x4-10 and 784-100-10 took them 5 to 14 % longer.
-        """
-        return STRIP if number == 2 or samples <= number * self.tile_samples else PANEL
 
     def accumulators(self, chunks: int) -> Array:
         """One row of float64 for each chunk: a gradient in pack order, then tile_samples partial sums of the loss."""

@@ -105,9 +105,8 @@ class Sweep:
         columns = native([*columns, weights], engine.dtype)
         places, _arrays = batch.locate(engine.dtype, first, last)  # which live as long as their addresses
         parameters, layout = self.loaded
-        cut = 1, engine.tile_samples  # a chunk that keeps its tile is one tile long
-        if self.own_tiles is None:
-            cut = 0, engine.chunk_unit(batch.samples, len(self.chunks))
+        # A chunk that keeps its tile is one tile long; the others are cut as engine.chunks says.
+        cut = (0, STRIP) if self.own_tiles is None else (1, engine.tile_samples)
         arguments = gradient, more_gradients, accumulators, *columns, parameters, places, layout, tiles
         kernel, address = engine.sweep_kernel
         kernel((*arguments, engine.tile_samples, *cut, fresh, *self.options), *self.team, address)

@@ -20,7 +20,8 @@ ALONG_UNITS = 24
 padding, or the transposition is not worth its product."""
 
 STRIP = 16
-"""Samples: where lanes share a tile, each takes a multiple of them forward and back. A cache line at least.
+"""Samples: where lanes share a tile, each takes a multiple of them forward and back, and where they share chunks, these
+begin at multiples. A cache line at least.
 
 With 32, 96 samples of 784-100x3-10 and 160 of 64-128x4-10, of which one of two lanes had twice as many, took 10 to 15 %
 longer; others as long (Zen 4).
