@@ -1,7 +1,8 @@
-"""The engine: the buffers of one network, how a batch is cut, and the sweeps that run on them."""
+"""The engine: the buffers of one network, how a batch is cut, and what a call returns."""
 
 import functools
 import itertools
+import operator
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,11 @@ CHUNK_FLOPS = 2**21
 # 784-100x3-10), with 8 of 140 up to 10 % longer than with 4. More than FEW_CHUNKS have sums in float64, which should
 # take a few per cent of their time.
 CHUNK_SAMPLES = {2: 48, 4: 128, 8: 256, 16: 1024, 32: 1024, 64: 1024}
-# At most, of a gradient for each of the samples, if there are fewer than LEAST_TILE_SAMPLES: those of two chunks that
-# leave the caches took 5 to 25 % longer to add up than it took to share one (112 samples of 784-256x3-10, 150 of
-# 784-500-10 and 3072-100-10).
-CHUNK_SAMPLE_BYTES = 8192
 FEW_CHUNKS = 8
+# A sample, at least, for so many bytes of a chunk's gradient, up to what is enough for any. Where two gradients leave
+# the caches, 112 samples of 784-256x3-10, and 150 of 784-500-10 and 3072-100-10, took two threads 5 to 25 % longer with
+# two chunks than with one that they share.
+SAMPLE_GRADIENT_BYTES, ENOUGH_CHUNK_SAMPLES = 8192, 128
 
 
 class Engine:
@@ -75,14 +76,14 @@ class Engine:
         least = LEAST_BESIDE_LARGE_WEIGHTS if large else LEAST_TILE_SAMPLES
         self.tile_samples = min(max(fitting, least), MOST_TILE_SAMPLES)
         self.flops = 6 * int(np.sum(weights))  # for each sample
-        # Of a chunk, up to so many need no sums in float64: a sweep writes the gradient in the element type.
+        # Of a chunk, up to so many samples need no sums in float64.
         self.direct_samples = FLUSH_TILES * self.tile_samples
         self._place_in_tile()
         self._accumulator_size = self.size + self.tile_samples
         self._accumulators = np.empty((0, self._accumulator_size))
         self._more_gradients = np.empty((0, self.size), dtype)
         self._few_losses = np.zeros(FEW)
-        self.no_parameters, self.no_gradients = np.empty(0, dtype), np.empty((0, 0), dtype)
+        self.no_vector, self.no_rows = np.empty(0, dtype), np.empty((0, 0), dtype)
         self._no_places = np.zeros((2 * len(self.layout), 3), np.int64)
         self._no_columns = np.empty((self.layer_sizes[0], 0), dtype)
 
@@ -113,7 +114,7 @@ class Engine:
         net_output = empty((self.layer_sizes[-1], batch.samples), self.dtype)
         batch.mode, batch.target = PREDICT, net_output  # the target is not looked at
         if 0 < batch.samples <= FEW:
-            self._take_few(batch, self.no_parameters, net_output)
+            self._take_few(batch, self.no_vector, net_output)
             return net_output
         chunks = self.chunks(batch.samples, sums=False)
         losses = np.empty((len(chunks), self.tile_samples))
@@ -150,13 +151,18 @@ class Engine:
         chunks = self.chunks(batch.samples)
         number, accumulators = len(chunks), self.accumulators(len(chunks))
         loaded = self.load_both_ways(batch)
-        if 0 < number <= FEW_CHUNKS and batch.samples <= number * self.direct_samples:
+        if self.stores(batch.samples, number):
             gradient = np.empty(self.size, self.dtype)
             Sweep(self, batch, dl_dinput, chunks, accumulators, loaded, gradient=gradient).run()
-            return sum(accumulators[:number, self.size].tolist()), gradient
+            # From Python 3.12 on, sum would round otherwise.
+            return functools.reduce(operator.add, accumulators[:number, self.size].tolist()), gradient
         Sweep(self, batch, dl_dinput, chunks, accumulators, loaded).run()
         loss = float(np.add.reduce(accumulators[:number, self.size :], axis=None))
         return loss, self.total_gradient(number)
+
+    def stores(self, samples: int, chunks: int) -> bool:
+        """Whether a sweep writes the gradient in the element type: of few chunks that need no sums in float64."""
+        return 0 < chunks <= FEW_CHUNKS and samples <= chunks * self.direct_samples
 
     def load(self, batch: Batch) -> tuple[Array, Array]:
         """A vector of parameters, or nothing of it, and the layout table. What has to be converted is, in the batch.
@@ -165,7 +171,7 @@ class Engine:
         """
         if batch.vector is None:
             batch.convert(self.dtype)
-            return self.no_parameters, self.layout
+            return self.no_vector, self.layout
         batch.vector, batch.places = np.ascontiguousarray(batch.vector, self.dtype), self._no_places
         return batch.vector, self.layout
 
@@ -214,13 +220,14 @@ class Engine:
         """The ranges (first, last) of samples that one thread goes through, summing them apart: cut by shape alone.
 
         Their number is a power of two, which most numbers of threads share evenly, and their lengths differ by a STRIP
-        at most. Each has CHUNK_FLOPS at least, and with sums, CHUNK_SAMPLES, and there is room for all accumulators.
+        at most. On average, each has CHUNK_FLOPS and, with sums, CHUNK_SAMPLES and enough of them for its gradient; and
+        there is room for all sums.
         """
         least, room = max(PANEL, CHUNK_FLOPS // self.flops), samples
         if sums:
-            of_gradient = min(self.size * self.dtype.itemsize // CHUNK_SAMPLE_BYTES, LEAST_TILE_SAMPLES)
-            least = max(of_gradient, CHUNK_FLOPS // self.flops)
-            # Each has sums in float64, and the lane that works on it some in the element type.
+            for_gradient = min(self.size * self.dtype.itemsize // SAMPLE_GRADIENT_BYTES, ENOUGH_CHUNK_SAMPLES)
+            least = max(for_gradient, CHUNK_FLOPS // self.flops)
+            # Each has sums in float64, and a gradient in the element type: its own, or of the lane that works on it.
             room = ACCUMULATOR_BYTES // ((8 + self.dtype.itemsize) * self.size)
         number = 1
         for more, with_sums in CHUNK_SAMPLES.items():

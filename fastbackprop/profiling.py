@@ -58,15 +58,18 @@ def describe(engine: Engine, samples: int, num_threads: int) -> dict[str, str]:
         }
     chunks = engine.chunks(samples)
     if len(chunks) == 1:
+        sharing = lanes(num_threads, shares(engine, samples, 1))
         return rows | {
             "regime": "one chunk: a tile goes through the whole network while it is in cache",
-            "threads": f"{lanes(num_threads, shares(engine, samples, 1))} of {num_threads} share each tile",
+            "threads": f"{sharing} share each tile" if sharing > 1 else f"1 of {num_threads}",
         }
+    longest = max((last - first for first, last in chunks), default=0)
+    most = most_samples(engine, 0, 0, sums=True)
+    slices = f", in slices of up to {most:,} samples" if most < longest else ""
     return rows | {
         "regime": "chunks: a tile goes through the whole network while it is in cache",
-        "chunks": f"{len(chunks):,} of up to {max((b - a for a, b in chunks), default=0):,} samples, summed apart",
-        "threads": f"{min(num_threads, len(chunks)):,} share the chunks, in slices of up to "
-        f"{most_samples(engine, 0, 0, sums=True):,} samples",
+        "chunks": f"{len(chunks):,} of up to {longest:,} samples, summed apart",
+        "threads": f"{min(num_threads, len(chunks)):,} share the chunks{slices}",
     }
 
 

@@ -11,7 +11,7 @@ from fastbackprop.validation import Array
 if TYPE_CHECKING:
     from fastbackprop.engine import Engine
 
-LEAST_TEAM_FLOPS = 2**22  # of a call: below, no other thread is asked to help
+LEAST_TEAM_FLOPS = 2**22  # of a call with one chunk: below, no other thread is asked to help
 PAUSES_PER_MEGAFLOP = 32  # of a call: how long a thread that sleeps is waited for
 SLICE_FLOPS = 2**31  # at most, where a slice has more than the fewest samples: Ctrl-C is answered between slices
 SLICE_SAMPLES = 65536
@@ -41,8 +41,8 @@ class Sweep:
         self.engine, self.batch, self.chunks, self.accumulators = engine, batch, chunks, accumulators
         self.arrays, self.loaded, self.own_tiles = [columns_out, batch.net_input, batch.target], loaded, tiles
         self.stored = gradient is not None
-        self.gradient = engine.no_parameters if gradient is None else gradient
-        self.more_gradients = engine.more_gradients(len(chunks) - 1) if self.stored else engine.no_gradients
+        self.gradient = engine.no_vector if gradient is None else gradient
+        self.more_gradients = engine.more_gradients(len(chunks) - 1) if self.stored else engine.no_rows
         self.options = batch.mode, batch.factor, batch.scale, engine.loss_address(batch.mode)
         self.team: tuple[Array, int] = NO_HELPERS, 0
 
@@ -68,7 +68,7 @@ class Sweep:
             gradient = self.more_gradients[chunk - 1] if self.stored and chunk > 0 else self.gradient
             sums, row = self.accumulators[chunk : chunk + 1], lane if self.own_tiles is None else chunk
             fresh = int(first == self.chunks[chunk][0])
-            self.call(gradient, engine.no_gradients, sums, tiles[row : row + 1], first, last, fresh)
+            self.call(gradient, engine.no_rows, sums, tiles[row : row + 1], first, last, fresh)
 
         slice_samples = batch.samples
         if not self.stored:
@@ -113,9 +113,9 @@ class Sweep:
 
 
 def shares(engine: "Engine", samples: int, chunks: int) -> int:
-    """On how many lanes a sweep can be: a chunk is shared strip by strip of its tiles, if it is the only one.
+    """On how many lanes a sweep can be: a chunk that is the only one is shared, if long, strip by strip of a tile.
 
-    Of 10 to 16 samples, lanes would share the weight gradient alone: two took 3 to 16 % less time so, but 1.4 to 2.1
+    Of 9 to 16 samples, lanes would share the weight gradient alone: two took 3 to 16 % less time so, but 1.4 to 2.1
     times as long where their caches are far apart.
     """
     if chunks != 1:

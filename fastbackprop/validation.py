@@ -107,7 +107,7 @@ def check_shapes(weights: tuple[tuple[int, ...], ...], biases: tuple[tuple[int, 
             )
         units = shape[0]
         if bias not in ((units, 1), (units,)):
-            hint = f" (weights are (out, in): pass all_weights[{k}].T)" if bias[:1] == shape[1:] else ""
+            hint = f" (weights are (out, in): pass all_weights[{k}].T)" if k == 0 and bias[:1] == shape[1:] else ""
             raise ValueError(
                 f"all_biases[{k}] has shape {bias}; expected ({units}, 1) or ({units},): "
                 f"one for each row of all_weights[{k}]{hint}"

@@ -56,12 +56,12 @@ class Workspace:
     A Workspace may be shared by threads: calls on it take turns. Its results do not depend on num_threads, on what
     was computed before, or on where its buffers lie: the same inputs give the same bits.
 
-    Memory: one tile for each thread, ``sum(layer_sizes)`` rows of 64 to 512 samples (about 256 KB, more where 128
-    need more), with as much again for derivatives, room for transposed layers and one gradient; and at most 64
-    MB for sums of gradients. From some 500,000 parameters in float64, or 700,000 in float32, and with many layers,
-    tiles of 128 samples are held for all threads together, at most 8 and 128 MB or two of them; the weights transposed;
-    and sums of gradients once in the dtype and, for many samples, once in float64. None of it grows with the number of
-    samples.
+    Memory: one tile for each thread, ``sum(layer_sizes)`` rows of 64 to 512 samples (about 256 KB, more where 128 need
+    more, or 64 beside a layer of more than 1 MB), with as much again for derivatives, room for transposed layers and
+    one gradient; and at most 64 MB for sums of gradients. From some 500,000 parameters in float64, or 700,000 in
+    float32, and with many layers, tiles of 128 samples are held for all threads together, at most 8 and 128 MB or two
+    of them; the weights transposed; and sums of gradients once in the dtype and, for many samples, once in float64.
+    None of it grows with the number of samples.
 
     Examples
     --------

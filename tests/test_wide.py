@@ -8,6 +8,7 @@ import pytest
 import fastbackprop as fb
 from benchmarks.cases import batch, network
 from fastbackprop import engine, pool, reference, wide
+from fastbackprop.kernels import STRIP
 from tests.conftest import assert_close, assert_same_bits, smooth_batch
 from tests.test_layouts import ZOO
 
@@ -49,8 +50,30 @@ def test_the_sums_of_all_chunks_have_room(layer_sizes, dtype, wide_from):
         chunks = made.chunks(samples)
         assert [first for first, _ in chunks] == [0, *[last for _, last in chunks[:-1]]]
         assert chunks[-1][1] == samples
+        assert len(chunks) in (1, *engine.CHUNK_SAMPLES)
+        lengths = [last - first for first, last in chunks]
+        assert max(lengths) - min(lengths) <= STRIP
+        assert all(first % STRIP == 0 for first, _ in chunks)
         assert len(chunks) == 1 or len(chunks) * made.size * (8 + dtype.itemsize) <= engine.ACCUMULATOR_BYTES
     assert len(chunks) >= 8
+
+
+@pytest.mark.parametrize(
+    ("layer_sizes", "tile_samples", "two_chunks"),
+    [
+        ((16, 64, 64, 64, 64, 4), (192, 128), (96, 96)),  # with as few samples as there may be in any chunk
+        ((784, 100, 10), (128, 128), (96, 154)),  # more for larger gradients
+        ((784, 256, 256, 256, 10), (128, 64), (256, 256)),  # and shorter tiles beside large weights
+    ],
+    ids=str,
+)
+def test_tiles_and_chunks_follow_the_bytes(layer_sizes, tile_samples, two_chunks, dtype, wide_from):
+    wide_from(CHUNK_BYTES)
+    made = pool.make_engine(layer_sizes, dtype)
+    wanted = dict(zip((4, 8), zip(tile_samples, two_chunks, strict=True), strict=True))
+    least = wanted[dtype.itemsize][1]
+    assert made.tile_samples == wanted[dtype.itemsize][0]
+    assert [len(made.chunks(samples)) for samples in (0, 1, least - 1, least)] == [0, 1, 1, 2]
 
 
 @pytest.mark.parametrize("samples", [0, 1, 127, 128, 129, 700])

@@ -60,6 +60,17 @@ def patient(monkeypatch, wide_from):
 )
 def test_teams(layer_sizes, samples, dtype, patient):
     """Threads that share a call, its chunks or its tiles, and the rows of its gradients: same gradient, same bits."""
+    assert_teams_agree(layer_sizes, samples, dtype, patient)
+
+
+@pytest.mark.parametrize("layer_sizes", [(130, 200, 220, 3), (30, 24, 50, 23, 40), (300, 20, 5)], ids=str)
+def test_teams_on_all_tiles_of_a_chunk(layer_sizes, dtype, patient, monkeypatch):
+    """As those of networks with large gradients, of which 255 samples are one chunk."""
+    monkeypatch.setattr(engine, "CHUNK_SAMPLES", {})
+    assert_teams_agree(layer_sizes, 1100, dtype, patient)
+
+
+def assert_teams_agree(layer_sizes, samples, dtype, patient):
     make, seen = patient
     all_weights, all_biases = network(layer_sizes, dtype)
     net_input, y = smooth_batch(layer_sizes, samples, all_weights, all_biases, dtype)

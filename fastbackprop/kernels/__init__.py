@@ -50,7 +50,8 @@ to a tile.
 """
 
 FLUSH_TILES = 8
-"""Tiles whose weight gradients are summed in the element type before they are added to sums in float64."""
+"""Tiles whose weight gradients are summed in the element type before they are added to sums in float64; or, of few
+chunks that have no more each, to those of other chunks."""
 
 LOSS_ROWS = 4
 """Rows of a tile behind the target's, in which losses keep the weight of each sample and sums over the outputs."""
