@@ -44,16 +44,16 @@ ACCUMULATOR_BYTES = 64 * 1024 * 1024
 # shared by two threads, and took a fifth longer.
 CHUNK_FLOPS = 2**21
 # Samples, at least, in each of so many chunks. Lanes that share a chunk read from each other's caches. Where these are
-# far apart (Zen 4, processors that share no L3), two took 1.2 to 2.4 times as long with one chunk of 100 to 1,000
-# samples, else 0.9 to 1.15 times. But each chunk costs the time of clearing, writing and adding a gradient: 3 to 5 % of
+# far apart (Zen 4, processors that share no L3), two took 1.1 to 2.4 times as long with one chunk of 100 to 1,000
+# samples, else 0.9 to 1.15 times. But each chunk costs the time of clearing, writing and adding a gradient: 1 to 5 % of
 # the time of 64 samples. With 4 chunks of 64, two threads took 3 to 12 % longer than with 2 of 128 (16-64x4-4,
 # 784-100x3-10), with 8 of 140 up to 10 % longer than with 4. More than FEW_CHUNKS have sums in float64, which should
 # take a few per cent of their time.
 CHUNK_SAMPLES = {2: 48, 4: 128, 8: 256, 16: 1024, 32: 1024, 64: 1024}
 FEW_CHUNKS = 8
 # A sample, at least, for so many bytes of a chunk's gradient, up to what is enough for any. Where two gradients leave
-# the caches, 112 samples of 784-256x3-10, and 150 of 784-500-10 and 3072-100-10, took two threads 5 to 25 % longer with
-# two chunks than with one that they share.
+# the caches, 112 samples of 784-256x3-10, and 150 of 784-500-10 and 3072-100-10, took two threads 6 to 27 % longer with
+# two chunks than with one that they share, if their caches are near.
 SAMPLE_GRADIENT_BYTES, ENOUGH_CHUNK_SAMPLES = 8192, 128
 
 

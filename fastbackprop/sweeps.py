@@ -115,7 +115,7 @@ class Sweep:
 def shares(engine: "Engine", samples: int, chunks: int) -> int:
     """On how many lanes a sweep can be: a chunk that is the only one is shared, if long, strip by strip of a tile.
 
-    Of 9 to 16 samples, lanes would share the weight gradient alone: two took 3 to 16 % less time so, but 1.4 to 2.1
+    Of 9 to 16 samples, lanes would share the weight gradient alone: two took up to 16 % less time so, but 1.4 to 2.1
     times as long where their caches are far apart.
     """
     if chunks != 1:

@@ -292,3 +292,13 @@ def test_a_refused_call_leaves_nothing_behind(arguments):
         for array, copy in zip(value, copies[name], strict=True):
             np.testing.assert_array_equal(array, copy)
     assert fb.loss_and_gradients(**arguments)[0] > 0
+
+
+def test_weights_the_other_way_round_are_told_where_they_can_be():
+    """Of later layers, the transposed weights would not match the layer before."""
+    weights, biases = [np.ones((2, 6)), np.ones((3, 2))], [np.ones((6, 1)), np.ones((2, 1))]
+    with pytest.raises(ValueError, match=re.escape("(weights are (out, in): pass all_weights[0].T)")):
+        fb.loss_and_gradients(np.ones((6, 3)), weights, biases, 0.0)
+    biases[0] = np.ones((2, 1))
+    with pytest.raises(ValueError, match=re.escape("one for each row of all_weights[1]") + "$"):
+        fb.loss_and_gradients(np.ones((6, 3)), weights, biases, 0.0)
