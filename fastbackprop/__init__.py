@@ -15,8 +15,8 @@ from fastbackprop.notebook import (
     indicator_function,
     least_squares_loss,
 )
-from fastbackprop.parameters import pack, unpack
-from fastbackprop.pool import warmup
+from fastbackprop.packing import pack, unpack
+from fastbackprop.engine.warming import warmup
 from fastbackprop.workspace import Workspace
 
 __version__ = "0.1.0"

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbackprop import reference
-from fastbackprop.arguments import Batch
+from fastbackprop.arguments.batch import Batch, check_callables
 from fastbackprop.gradients import loss_and_gradients
-from fastbackprop.validation import Array, Gradients, Loss, check_callables, check_gradient_lists
+from fastbackprop.arguments.checks import Array, Gradients, Loss, check_gradient_lists
 
 EVERY_ENTRY = 2**28  # multiply-adds: 187 parameters and 3838 samples, just as many, took 12 s
 TOLERANCE = {"float32": 2e-4, "float64": 1e-6}

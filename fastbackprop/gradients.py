@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbackprop.arguments import Batch
-from fastbackprop.pool import borrow, give_back
-from fastbackprop.validation import OUTPUT_SHAPE, Array, Gradients, Loss, check_callables, check_columns
+from fastbackprop.arguments.batch import Batch, check_callables
+from fastbackprop.engine.pool import borrow, give_back
+from fastbackprop.arguments.checks import OUTPUT_SHAPE, Array, Gradients, Loss, check_columns
 
 
 def loss_and_gradients(

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbackprop import losses
-from fastbackprop.arguments import Batch, ForwardPass
-from fastbackprop.pool import borrow, give_back
-from fastbackprop.results import empty_columns
-from fastbackprop.validation import Array
+from fastbackprop.arguments.batch import Batch, ForwardPass
+from fastbackprop.engine.memory import empty_columns
+from fastbackprop.engine.pool import borrow, give_back
+from fastbackprop.arguments.checks import Array
 
 
 def ReLU(preactivation: ArrayLike) -> Any:
@@ -100,7 +99,7 @@ def d_loss_d_output(net_output: Any, y: Any) -> Any:
     >>> d_loss_d_output(np.array([[1.0, 2.0]]), np.array([[0.0, 4.0]]))
     array([[ 2., -4.]])
     """
-    return losses.squared_error_derivative(1.0, net_output, y)
+    return 2.0 * (net_output - y)
 
 
 def compute_network_output(
@@ -150,15 +149,13 @@ def compute_network_output(
     """
     batch = Batch(net_input, all_weights, all_biases)
     batch.set_options(batch.dtype)
-    units = batch.layer_sizes[1:-1]
-    all_f, all_h = (empty_columns(units, batch.samples, batch.dtype) for _ in range(2))
-    if units:
-        batch.take_columns(all_f, all_f[-1:], all_h, all_h[-1:])  # the last layer's is the output: it is not looked at
+    sizes = batch.layer_sizes[1:]
+    all_f, all_h = (empty_columns(units, batch.samples, batch.dtype) for units in (sizes, sizes[:-1]))
+    batch.take_columns(all_f, all_h, all_f[-1:])  # the last layer has no ReLU: its place is not written
     engine = borrow(batch.layer_sizes, batch.dtype)
-    net_output = engine.predict(batch)
+    engine.predict_columns(batch)
     give_back(engine)
-    all_f.append(net_output)
-    return net_output, all_f, [net_input, *all_h, *[net_output] * append_output]
+    return all_f[-1], all_f, [net_input, *all_h, *all_f[-1:] * append_output]
 
 
 def backward_pass(
@@ -229,7 +226,7 @@ def backward_pass(
         all_dl_dh, all_dl_df = (empty_columns(units, batch.samples, batch.dtype) for units in (sizes[:-1], sizes))
         batch.take_columns(all_dl_dh, all_dl_df[-1:], all_dl_df)  # the output has no dl_dh
     engine = borrow(batch.layer_sizes, batch.dtype)
-    _, *gradients = engine.differentiate(batch)
+    _, *gradients = engine.differentiate_columns(batch)
     give_back(engine)
     if not intermediates:
         return tuple(gradients)

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastbackprop.arguments import Batch
-from fastbackprop.engine import Engine
+from fastbackprop.arguments.batch import Batch
+from fastbackprop.engine.engine import Engine
 from fastbackprop.gradients import with_callables
-from fastbackprop.pool import make_engine
-from fastbackprop.threads import Progress, available_threads
-from fastbackprop.validation import (
+from fastbackprop.parallel.cpus import available_threads
+from fastbackprop.parallel.workers import Progress
+from fastbackprop.arguments.checks import (
     FLOAT32,
     FLOAT64,
     Array,
@@ -87,7 +87,7 @@ class Workspace:
         self.dtype = check_dtype(dtype)
         self.num_threads = check_num_threads(num_threads)
         self._most_threads = self.num_threads or available_threads()
-        self._engine = make_engine(self.layer_sizes, self.dtype)
+        self._engine = Engine(self.layer_sizes, self.dtype)
         self._lock = threading.RLock()
         self._running = False
         _all_workspaces.add(self)
@@ -197,7 +197,7 @@ class Workspace:
                 return compute(self._engine, batch)
             except BaseException:
                 # After a second interrupt, a thread may be left behind that still writes to the buffers.
-                self._engine = make_engine(self.layer_sizes, self.dtype)
+                self._engine = Engine(self.layer_sizes, self.dtype)
                 raise
             finally:
                 self._running = False

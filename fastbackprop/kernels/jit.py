@@ -22,6 +22,10 @@ compiled in 11 to 13 s instead of 6, before loops were no longer unrolled.
 """
 
 
+phase = numba.njit(inline="always", error_model="numpy", no_cfunc_wrapper=True)
+"""For the steps of a pass: numba puts their code in place of the call before it types anything, see passes.tile."""
+
+
 @functools.cache
 def source_digest():
     """A digest of all kernel sources.
@@ -30,25 +34,8 @@ def source_digest():
     the package, a cached caller would go on calling the old callee. Entry points therefore hold this digest in a
     closure cell, which is part of their cache key (a module global is not).
     """
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    sources = sorted(Path(__file__).parent.parent.rglob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
-
-
-def array_types(dtype):
-    """Makers of array types of a float dtype, from a number of dimensions: for arguments written, and only read.
-
-    Layout 'A', read-only and unaligned is what arrays of every layout convert to without a copy, so that one
-    compilation serves them all.
-    """
-    element = numba.from_dtype(dtype)
-
-    def written(ndim, layout="A"):
-        return numba.types.Array(element, ndim, layout)
-
-    def read(ndim, layout="A"):
-        return numba.types.Array(element, ndim, layout, readonly=True, aligned=False)
-
-    return written, read
 
 
 def compile_entry(function, signature, *, nogil=True):

@@ -1,14 +1,14 @@
 """Register tiles: the two products that all of backpropagation is made of.
 
 A tile of samples is stored feature-major: units in rows, samples contiguous along a row. A row starts at a cache
-line, or anywhere in an array of the caller, and what is read and written of it are whole vectors, so these kernels have
-no remainder along the samples.
+line, or anywhere in an array of the caller. Whole vectors are read and written, so these kernels have no remainder
+along the samples.
 
     multiply  C[i, s]  = S[i, s] + sum_p A[i, p] B[p, s]    A: weights, broadcast;  lanes along s
     dots      C[i, p]  = sum_s G[i, s] H[p, s]              both operands contiguous; lanes along s
 
 The instructions of a register tile stand there once for every shape that one can have, behind a switch (see
-Simd.tiles). Edges get a tile of their own shape, and no operand is ever padded to more than whole vectors. Strides and
+Simd.tiles). Edges get a tile of their own shape, and no operand is padded to more than whole vectors. Strides and
 offsets are in bytes. Arguments come as outputs, inputs, sizes.
 """
 
@@ -17,16 +17,12 @@ from typing import NamedTuple
 from llvmlite import ir
 from numba.core import cgutils
 
-HEIGHT = 6
-"""The rows of the largest register tile: 6 x 4 vectors of 32 registers, 6 x 2 of 16."""
-
 FAR_BYTES = 3 * 2**19
-"""Of A, whose rows are contiguous: from so many on they come from L3, and while a register tile is at work, the next
-ones are prefetched.
+"""Size in bytes of A, whose rows are contiguous, from which its next rows are prefetched while a register tile is at work.
 
-Of wide networks, 512 to 2048 units, that saved 2 to 6 % (1 MB of L2, Zen 5). Of 784-256x3-10, whose weights stay in L2,
-it saved nothing, and 10000-50-10 took up to 3 % longer: they have few rows for each part of the depth. All at once, in
-front of each tile, it saved nothing either.
+Such weights come from L3. Measured: 512 to 2048 units 2 to 6 % less time (1 MB of L2, Zen 5, 2026-11). Weights that stay
+in L2 (784-256x3-10) gained nothing, and 10000-50-10 took up to 3 % longer, as it has few rows for each part of the depth.
+A burst of prefetches in front of each tile gained nothing either.
 """
 
 FOLLOWING = 8
@@ -36,11 +32,11 @@ FOLLOWING = 8
 class Product(NamedTuple):
     """The arguments of `multiply`: pointers to elements, and numbers, all of them values of LLVM.
 
-    A row of C, and of what stands in rows beside it, is so many whole vectors; one more, where `tails` is 1, at the
-    byte offset `tail`; and a rest of single elements. C aliases neither A nor B.
+    A row of C, and of what stands in rows beside it, has `vectors` whole vectors and then `rest` single elements. C
+    aliases neither A nor B.
 
-    What comes behind `fresh` may be left out: then rows are whole vectors, S is 0 or what stands in C, and there is no
-    floor, mask or prefetch.
+    The arguments behind `fresh` may be left out: then there is no rest, S is 0 or what stands in C, and there is no
+    floor, mask, sum or prefetch.
     """
 
     c: ir.Value
@@ -54,27 +50,25 @@ class Product(NamedTuple):
     vectors: ir.Value
     depth: ir.Value
     fresh: ir.Value
-    tails: ir.Value
-    tail: ir.Value
     rest: ir.Value
-    start: ir.Value  # S[i, s] where `fresh`, a number for each row
+    start: ir.Value  # S[i, s] where `fresh`, a number for each row; else S is C
     start_row: ir.Value
-    found: ir.Value  # S where not, in rows
-    found_row: ir.Value
     floor: ir.Value
     masked: ir.Value
-    h: ir.Value  # read where `masked`, at the places of C, which it may be
+    h: ir.Value  # read where `masked`, in rows like those of C, which it may be
+    h_row: ir.Value
+    added: ir.Value  # whether C is added to, at the end
     ahead: ir.Value  # elements of A's rows that are prefetched while the rows before them are at work
 
 
 def multiply(simd, **arguments):
-    """C[i, s] = max(floor, S + A B), or m(h) * (S + A B) where `masked`: see Product.
+    """C[i, s] = max(floor, S + A B); or m(h) * (S + A B) where `masked`; or C + (S + A B) where `added`: see Product.
 
     m is the derivative of ReLU at h, a preactivation or its ReLU: 1 where h > 0, 0 where h <= 0 (so at 0 and -0.0), NaN
     where h is. It multiplies, so that 0 times infinity is NaN as in NumPy. max(floor, NaN) is NaN.
 
-    All register tiles stand in one function, once in a module, with what they begin and end with chosen as it runs: in
-    one for each of a layer's three products, they were half of the sweep's instructions.
+    All register tiles stand in one function, once in a module, with what they begin and end with chosen at run time: in
+    one function for each product of a layer, they were half of the instructions to compile.
     """
 
     def emit(simd, *values):
@@ -82,10 +76,10 @@ def multiply(simd, **arguments):
         contiguous = simd.builder.icmp_signed("==", t.a_column, simd.int(simd.itemsize))
         size = simd.mul(simd.mul(t.rows, t.depth), simd.itemsize)
         far = simd.builder.and_(contiguous, simd.builder.icmp_signed(">=", size, simd.int(FAR_BYTES)))
-        for first, height in simd.tiles(t.rows, HEIGHT):
+        for first, height in simd.tiles(t.rows, simd.tile_rows):
             a = simd.behind(t.a, simd.mul(first, t.a_row))
             simd.prefetch_rows(simd.behind(a, simd.mul(height, t.a_row)), t.a_row, height, t.ahead)
-            for vectors, offset in simd.panels(t.vectors, t.tails, t.tail):
+            for vectors, offset in simd.panels(t.vectors):
                 register_tile(simd, t, a, far, first, height, vectors, offset)
             with simd.loop(t.rest) as p:
                 place = simd.add(simd.mul(t.vectors, simd.target.vector_bytes), simd.mul(p.index, simd.itemsize))
@@ -93,9 +87,8 @@ def multiply(simd, **arguments):
 
     if "start" not in arguments:
         arguments |= {"start": cgutils.alloca_once_value(simd.builder, simd.constant(0.0)), "start_row": 0}
-    c, c_row = arguments["c"], arguments["c_row"]
-    left_out = {"tails": 0, "tail": 0, "rest": 0, "found": c, "found_row": c_row, "h": c, "ahead": 0}
-    left_out |= {"masked": simd.false, "floor": simd.lowest}
+    left_out = {"rest": 0, "floor": simd.lowest, "masked": simd.false, "added": simd.false, "ahead": 0}
+    left_out |= {"h": arguments["c"], "h_row": arguments["c_row"]}
     simd.call("product", emit, *Product(**left_out | arguments))
 
 
@@ -109,9 +102,9 @@ def register_tile(simd, t, a, far, first, height, vectors, offset):
 
     def places(start, row):
         corner = simd.behind(start, simd.mul(first, row), offset)
-        for i in range(height):
-            for v in range(vectors):
-                yield slots[i][v], corner, v * size
+        for row_slots in slots:
+            for v, slot in enumerate(row_slots):
+                yield slot, corner, v * size
             corner = simd.behind(corner, row)
 
     with builder.if_else(t.fresh) as (then, otherwise):
@@ -121,8 +114,8 @@ def register_tile(simd, t, a, far, first, height, vectors, offset):
                 for slot in slots[i]:
                     builder.store(start, slot)
         with otherwise:
-            for slot, found, place in places(t.found, t.found_row):
-                builder.store(simd.load(found, place), slot)
+            for slot, c, place in places(t.c, t.c_row):
+                builder.store(simd.load(c, place), slot)
     rows = [simd.behind(a, simd.mul(i, t.a_row)) for i in range(height)]
 
     def steps(prefetching):
@@ -139,7 +132,7 @@ def register_tile(simd, t, a, far, first, height, vectors, offset):
                 for slot, operand in zip(row_slots, operands, strict=True):
                     builder.store(simd.fma(factor, operand, builder.load(slot)), slot)
 
-    if height == HEIGHT and vectors == simd.tile_vectors:
+    if height == simd.tile_rows and vectors == simd.tile_vectors:
         with builder.if_else(far) as (then, otherwise):
             with then:
                 steps(prefetching=True)
@@ -149,15 +142,19 @@ def register_tile(simd, t, a, far, first, height, vectors, offset):
         steps(prefetching=False)
     with builder.if_else(t.masked) as (then, otherwise):
         with then:
-            ones, before = simd.splat(simd.constant(1.0)), places(t.h, t.c_row)
-            for (slot, c, place), (_, h, _) in zip(places(t.c, t.c_row), before, strict=True):
+            ones = simd.splat(simd.constant(1.0))
+            for (slot, c, place), (_, h, _) in zip(places(t.c, t.c_row), places(t.h, t.h_row), strict=True):
                 h = simd.load(h, place)
                 mask = simd.select(simd.greater(h, simd.zeros), ones, simd.greatest(simd.zeros, h))
                 simd.store(builder.fmul(builder.load(slot), mask), c, place)
-        with otherwise:
-            floor = simd.splat(t.floor)
-            for slot, c, place in places(t.c, t.c_row):
-                simd.store(simd.greatest(floor, builder.load(slot)), c, place)
+        with otherwise, builder.if_else(t.added) as (then, otherwise):
+            with then:
+                for slot, c, place in places(t.c, t.c_row):
+                    simd.store(builder.fadd(simd.load(c, place), builder.load(slot)), c, place)
+            with otherwise:
+                floor = simd.splat(t.floor)
+                for slot, c, place in places(t.c, t.c_row):
+                    simd.store(simd.greatest(floor, builder.load(slot)), c, place)
 
 
 def dots(simd, g, g_stride, operands, rows, samples, finish):
@@ -167,10 +164,10 @@ def dots(simd, g, g_stride, operands, rows, samples, finish):
     up behind the switch over the heights: written out for each, that was 1,600 lines of LLVM IR.
     """
     builder, size, width = simd.builder, simd.target.vector_bytes, len(operands)
-    sums = cgutils.alloca_once(builder, simd.vector, HEIGHT * width)
-    for first, count in simd.parts(rows, HEIGHT):
+    sums = cgutils.alloca_once(builder, simd.vector, simd.tile_rows * width)
+    for first, count in simd.parts(rows, simd.tile_rows):
         g_tile = simd.behind(g, simd.mul(first, g_stride))
-        for height in simd.cases(count, range(1, HEIGHT + 1)):
+        for height in simd.cases(count, range(1, simd.tile_rows + 1)):
             slots = [simd.variables(width, simd.zeros) for _ in range(height)]
             with simd.loop(builder.sdiv(samples, simd.int(simd.lanes))) as step:
                 offset = simd.mul(step.index, size)

@@ -13,7 +13,7 @@ import numpy as np
 
 import fastbackprop
 from fastbackprop import reference
-from fastbackprop.validation import Array
+from fastbackprop.arguments.checks import Array
 
 HIDDEN_LAYERS, WIDTH = 5, 6
 LOSSES = {"least_squares": 327.371, "half_least_squares": 163.685}

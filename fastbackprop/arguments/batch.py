@@ -1,6 +1,5 @@
 """The checked arguments of a call: what public functions hand to the engines."""
 
-import copy
 import functools
 import itertools
 from collections.abc import Callable, Sequence
@@ -9,10 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbackprop import losses
-from fastbackprop.kernels import PREDICT, SEED
-from fastbackprop.lists import plain, read
-from fastbackprop.validation import (
+from fastbackprop.arguments.addresses import plain, read
+from fastbackprop.arguments.checks import (
     FLOAT32,
     FLOAT64,
     NO_WEIGHT,
@@ -23,8 +20,6 @@ from fastbackprop.validation import (
     Parameters,
     Shapes,
     check_columns,
-    check_loss,
-    check_loss_target,
     check_num_threads,
     check_out,
     check_out_vector,
@@ -34,6 +29,7 @@ from fastbackprop.validation import (
     full_name,
     read_shapes,
 )
+from fastbackprop.losses import LOSSES, find_loss
 
 
 class Network:
@@ -124,7 +120,9 @@ class Batch(Network):
     """Checked arguments of a call that takes the network's input."""
 
     sample_weight = NO_WEIGHT[FLOAT32]
-    mode, factor, scale = PREDICT, 1.0, 1.0
+    scale = 1.0
+    tile_loss: Any = None
+    """What makes dl/df_K of the output and the target of a tile, see losses."""
 
     def __init__(
         self,
@@ -146,7 +144,7 @@ class Batch(Network):
             self.widen(full_name(name, index), [self.net_input])
 
     def take_columns(self, *lists: Sequence[ArrayLike]) -> bytes:
-        """Take more lists of what a call reads and writes, in the order of a table of places, see kernels.
+        """Take more lists of what a call reads and writes, in the order of passes.records.
 
         Returns the shapes of their arrays as lists.read has them, or nothing where these cannot be taken as they are.
         """
@@ -168,12 +166,10 @@ class Batch(Network):
             self.itemsize, _, self.places = read(self.arrays, len(parameters))
 
     def locate(self, dtype: DType, first: int, last: int) -> tuple[Array, list[Array]]:
-        """Where loaded parameters are, and the columns [first, last) of the other lists: a table, see kernels.
+        """Where loaded parameters are, and the columns [first, last) of the other lists: a table, see passes.records.
 
         And all these arrays, to be kept as long as the table is used: addresses alone do not keep what was converted.
         """
-        if self.vector is not None:
-            return self.places, []
         if last - first == self.samples and self.itemsize == dtype.itemsize:
             return self.places, self.arrays
         parameters = self.weights + self.biases
@@ -186,27 +182,20 @@ class Batch(Network):
     def set_loss(self, y: Any, loss: str, reduction: str, sample_weight: ArrayLike | None) -> None:
         """Take a named loss, and y, broadcast to the shape of the output, or to (1, N) class numbers."""
         check_loss(loss)
-        self.mode, self.factor = losses.LOSSES[loss]
-        self.target = check_loss_target(y, self.mode, self.layer_sizes[-1], self.samples)
+        module = find_loss(loss)
+        self.tile_loss = module.tile_loss
+        self.target = module.check_target(y, self.layer_sizes[-1], self.samples)
         self.widen_by_target(y, self.target)
         if reduction != "sum" or sample_weight is not None:
             self.scale, self.sample_weight = check_weighting(reduction, sample_weight, self.samples)
 
     def set_seed(self, dl_doutput: ArrayLike, name: str = "dl_doutput") -> None:
         """Take the derivative of something by the output."""
-        self.mode = SEED
+        from fastbackprop.passes.seed import tile_seed  # imports numba
+
+        self.tile_loss = tile_seed
         self.target = check_columns(dl_doutput, name, self.layer_sizes[-1], self.samples, OUTPUT_SHAPE)
         self.widen_by_target(dl_doutput, self.target, name)
-
-    def part(self, first: int, last: int) -> "Batch":
-        """The samples [first, last), of which no progress is told."""
-        part = copy.copy(self)
-        part.net_input, part.target = self.net_input[:, first:last], self.target[:, first:last]
-        part.sample_weight, part.samples, part.progress = self.sample_weight[first:last], last - first, None
-        if self.columns:
-            part.arrays = self.weights + self.biases
-            part.take_columns([array[:, first:last] for array in self.columns])
-        return part
 
     def set_options(
         self,
@@ -284,3 +273,22 @@ class ForwardPass(Batch):
 def shapes_of_columns(layer_sizes: tuple[int, ...], samples: int) -> bytes:
     """The shapes that lists.read finds in two lists of what each layer has, of so many samples."""
     return np.array(2 * [(units, samples) for units in layer_sizes[1:]], np.int64).tobytes()
+
+
+def check_loss(loss: Any) -> None:
+    """Refuse what is neither a name of LOSSES nor a pair of callables (value, derivative)."""
+    if isinstance(loss, str):
+        if loss not in LOSSES:
+            raise ValueError(f"loss is {loss!r}; expected one of {', '.join(map(repr, LOSSES))}, or callables")
+    elif not (isinstance(loss, (tuple, list)) and len(loss) == 2 and all(map(callable, loss))):
+        raise TypeError(f"loss is {loss!r}; expected a name or a pair of callables (value, derivative)")
+
+
+def check_callables(loss: Any, reduction: str, sample_weight: ArrayLike | None) -> None:
+    """Refuse what is no pair of callables, and what goes with named losses alone."""
+    check_loss(loss)
+    if reduction != "sum" or sample_weight is not None:
+        raise ValueError(
+            "reduction or sample_weight is given with callables for loss; expected a name: "
+            "callables see the whole batch and do both themselves"
+        )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbackprop.validation import FLOAT32, FLOAT64, FLOATS, Array, DType
+from fastbackprop.arguments.checks import FLOAT32, FLOAT64, FLOATS, Array, DType
 
 Read = Callable[[Array, Array, int, int, int, int, int], int]
 
@@ -43,7 +43,7 @@ def reader() -> Read:
     # Looked at first, within the object: the compiled reader goes where its cells point to.
     if np.ndarray.__basicsize__ < object.__basicsize__ + 56 or found != [known.ctypes.data, id(known.dtype)]:
         return read_slowly
-    from fastbackprop.kernels.lists import read_arrays  # imports numba
+    from fastbackprop.kernels.object_memory import read_arrays  # imports numba
 
     compiled: Read = read_arrays()  # type: ignore[no-untyped-call]
     trials: list[list[Any]] = [

@@ -17,9 +17,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastbackprop.kernels import WEIGHTS_AT
-from fastbackprop.kernels.jit import compile_entry, inner, source_digest
-from fastbackprop.kernels.simd import INT, advance, row_of
+from fastbackprop.kernels.jit import compile_entry, source_digest
+from fastbackprop.kernels.simd import INT
 
 CELLS = types.CPointer(types.int64)
 C_CONTIGUOUS = 1  # a flag of an array
@@ -101,26 +100,3 @@ def read_arrays():
 
     written = types.Array(types.int64, 1, "C"), types.Array(types.int64, 2, "C")
     return compile_entry(read, types.int64(*written, *[types.int64] * 5), nogil=False)
-
-
-@intrinsic
-def array_at(typing_context, place, otherwise):
-    """The address in a row of a table of places, or `otherwise` where it is 0.
-
-    It is read as a pointer, not as an integer that is cast to one.
-    """
-
-    def generate(context, builder, signature, arguments):
-        place, otherwise = arguments
-        found = builder.load(place, typ=otherwise.type)
-        none = builder.icmp_unsigned("==", found, ir.Constant(found.type, None))
-        return builder.select(none, otherwise, found)
-
-    return otherwise(CELLS, otherwise), generate
-
-
-@inner
-def parameters_at(start, places, layout, k, which, itemsize):
-    """Where the weights or biases of layer k are: an array of their own, or in the vector that starts there."""
-    place = row_of(places, which * layout.shape[0] + k)
-    return array_at(place, advance(start, row_of(layout, k)[WEIGHTS_AT + which] * itemsize))

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from fastbackprop.arguments import Batch
-from fastbackprop.engine import Engine
+from fastbackprop.arguments.batch import Batch
+from fastbackprop.engine.engine import Engine
 from fastbackprop.kernels import FEW, PREDICT
-from fastbackprop.parameters import unpack
-from fastbackprop.pool import make_engine
+from fastbackprop.packing import unpack
+from fastbackprop.engine.pool import make_engine
 from fastbackprop.sweeps import Sweep, most_samples, shares
 from fastbackprop.threads import lanes
-from fastbackprop.validation import Array, DType
+from fastbackprop.arguments.checks import Array, DType
 from fastbackprop.wide import WideEngine
 from fastbackprop.workspace import Workspace
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from fastbackprop.validation import FLOAT32, Array, DType, as_array
+from fastbackprop.arguments.checks import FLOAT32, Array, DType, as_array
 
 SHOWN = 6  # of the names in a file
 

@@ -1,0 +1,27 @@
+"""Engines for the functions that are given no workspace: kept between calls, one caller each."""
+
+from fastbackprop.arguments.checks import DType
+from fastbackprop.engine.engine import Engine
+
+KEPT = 8
+"""Engines that are kept, at most."""
+
+KEPT_BYTES = 256 * 1024 * 1024
+"""Bytes of their buffers, at most."""
+
+
+def borrow(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
+    """An engine that no other call is using; give it back after a call that went well."""
+    return _free.pop((layer_sizes, dtype), None) or Engine(layer_sizes, dtype)
+
+
+def give_back(engine: Engine) -> None:
+    """Keep an engine for later calls, unless too much is kept already."""
+    size = engine.nbytes
+    if len(_free) >= KEPT or sum([kept.nbytes for kept in list(_free.values())], size) > KEPT_BYTES:
+        _free.clear()
+    if size <= KEPT_BYTES:
+        _free[engine.layer_sizes, engine.dtype] = engine
+
+
+_free: dict[tuple[tuple[int, ...], DType], Engine] = {}

@@ -1,0 +1,43 @@
+"""Compiling everything in advance."""
+
+from numpy.typing import DTypeLike
+
+from fastbackprop.arguments.addresses import reader
+from fastbackprop.arguments.checks import FLOATS, check_dtype
+from fastbackprop.engine.calls import PASSES, find_pass
+from fastbackprop.losses import LOSSES, find_loss
+
+
+def warmup(dtype: DTypeLike | None = None) -> None:
+    """Compile all kernels now, or load them from the cache, instead of at their first use.
+
+    Parameters
+    ----------
+    dtype : {numpy.float32, numpy.float64}, optional
+        The default is both.
+
+    Raises
+    ------
+    TypeError
+        ``dtype is float16; expected float32 or float64``
+
+    Examples
+    --------
+    >>> import fastbackprop
+    >>> fastbackprop.warmup()
+    """
+    wanted = FLOATS if dtype is None else (check_dtype(dtype),)
+    from fastbackprop.kernels.products import GROUPS, addresses  # imports numba
+    from fastbackprop.parallel.team import serve
+    from fastbackprop.passes import entry, seed
+
+    reader()
+    serve()
+    for known in wanted:
+        entry.entry(known)
+        for group in GROUPS:
+            addresses(known, group)
+        for name in PASSES:
+            entry.compiled_pass(find_pass(name), known)
+        for tile_loss in (seed.tile_seed, *(find_loss(name).tile_loss for name in LOSSES)):
+            entry.compiled_loss(tile_loss, known)

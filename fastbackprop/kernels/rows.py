@@ -1,0 +1,182 @@
+"""Rows: what is done to rows of a tile besides the products: copied, cleared, filled, and summed over chunks.
+
+Strides are in bytes. Arguments come as outputs, inputs, sizes.
+"""
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from fastbackprop.kernels.register_tiles import transpose_block
+from fastbackprop.kernels.simd import Simd, outlined
+
+
+@intrinsic
+def whole_vectors(typing_context, count, tile):
+    """`count` samples rounded up to whole vectors of the target."""
+
+    def generate(context, builder, signature, arguments):
+        simd = Simd(context, builder, tile.dtype)
+        return simd.mul(simd.blocks(arguments[0], simd.lanes), simd.lanes)
+
+    return types.intp(types.intp, tile), generate
+
+
+@intrinsic
+def copy_rows(typing_context, target, target_stride, source, source_row, source_column, rows, count):
+    """target[r, s] = source[r, s] for s < count. The source has any strides, the target's rows are contiguous.
+
+    Rows of the source that are contiguous are copied as they are; of columns that are (samples in rows, seen
+    transposed), square blocks are transposed in registers; all else goes element by element.
+    """
+
+    def emit(simd, target, target_stride, source, source_row, source_column, rows, count):
+        builder, itemsize = simd.builder, simd.int(simd.itemsize)
+
+        def place(r, s):
+            corner = simd.behind(target, simd.mul(r, target_stride), simd.mul(s, itemsize))
+            return corner, simd.behind(source, simd.mul(r, source_row), simd.mul(s, source_column))
+
+        with builder.if_else(builder.icmp_signed("==", source_column, itemsize)) as (then, otherwise):
+            with then, simd.loop(rows) as r:
+                cgutils.raw_memcpy(builder, *place(r.index, simd.int(0)), count, simd.itemsize)
+            with otherwise:
+                by_columns = builder.icmp_signed("==", source_row, itemsize)
+                whole = [
+                    builder.select(
+                        by_columns, simd.mul(builder.sdiv(size, simd.int(simd.lanes)), simd.lanes), simd.int(0)
+                    )
+                    for size in (rows, count)
+                ]
+                for r, _ in simd.range(whole[0], simd.lanes):
+                    for s, _ in simd.range(whole[1], simd.lanes):
+                        to, start = place(r, s)
+                        transpose_block(simd, to, target_stride, start, source_column, simd.int(simd.lanes))
+                with simd.loop(rows) as r:
+                    in_block = builder.icmp_signed("<", r.index, whole[0])
+                    done = builder.select(in_block, whole[1], simd.int(0))
+                    with simd.loop(builder.sub(count, done)) as s:
+                        to, start = place(r.index, simd.add(done, s.index))
+                        simd.store(simd.load_scalar(start, 0), to, 0)
+
+    return types.void(target, types.intp, source, *[types.intp] * 4), outlined("copy_rows", target.dtype, emit)
+
+
+@intrinsic
+def clear_tail(typing_context, tile, stride, rows, count, samples):
+    """tile[r, s] = 0 for count <= s < samples."""
+
+    def emit(simd, tile, stride, rows, count, samples):
+        builder = simd.builder
+        with builder.if_then(builder.icmp_signed("<", count, samples)), simd.loop(rows) as r:
+            start = simd.behind(tile, simd.mul(r.index, stride), simd.mul(count, simd.itemsize))
+            cgutils.memset(builder, start, simd.mul(builder.sub(samples, count), simd.itemsize), 0)
+
+    return types.void(tile, *[types.intp] * 4), outlined("clear_tail", tile.dtype, emit)
+
+
+@intrinsic
+def relu_rows(typing_context, h, h_stride, f, f_stride, rows, samples):
+    """h[r, s] = max(0, f[r, s]), NaN where it is NaN; samples are whole vectors. h may be f."""
+
+    def emit(simd, h, h_stride, f, f_stride, rows, samples):
+        with simd.loop(rows) as r, simd.loop(simd.builder.sdiv(samples, simd.int(simd.lanes))) as s:
+            column = simd.mul(s.index, simd.target.vector_bytes)
+            value = simd.load(f, simd.add(simd.mul(r.index, f_stride), column))
+            simd.store(simd.greatest(simd.zeros, value), h, simd.add(simd.mul(r.index, h_stride), column))
+
+    return types.void(h, types.intp, f, *[types.intp] * 3), outlined("relu_rows", h.dtype, emit)
+
+
+@intrinsic
+def fill_row(typing_context, row, count):
+    """row[s] = 1 for s < count."""
+
+    def emit(simd, row, count):
+        with simd.loop(count) as s:
+            simd.store(simd.constant(1.0), row, simd.mul(s.index, simd.itemsize))
+
+    return types.void(row, types.intp), outlined("fill_row", row.dtype, emit)
+
+
+@intrinsic
+def sum_row(typing_context, row, count):
+    """The sum of `count` doubles, whole vectors of the target: lane by lane, then the lanes by halves."""
+
+    def generate(context, builder, signature, arguments):
+        simd = Simd(context, builder, types.float64)
+        row, count = arguments
+        (total,) = simd.variables(1, simd.zeros)
+        with simd.loop(builder.sdiv(count, simd.int(simd.lanes))) as step:
+            vector = simd.load(row, simd.mul(step.index, simd.target.vector_bytes))
+            builder.store(builder.fadd(builder.load(total), vector), total)
+        return simd.sum(builder.load(total))
+
+    return types.float64(row, types.intp), generate
+
+
+@intrinsic
+def add_partials(
+    typing_context,
+    gradient,
+    gradient_row,
+    total,
+    partial,
+    partial_row,
+    partial_bytes,
+    partials,
+    rows,
+    columns,
+    is_first,
+    is_last,
+):
+    """total += sum_c partial_c, in double precision and in the order of c; gradient = total where is_last is not 0.
+
+    gradient, partial_c: `rows` rows of `columns` elements; partial_c stands c * partial_bytes behind partial_0. gradient
+    is written where is_last, else total (the same rows, of doubles, gradient_row elements apart) is. total is read
+    unless is_first: then it is 0. gradient may be partial_0.
+    """
+
+    def emit(simd, gradient, row, total, partial, partial_row, partial_bytes, partials, rows, columns, first, last):
+        builder = simd.builder
+        fresh, final = (builder.icmp_signed("!=", flag, simd.int(0)) for flag in (first, last))
+
+        def piece(simd, r, p, vectors):
+            """Elements [p, p + vectors * lanes) of row r."""
+            doubles = ir.VectorType(ir.DoubleType(), simd.lanes)
+            slots = [cgutils.alloca_once(builder, doubles) for _ in range(vectors)]
+            at = simd.add(simd.mul(r, row), simd.mul(p, simd.itemsize))
+            total_at = simd.behind(total, simd.mul(at, 8 // simd.itemsize))
+            source = simd.behind(partial, simd.mul(r, partial_row), simd.mul(p, simd.itemsize))
+            size = simd.lanes * simd.itemsize
+            for v, slot in enumerate(slots):
+                builder.store(ir.Constant(doubles, [0.0] * simd.lanes), slot)
+                with builder.if_then(builder.not_(fresh)):
+                    start = simd.behind(total_at, v * simd.lanes * 8)
+                    builder.store(builder.load(start, typ=doubles, align=1), slot)
+            with simd.loop(partials) as c:
+                start = simd.behind(source, simd.mul(c.index, partial_bytes))
+                for v, slot in enumerate(slots):
+                    term = simd.widened(simd.load(start, v * size))
+                    builder.store(builder.fadd(builder.load(slot), term), slot)
+            for v, slot in enumerate(slots):
+                value = builder.load(slot)
+                with builder.if_else(final) as (then, otherwise):
+                    with then:
+                        simd.store(simd.narrowed(value), gradient, simd.add(at, v * size))
+                    with otherwise:
+                        simd.store(value, total_at, v * simd.lanes * 8)
+
+        panel = simd.tile_vectors * simd.lanes
+        panels, vectors = builder.sdiv(columns, simd.int(panel)), builder.sdiv(columns, simd.int(simd.lanes))
+        done, whole = simd.mul(panels, simd.tile_vectors), simd.mul(vectors, simd.lanes)
+        with simd.loop(rows) as r:
+            with simd.loop(panels) as step:
+                piece(simd, r.index, simd.mul(step.index, panel), simd.tile_vectors)
+            with simd.loop(builder.sub(vectors, done)) as step:
+                piece(simd, r.index, simd.mul(simd.add(done, step.index), simd.lanes), 1)
+            with simd.loop(builder.sub(columns, whole)) as step:
+                piece(simd.scalar(), r.index, simd.add(whole, step.index), 1)
+
+    arguments = (gradient, types.intp, total, partial, types.intp, types.intp, *[types.intp] * 5)
+    return types.void(*arguments), outlined("add_partials", gradient.dtype, emit)

@@ -1,0 +1,284 @@
+"""Threads that share one call: a pass runs on several at once, each takes its share, and they wait for each other.
+
+Waking a thread takes 40 us and more, as long as many a call. So workers that have just been needed stay awake for a
+while: each spins in `serve` and looks at a row of a table of int64, its box. Columns are a cache line wide:
+
+    STATE   AWAY -> WAITING -> CALLED -> HERE -> GO -> WAITING -> AWAY; written by compiled code alone
+    THREAD  the worker's number in the call, and how many threads the call has
+    RUN     the addresses of a pass, and of the record that is its argument
+    LEAVE   not 0 where the worker is asked to leave
+
+The calling thread calls the workers that are WAITING. One that answers is HERE; one that does not, since the system has
+taken its processor away, is left out. Only then is it known how many threads there are: what a pass computes must not
+depend on it. From one thread to the other and back takes some 0.3 us.
+
+States are stored after what belongs to them, and loaded before it (release and acquire), which orders all else.
+"""
+
+import functools
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from fastbackprop.kernels.jit import compile_entry, inner, phase
+from fastbackprop.kernels.simd import INT
+from fastbackprop.parallel.boxes import (
+    AWAY,
+    BOX,
+    CALLED,
+    GO,
+    HERE,
+    LEAVE,
+    LINE,
+    RUN,
+    STATE,
+    THREAD,
+    WAITING,
+)
+
+LOOKS = 100
+"""Looks for a worker's answer, at least: a look and a pause take 28 ns (Zen 5), an answer some 10 of them."""
+
+SPINS = 2000
+"""Looks at a barrier, 60 us, before a thread yields its processor: another thread of the call may be waiting for it."""
+
+ARRIVED, PIECES, BLOCKS = range(3)
+"""What the threads of a call count together, at the beginning of its record, on a cache line of their own."""
+
+COUNTER_WORDS = 3 * LINE
+
+CELL = types.CPointer(types.int64)
+BOXES = types.Array(types.int64, 2, "C")
+
+
+@intrinsic
+def cell(typing_context, boxes, row, column):
+    """A pointer to boxes[row, column]."""
+
+    def generate(context, builder, signature, arguments):
+        boxes, row, column = arguments
+        start = cgutils.create_struct_proxy(signature.args[0])(context, builder, boxes).data
+        return builder.gep(start, [builder.add(builder.mul(row, INT(BOX)), column)])
+
+    return CELL(boxes, types.intp, types.intp), generate
+
+
+@intrinsic
+def load(typing_context, cell):
+    """What a cell holds; all that was written before it was stored there can be read from then on."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.load_atomic(arguments[0], "acquire", 8)
+
+    return types.int64(CELL), generate
+
+
+@intrinsic
+def store(typing_context, cell, value):
+    """Write to a cell, after all that was written before."""
+
+    def generate(context, builder, signature, arguments):
+        builder.store_atomic(arguments[1], arguments[0], "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(CELL, types.int64), generate
+
+
+@intrinsic
+def exchange(typing_context, cell, expected, value):
+    """Write to a cell if it holds the expected value, in one step; whether it did."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.extract_value(builder.cmpxchg(*arguments, "acq_rel", "acquire"), 1)
+
+    return types.boolean(CELL, types.int64, types.int64), generate
+
+
+@intrinsic
+def pause(typing_context):
+    """A hint that this thread only waits: the other thread of its core may have what it leaves."""
+
+    def generate(context, builder, signature, arguments):
+        triple, number = context.codegen().magic_tuple()[0], ir.IntType(32)
+        if triple.startswith(("x86_64", "i686")):
+            call_llvm(builder, "llvm.x86.sse2.pause")
+        elif triple.startswith(("aarch64", "arm64")):
+            call_llvm(builder, "llvm.aarch64.hint", number(1))
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+def call_llvm(builder, name, *arguments):
+    """Call an intrinsic function of LLVM that returns nothing."""
+    kind = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
+    builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+
+
+@intrinsic
+def counter(typing_context, call, number):
+    """A counter of a call; the cache lines around the three hold nothing else."""
+
+    def generate(context, builder, signature, arguments):
+        call, number = arguments
+        place = builder.gep(call, [builder.mul(builder.add(number, INT(LINE)), INT(8))], source_etype=ir.IntType(8))
+        return builder.bitcast(place, INT.as_pointer())
+
+    return CELL(call, types.int64), generate
+
+
+@intrinsic
+def count_one(typing_context, cell):
+    """What a counter was before it is one more; all that this thread wrote before can be read by who sees it counted."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.atomic_rmw("add", arguments[0], INT(1), "acq_rel")
+
+    return types.int64(CELL), generate
+
+
+@phase
+def claim(call, number):
+    """The next of the pieces, or of the blocks, that the threads share: 0, 1, 2, ..."""
+    return count_one(counter(call, number))
+
+
+@phase
+def wait(call, count):
+    """Go on when so many threads have arrived. A thread that waits long yields its processor now and then."""
+    looks = 0
+    while load(counter(call, ARRIVED)) < count:
+        pause()
+        looks += 1
+        if looks > SPINS:
+            call.yield_thread()
+
+
+@phase
+def meet(call, threads, before):
+    """Go on when all threads have come here. Returns how many have, at all meetings, where `before` had before this."""
+    if threads > 1:
+        count_one(counter(call, ARRIVED))
+        wait(call, before + threads)
+    return before + threads
+
+
+@phase
+def part(call, thread, threads, before):
+    """The last meeting: thread 0 goes on when all have come. The others no longer touch the record."""
+    if threads > 1:
+        count_one(counter(call, ARRIVED))
+        if thread == 0:
+            wait(call, before + threads)
+
+
+@intrinsic
+def hand_over(typing_context, run, address, call):
+    """Write what `run_posted` calls to two cells."""
+
+    def generate(context, builder, signature, arguments):
+        run, address, call = arguments
+        builder.store(address, run)
+        place = builder.bitcast(builder.gep(run, [INT(1)]), call.type.as_pointer())
+        builder.store(call, place)
+        return context.get_dummy_value()
+
+    return types.void(CELL, types.int64, call), generate
+
+
+@intrinsic
+def run_posted(typing_context, run, thread, threads):
+    """Run what was handed over. Its record is read as a pointer, not as an integer that is cast to one: see simd."""
+
+    def generate(context, builder, signature, arguments):
+        run, *numbers = arguments
+        data = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [data, INT, INT])
+        function = builder.load(builder.bitcast(run, kind.as_pointer().as_pointer()))
+        call = builder.load(builder.bitcast(builder.gep(run, [INT(1)]), data.as_pointer()))
+        builder.call(function, [call, *numbers])
+        return context.get_dummy_value()
+
+    return types.void(CELL, types.int64, types.int64), generate
+
+
+@intrinsic
+def run_pass(typing_context, address, call, thread, threads):
+    """Run the pass at that address."""
+
+    def generate(context, builder, signature, arguments):
+        address, *passed = arguments
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in passed])
+        builder.call(builder.inttoptr(address, kind.as_pointer()), passed)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, call, types.int64, types.int64), generate
+
+
+@inner
+def run(call, boxes, patience, address):
+    """Run the pass at that address on this thread, and on all workers that answer; returns how many threads there were.
+
+    Workers that are AWAY are waited for, for `patience` pauses: they may have been woken.
+    """
+    for number in range(3):
+        store(counter(call, number), 0)
+    called = 0
+    for number in range(boxes.shape[0]):
+        state = cell(boxes, number, STATE)
+        while True:
+            if exchange(state, WAITING, CALLED):
+                called |= 1 << number
+                break
+            if patience <= 0 or load(state) != AWAY:
+                break
+            patience -= 1
+            pause()
+    threads = 1
+    for number in range(boxes.shape[0]):
+        if called >> number & 1:
+            state = cell(boxes, number, STATE)
+            looks = LOOKS + patience
+            while load(state) == CALLED:
+                looks -= 1
+                if looks < 0 and exchange(state, CALLED, WAITING):
+                    called ^= 1 << number
+                    break
+                pause()
+            threads += called >> number & 1
+    thread = 1
+    for number in range(boxes.shape[0]):
+        if called >> number & 1:
+            boxes[number, THREAD], boxes[number, THREAD + 1] = thread, threads
+            hand_over(cell(boxes, number, RUN), address, call)
+            store(cell(boxes, number, STATE), GO)
+            thread += 1
+    run_pass(address, call, 0, threads)
+    return threads
+
+
+@functools.cache
+def serve():
+    """What an awake worker does, compiled."""
+    return compile_entry(serve_calls, types.void(BOXES, types.int64, types.int64))
+
+
+def serve_calls(boxes, number, pauses):
+    """Run what is posted to a box, until there has been nothing for that many pauses, or the worker is asked to leave."""
+    state, leave = cell(boxes, number, STATE), cell(boxes, number, LEAVE)
+    left = pauses
+    open_box = exchange(state, AWAY, WAITING)  # else another worker is there already
+    while open_box:
+        now = load(state)
+        if now == CALLED:
+            exchange(state, CALLED, HERE)
+        elif now == GO:
+            run_posted(cell(boxes, number, RUN), boxes[number, THREAD], boxes[number, THREAD + 1])
+            store(state, WAITING)
+            left = pauses
+        elif now == WAITING:
+            left -= 1
+            if (left < 0 or load(leave) != 0) and exchange(state, WAITING, AWAY):
+                open_box = False
+        pause()

@@ -1,0 +1,89 @@
+"""The one entry into compiled code: it writes the addresses of a call's arrays to its record, and runs a pass."""
+
+import functools
+
+import numba
+from numba import types
+from numba.extending import intrinsic
+
+from fastbackprop.kernels.jit import compile_callback, compile_entry
+from fastbackprop.kernels.records import record_at, record_of
+from fastbackprop.kernels.simd import advance, pointer
+from fastbackprop.parallel import team
+from fastbackprop.passes.records import call_record, columns_record, loss_signature
+
+
+@functools.cache
+def entry(dtype):
+    """What runs a pass, compiled for float32 or float64: see run_call."""
+    element = numba.from_dtype(dtype)
+
+    def written(dimensions):
+        return types.Array(element, dimensions, "A")
+
+    # Layout 'A', read-only and unaligned: arrays of every layout convert to it without a copy.
+    def read(dimensions):
+        return types.Array(element, dimensions, "A", readonly=True, aligned=False)
+
+    words, table = types.Array(types.int64, 1, "C"), types.Array(types.int64, 2, "C")
+    arrays = [words, read(2), read(2), read(1), written(2), written(1), read(1), table]
+    return compile_entry(run_call, types.int64(*arrays, types.UniTuple(types.int64, 5), types.float64, team.BOXES, *[types.int64] * 2))
+
+
+def run_call(words, net_input, target, sample_weight, columns_out, gradient, parameters, places, part, scale, boxes, patience, address):
+    """Run the pass at that address on the record that the words are; returns how many threads there were.
+
+    net_input      (D_i, N), target (D_o, N) or (1, N) class numbers, sample_weight (N,) or (0,): read, any strides
+    columns_out    written: (D_o, N) the output, or (D_i, N) dl/dinput, or (D_i, 0) for none; contiguous along a row
+    gradient       (P,) written in pack order
+    parameters     (P,) in pack order: read; (0,) where `places` says where they are
+    places         a row (address, stride of rows, stride of columns) for each array of the lists all_weights,
+                   all_biases and those of the notebooks; the first two are written for a vector of parameters
+    part           first_sample, first_chunk, end_chunk, is_first, is_last: see Call
+    scale          what dl/df_K is multiplied with
+    """
+    call = call_at(words, net_input)
+    call.net_input, (call.input_row, call.input_column) = pointer(net_input), net_input.strides
+    call.target, (call.target_row, call.target_column) = pointer(target), target.strides
+    call.target_rows, call.samples = target.shape[0], net_input.shape[1]
+    call.sample_weight, call.weight_column = pointer(sample_weight), sample_weight.strides[0]
+    call.is_weighted = min(sample_weight.size, 1)
+    call.columns_out, call.columns_out_row = pointer(columns_out), columns_out.strides[0]
+    call.wants_columns_out = min(columns_out.shape[1], 1)
+    call.gradient, call.scale = pointer(gradient), scale
+    call.first_sample, call.first_chunk, call.end_chunk, call.is_first, call.is_last = part
+    layers, columns = call.layers, columns_at(places, net_input)
+    call.all_weights, call.all_biases = columns, record_at(columns, layers)
+    call.all_f, call.all_h = record_at(columns, 2 * layers), record_at(columns, 3 * layers)
+    call.all_dl_dh, call.all_dl_df = record_at(columns, 4 * layers), record_at(columns, 5 * layers)
+    for k in range(layers if parameters.size > 0 else 0):
+        layer, weights, biases = record_at(call.layer, k), record_at(columns, k), record_at(columns, layers + k)
+        weights.data = advance(pointer(parameters), layer.weights_at)
+        biases.data = advance(pointer(parameters), layer.biases_at)
+    return team.run(call, boxes, patience, address)
+
+
+@functools.cache
+def compiled_pass(run, dtype):
+    """A pass, compiled for float32 or float64, with an `address`."""
+    return compile_callback(run, types.void(call_record(numba.from_dtype(dtype)), types.int64, types.int64))
+
+
+@functools.cache
+def compiled_loss(tile_loss, dtype):
+    """What makes dl/df_K of the output, compiled for float32 or float64, with an `address`: see losses."""
+    return compile_callback(tile_loss, loss_signature(numba.from_dtype(dtype)))
+
+
+@intrinsic
+def call_at(typing_context, words, like):
+    """The record that an array of words is, of a call on elements such as another array has."""
+    kind = call_record(like.dtype)
+    return kind(words, like), record_of(kind)
+
+
+@intrinsic
+def columns_at(typing_context, places, like):
+    """The first record of a table of places."""
+    kind = columns_record(like.dtype)
+    return kind(places, like), record_of(kind)

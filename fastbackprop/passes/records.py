@@ -1,0 +1,133 @@
+"""What passes read: the records of a call, its layers, its blocks, and the lists of arrays it was given.
+
+Python fills them once for a plan; `entry` writes the addresses of a call's arrays. What ends in `_at` is a number of
+bytes from the start of a tile, a partial gradient or the gradient; what ends in `_row`, the bytes from row to row.
+"""
+
+import functools
+
+from numba import types
+
+from fastbackprop.kernels.products import pointer_types
+from fastbackprop.kernels.records import Record
+from fastbackprop.parallel.team import COUNTER_WORDS
+
+INT, REAL = types.int64, types.float64
+
+
+@functools.cache
+def columns_record(element):
+    """An array (units, N) of the caller, or one of its weights or biases, which are contiguous."""
+    return Record(f"Columns[{element}]", {"data": types.CPointer(element), "row": INT, "column": INT})
+
+
+@functools.cache
+def layer_record(element):
+    """Layer k, from D_k = units_in to D_{k+1} = units_out."""
+    return Record(
+        f"Layer[{element}]",
+        {
+            "units_in": INT,
+            "units_out": INT,
+            "weights_at": INT,  # in a vector of all parameters
+            "biases_at": INT,
+            "has_relu": INT,
+            "h_at": INT,  # h_k
+            "f_at": INT,  # f_k, then h_{k+1}
+            "dl_df_at": INT,  # dl/df_k: in place of f_k, or in rows of its own
+            "along_units": INT,  # whether the weight gradient is taken from transposed activations
+            "transposed_row": INT,  # of these
+            "partial_at": INT,  # the weight gradient in a partial gradient
+            "partial_row": INT,
+            "partial_biases_at": INT,
+        },
+    )
+
+
+@functools.cache
+def block_record(element):
+    """A block of the gradient, which one thread sums: [row, row + rows) x [column, column + columns) of layer k.
+
+    Blocks of partial gradients may as well be a run of elements that stand one behind the other in both gradients.
+    """
+    names = "k", "row", "rows", "column", "columns", "gradient_at", "gradient_row", "partial_at", "partial_row"
+    return Record(f"Block[{element}]", dict.fromkeys(names, INT))
+
+
+@functools.cache
+def call_record(element):
+    """One call: the arrays, how the batch is cut, the workspace, and the addresses of the products."""
+    rows, doubles, columns = types.CPointer(element), types.CPointer(types.float64), columns_record(element)
+    return Record(
+        f"Call[{element}]",
+        {
+            **{f"counter_{k}": INT for k in range(COUNTER_WORDS)},  # what threads count together, see team
+            "yield_thread": types.ExternalFunctionPointer(types.int32(), None),
+            # The arrays, written by entry. Those of the caller have any strides.
+            "all_weights": columns,  # all_weights[k] is the k-th of a table
+            "all_biases": columns,
+            "all_f": columns,  # these four are the notebooks': all_f[k], all_h[k + 1], all_dl_dh[k + 1], all_dl_df[k]
+            "all_h": columns,
+            "all_dl_dh": columns,
+            "all_dl_df": columns,
+            "net_input": rows,  # (D_i, samples)
+            "input_row": INT,
+            "input_column": INT,
+            "target": rows,  # (target_rows, samples)
+            "target_row": INT,
+            "target_column": INT,
+            "target_rows": INT,  # D_o, or 1 for class numbers
+            "sample_weight": rows,  # (samples,)
+            "weight_column": INT,
+            "is_weighted": INT,
+            "columns_out": rows,  # (D_o, samples) the output, or (D_i, samples) dl/dinput; contiguous along a row
+            "columns_out_row": INT,
+            "wants_columns_out": INT,
+            "gradient": rows,  # (parameters,)
+            "samples": INT,  # of this call, a slice of the batch
+            "first_sample": INT,
+            "first_chunk": INT,  # this call takes the chunks [first_chunk, end_chunk)
+            "end_chunk": INT,
+            "is_first": INT,  # whether it begins the sums of the batch, and whether it ends them
+            "is_last": INT,
+            "scale": REAL,  # of dl/df_K
+            "loss_sum": REAL,  # written: the loss of all samples so far
+            # How the batch is cut: see Plan.
+            "batch_samples": INT,
+            "chunks": INT,
+            "tile_samples": INT,
+            "strip": INT,  # samples: chunks and strips begin at multiples of it
+            # The network, and where rows lie in a tile: see Layout.
+            "itemsize": INT,
+            "layers": INT,
+            "layer": layer_record(element),  # the first of a table
+            "inputs": INT,
+            "outputs": INT,
+            "output_at": INT,
+            "target_at": INT,
+            "weight_at": INT,
+            "ones_at": INT,
+            "dl_dinput_at": INT,
+            "transposed_at": INT,
+            "row_bytes": INT,
+            "tile_bytes": INT,
+            "cleared_at": INT,  # the part of a partial gradient that products add to from the start
+            "cleared_bytes": INT,
+            "blocks": INT,
+            "block": block_record(element),  # the first of a table
+            # The workspace.
+            "tiles": rows,
+            "partials": rows,  # a partial gradient for each chunk, or for each thread
+            "partial_bytes": INT,
+            "totals": doubles,  # (parameters,)
+            "losses": doubles,  # one for each chunk
+            "sample_losses": doubles,  # one for each sample of the tile of each thread, or of a group
+            "loss": types.ExternalFunctionPointer(loss_signature(element), None),
+            **pointer_types(element),
+        },
+    )
+
+
+def loss_signature(element):
+    """The types of a loss's arguments, see losses."""
+    return types.void(types.CPointer(types.float64), types.CPointer(element), *[INT] * 4, REAL)

@@ -1,0 +1,104 @@
+"""The shared pass: threads take all samples of a group forward and back, and then sum blocks of the one gradient.
+
+For networks whose gradient is too large for one of each chunk, and for batches too small to be cut into chunks. The
+tiles of a group stand one behind the other, and keep h_k and dl/df_k of every layer until all strips have come through.
+
+A strip is a part of a tile: its samples go through the network alone, and each sum of a block is one thread's, in the
+order of the samples. So the bits of the result do not depend on how many threads there are, though strips do.
+"""
+
+from fastbackprop.kernels.jit import phase
+from fastbackprop.kernels.records import record_at
+from fastbackprop.kernels.rows import clear_tail
+from fastbackprop.kernels.simd import advance
+from fastbackprop.parallel.team import BLOCKS, PIECES, claim, meet, part
+from fastbackprop.passes.tile import (
+    add_block,
+    add_losses,
+    add_weight_gradient,
+    backward,
+    forward,
+    give_input_gradient,
+    load,
+    take_loss,
+)
+
+
+def shared_pass(call, thread, threads):
+    """Take strips until there are none left, each forward and back; meet; take blocks until there are none left."""
+    tiles = (call.samples + call.tile_samples - 1) // call.tile_samples
+    strips = strips_of_tile(call, threads)
+    number = claim(call, PIECES)
+    while number < tiles * strips:
+        strip_forward_and_back(call, number // strips, number % strips, strips)
+        number = claim(call, PIECES)
+    met = meet(call, threads, 0)
+    scratch = advance(call.partials, thread * call.partial_bytes)
+    number = claim(call, BLOCKS)
+    while number < call.blocks:
+        sum_block(call, scratch, record_at(call.block, number))
+        number = claim(call, BLOCKS)
+    if thread == 0:
+        add_losses(call, call.sample_losses, call.samples)
+    part(call, thread, threads, met)
+
+
+@phase
+def strips_of_tile(call, threads):
+    """Into how many strips a tile is cut, so that all threads have one."""
+    return (min(call.tile_samples, call.samples) * threads - 1) // call.samples + 1
+
+
+@phase
+def strip_forward_and_back(call, tile, strip, strips):
+    """One of the strips of a tile: all steps but the weight gradients."""
+    length = (min(call.tile_samples, call.samples) - 1) // (strips * call.strip) * call.strip + call.strip
+    begin = strip * length
+    first = tile * call.tile_samples + begin
+    count = min(length, min(call.tile_samples - begin, call.samples - first))
+    if count > 0:
+        rows = advance(call.tiles, tile * call.tile_bytes + begin * call.itemsize)
+        losses = advance(call.sample_losses, first * 8)
+        clear_tail(losses, 0, 1, 0, count)
+        load(call, rows, first, count)
+        forward(call, rows, count)
+        take_loss(call, rows, losses, first, count)
+        for k in range(call.layers - 1, 0, -1):
+            backward(call, rows, k, count)
+        give_input_gradient(call, rows, first, count)
+
+
+@phase
+def sum_block(call, scratch, block):
+    """A block of a layer's weight gradient, and the bias gradient of its rows, over all tiles of the group.
+
+    scratch holds the sums of the block, in the element type, and a tile of transposed activations.
+    """
+    layer = record_at(call.layer, block.k)
+    partial, biases = advance(scratch, block.partial_at), advance(scratch, layer.partial_biases_at)
+    clear_tail(biases, 0, 1, 0, block.rows)
+    if not layer.along_units:
+        clear_tail(partial, block.partial_row, block.rows, 0, block.columns)
+    tile = call.tiles
+    for first in range(0, call.samples, call.tile_samples):
+        dl_df = advance(tile, layer.dl_df_at + block.row * call.row_bytes)
+        h = advance(tile, layer.h_at + block.column * call.row_bytes)
+        ones, transposed = advance(tile, call.ones_at), advance(scratch, call.transposed_at)
+        count = min(call.tile_samples, call.samples - first)
+        # fmt: off
+        add_weight_gradient(
+            call, layer,
+            partial, block.partial_row,
+            biases,
+            dl_df,
+            h, call.row_bytes,
+            ones,
+            transposed,
+            block.rows, block.columns, count, first,
+        )
+        # fmt: on
+        tile = advance(tile, call.tile_bytes)
+    add_block(call, block.gradient_at, block.gradient_row, partial, block.partial_row, 1, block.rows, block.columns)
+    if block.column == 0:
+        biases_at = layer.biases_at + block.row * call.itemsize
+        add_block(call, biases_at, 0, biases, 0, 1, 1, block.rows)
