@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks import machine, memory, peak, timing
 from benchmarks.cases import DTYPES, GROUPS, TABLE, Case, arguments
 from benchmarks.libraries import LIBRARIES, installed, numpy_gradient
-from fastbackprop.threads import available_threads
+from fastbackprop.parallel.cpus import available_threads
 
 ROUNDS = 3  # at least
 TOLERANCE = {"float32": 2e-3, "float64": 1e-9}

@@ -17,7 +17,7 @@ import numpy as np
 import fastbackprop
 from benchmarks import machine, peak, timing
 from benchmarks.cases import DTYPES, GROWTH, GROWTH_OF_THREADS, arguments
-from fastbackprop.threads import available_threads
+from fastbackprop.parallel.cpus import available_threads
 
 
 def larger_half(sizes):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fastbackprop
 from benchmarks import peak
-from fastbackprop.threads import available_threads
+from fastbackprop.parallel.cpus import available_threads
 
 VERSIONS = ["numba", "numpy", "torch", "jax", "scikit-learn"]
 THREAD_VARIABLES = ["FASTBACKPROP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"]

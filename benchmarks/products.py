@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numba
 import numpy as np
+from fastbackprop.kernels.sweep import padded, transposed_stride
+from fastbackprop.pool import make_engine
 
 from benchmarks import machine, peak
 from benchmarks.cases import DTYPES
 from fastbackprop.engine import aligned
 from fastbackprop.kernels.layers import backward_layer, forward_layer, row_stride, transpose, weight_gradient
 from fastbackprop.kernels.simd import advance, pointer
-from fastbackprop.kernels.sweep import padded, transposed_stride
-from fastbackprop.pool import make_engine
 
 WIDTHS = [64, 100, 128, 200, 256, 333, 512, 700, 1024]
 PRODUCTS = ["forward", "backward", "weight gradient"]

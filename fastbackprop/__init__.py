@@ -6,6 +6,7 @@ Importing this package compiles nothing; kernels are compiled, or loaded from nu
 
 from fastbackprop import reference
 from fastbackprop.checking import check_gradients
+from fastbackprop.engine.warming import warmup
 from fastbackprop.gradients import loss_and_gradients, predict, vjp
 from fastbackprop.notebook import (
     ReLU,
@@ -16,7 +17,6 @@ from fastbackprop.notebook import (
     least_squares_loss,
 )
 from fastbackprop.packing import pack, unpack
-from fastbackprop.engine.warming import warmup
 from fastbackprop.workspace import Workspace
 
 __version__ = "0.1.0"

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 
 from fastbackprop import reference
 from fastbackprop.arguments.batch import Batch, check_callables
-from fastbackprop.gradients import loss_and_gradients
 from fastbackprop.arguments.checks import Array, Gradients, Loss, check_gradient_lists
+from fastbackprop.gradients import loss_and_gradients
 
 EVERY_ENTRY = 2**28  # multiply-adds: 187 parameters and 3838 samples, just as many, took 12 s
 TOLERANCE = {"float32": 2e-4, "float64": 1e-6}

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbackprop.arguments.batch import Batch, check_callables
-from fastbackprop.engine.pool import borrow, give_back
 from fastbackprop.arguments.checks import OUTPUT_SHAPE, Array, Gradients, Loss, check_columns
+from fastbackprop.engine.pool import borrow, give_back
 
 
 def loss_and_gradients(

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbackprop.arguments.batch import Batch, ForwardPass
+from fastbackprop.arguments.checks import Array
 from fastbackprop.engine.memory import empty_columns
 from fastbackprop.engine.pool import borrow, give_back
-from fastbackprop.arguments.checks import Array
 
 
 def ReLU(preactivation: ArrayLike) -> Any:

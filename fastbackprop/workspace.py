@@ -11,10 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastbackprop.arguments.batch import Batch
-from fastbackprop.engine.engine import Engine
-from fastbackprop.gradients import with_callables
-from fastbackprop.parallel.cpus import available_threads
-from fastbackprop.parallel.workers import Progress
 from fastbackprop.arguments.checks import (
     FLOAT32,
     FLOAT64,
@@ -26,6 +22,10 @@ from fastbackprop.arguments.checks import (
     check_layer_sizes,
     check_num_threads,
 )
+from fastbackprop.engine.engine import Engine
+from fastbackprop.gradients import with_callables
+from fastbackprop.parallel.cpus import available_threads
+from fastbackprop.parallel.workers import Progress
 
 T = TypeVar("T")
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import settings
 
 from benchmarks.cases import batch
-from fastbackprop import pool, reference
+from fastbackprop import reference
+from fastbackprop.engine import plan, pool
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("repeatable")
@@ -78,11 +79,11 @@ def target_of(loss, y):
 
 
 @pytest.fixture
-def wide_from(monkeypatch):
-    """What has lanes take blocks of one gradient where its sums have more than so many bytes."""
+def shared_from(monkeypatch):
+    """What has threads share one gradient where a partial gradient has more than so many bytes."""
 
-    def change(least):
-        monkeypatch.setattr(pool, "CHUNK_BYTES", least)
+    def change(most):
+        monkeypatch.setattr(plan, "PRIVATE_BYTES", most)
         monkeypatch.setattr(pool, "_free", {})
 
     return change

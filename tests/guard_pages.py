@@ -13,7 +13,10 @@ import numpy as np
 
 import fastbackprop as fb
 from benchmarks.cases import batch, network
-from fastbackprop import arguments, engine, lists, notebook, parameters, pool, sweeps, wide
+from fastbackprop import notebook, packing
+from fastbackprop.arguments import addresses
+from fastbackprop.arguments import batch as batches
+from fastbackprop.engine import calls, engine, plan, pool
 from tests.conftest import target_of
 
 PAGE = mmap.PAGESIZE
@@ -93,14 +96,15 @@ def everything(layer_sizes, samples, dtype, layout, guarded):
 def main(side, seed):
     """Networks of every width from 1 to 40 and batches of every size from 0 to 70, a few wide ones."""
     guarded = Guarded(side)
-    for module in arguments, engine, lists, parameters, wide:
+    for module in addresses, batches, calls, engine, packing:
         module.np = guarded
-    engine.empty = wide.empty = guarded.empty
+    engine.empty = guarded.empty
     notebook.empty_columns = lambda sizes, samples, dtype: [guarded.empty((units, samples), dtype) for units in sizes]
-    engine.aligned = wide.aligned = lambda size, dtype: guarded.empty(size, dtype, alignment=64)
+    engine.aligned = lambda size, dtype: guarded.empty(size, dtype, alignment=64)
     # Two threads share every call, if there are two processors.
-    sweeps.LEAST_TEAM_FLOPS = 0
-    sweeps.pauses = wide.pauses = lambda _flops: 2**22
+    plan.CHUNK_FLOPS = 1
+    plan.SHARED_FLOPS = 1
+    engine.pauses = lambda _flops: 2**22
     layouts = [np.ascontiguousarray, np.asfortranarray]
     rng = random.Random(seed)
     cases = list(itertools.product(range(1, 41), ["float32", "float64"], layouts))
@@ -115,7 +119,7 @@ def main(side, seed):
     for layer_sizes, samples in zip(shapes, (513, 70, 1030, 70, 64, 70), strict=True):
         for dtype in "float32", "float64":
             everything(layer_sizes, samples, dtype, np.ascontiguousarray, guarded)
-    pool.CHUNK_BYTES = 100
+    plan.PRIVATE_BYTES = 100
     for layer_sizes, samples in ((37, 18, 40, 3), 300), ((130, 5, 1), 1), ((5, 131, 2), 129), ((40, 40), 70):
         for dtype in "float32", "float64":
             pool._free.clear()

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import fastbackprop as fb
-from fastbackprop import __main__, files, reference
+from fastbackprop import reference
+from fastbackprop.cli import files
+from fastbackprop.cli import main as __main__
 from fastbackprop.losses import LOSSES
 from tests.conftest import assert_close, assert_same_bits
 from tests.network_files import GRADIENTS, LAYER_SIZES, ON_DISK_GRADIENTS, named, write_problem

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 import fastbackprop as fb
 from benchmarks.cases import TABLE, batch, network
 from fastbackprop import reference
-from fastbackprop.kernels import FEW
-from fastbackprop.parameters import split
-from fastbackprop.validation import check_shapes
+from fastbackprop.arguments.checks import check_shapes
+from fastbackprop.engine.plan import FEW
+from fastbackprop.engine.results import split
 from tests.conftest import assert_close, assert_same_bits, smooth_batch, target_of
 
 DEPTHS = {0: (4, 3), 1: (5, 7, 2), 5: (1, 6, 6, 6, 6, 6, 1), 60: (3, *[8] * 60, 2)}

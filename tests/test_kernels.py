@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.core.registry import cpu_target
 
-from fastbackprop.kernels import SQUARED_ERROR, few, layers, losses, microkernels, simd
+from fastbackprop.kernels import layers, register_tiles, rows, samples, simd
 
 CACHE_LINE = 64
 SAMPLES = 128
@@ -19,21 +19,18 @@ kernel = numba.njit(nogil=True, error_model="numpy")
 
 
 @kernel
-def run_forward_layer(f, weights, biases, h, samples, floor):
+def run_forward_layer(f, weights, biases, h, samples, has_relu):
     layers.forward_layer(
         simd.pointer(f),
         f.strides[0],
         simd.pointer(weights),
-        weights.strides[0],
-        weights.strides[1],
         simd.pointer(biases),
-        biases.strides[0],
         simd.pointer(h),
         h.strides[0],
         weights.shape[0],
         weights.shape[1],
         samples,
-        floor,
+        has_relu,
     )
 
 
@@ -41,11 +38,10 @@ def run_forward_layer(f, weights, biases, h, samples, floor):
 def run_backward_layer(dl_dh, h, weights, dl_df, samples, masked):
     layers.backward_layer(
         simd.pointer(dl_dh),
-        simd.pointer(h),
         dl_dh.strides[0],
+        simd.pointer(h),
+        h.strides[0],
         simd.pointer(weights),
-        weights.strides[0],
-        weights.strides[1],
         simd.pointer(dl_df),
         dl_df.strides[0],
         weights.shape[0],
@@ -60,30 +56,26 @@ def run_dot_gradient(dl_dweights, dl_dbiases, dl_df, h, ones, first, samples):
     layers.dot_gradient(
         simd.pointer(dl_dweights),
         dl_dweights.strides[0],
-        dl_dweights.strides[1],
         simd.pointer(dl_dbiases),
-        dl_dbiases.strides[0],
         simd.pointer(dl_df),
         dl_df.strides[0],
         simd.pointer(h),
         h.strides[0],
         simd.pointer(ones),
         dl_dweights.shape[0],
-        dl_dweights.shape[1],
+        h.shape[0],
         first,
         samples,
     )
 
 
 @kernel
-def run_weight_gradient(dl_dweights, partial, dl_df, transposed, h, units_in, samples, count, added):
+def run_weight_gradient(dl_dweights, dl_df, transposed, h, units_in, samples, count, added):
     stride = transposed.strides[0]
     layers.transpose(simd.pointer(transposed), stride, simd.pointer(h), h.strides[0], units_in, samples)
     layers.weight_gradient(
         simd.pointer(dl_dweights),
         dl_dweights.strides[0],
-        simd.pointer(partial),
-        partial.strides[0],
         simd.pointer(dl_df),
         dl_df.strides[0],
         simd.pointer(transposed),
@@ -97,7 +89,7 @@ def run_weight_gradient(dl_dweights, partial, dl_df, transposed, h, units_in, sa
 
 @kernel
 def run_copy_rows(target, source, count):
-    layers.copy_rows(
+    rows.copy_rows(
         simd.pointer(target),
         target.strides[0],
         simd.pointer(source),
@@ -110,13 +102,17 @@ def run_copy_rows(target, source, count):
 
 @kernel
 def run_clear_tail(tile, count, samples):
-    layers.clear_tail(simd.pointer(tile), tile.strides[0], tile.shape[0], count, samples)
+    rows.clear_tail(simd.pointer(tile), tile.strides[0], tile.shape[0], count, samples)
 
 
-def tile(rows, dtype, seed=0, samples=SAMPLES):
+def values(rows, columns, dtype, seed):
+    """Standard normal numbers, contiguous."""
+    return np.random.default_rng(seed).standard_normal((rows, columns)).astype(dtype)
+
+
+def tile(rows, dtype, seed=0, count=SAMPLES):
     """Rows of a tile: the leading dimension is one cache line more than the samples."""
-    values = np.random.default_rng(seed).standard_normal((rows, samples + CACHE_LINE // dtype.itemsize))
-    return values.astype(dtype)
+    return values(rows, count + CACHE_LINE // dtype.itemsize, dtype, seed)
 
 
 def tolerance(dtype):
@@ -126,13 +122,14 @@ def tolerance(dtype):
 @pytest.mark.parametrize("depth", [1, 9, 512, 513, 1100])
 @pytest.mark.parametrize("units", [*range(1, 15), 64, 65])
 def test_forward_layer(units, depth, dtype):
-    weights, biases, h = tile(units, dtype, 1, depth)[:, :depth], tile(units, dtype, 2)[:, 0], tile(depth, dtype, 3)
+    weights, biases, h = values(units, depth, dtype, 1), tile(units, dtype, 2)[:, 0].copy(), tile(depth, dtype, 3)
     weights /= np.sqrt(dtype.type(depth))
-    for floor in 0.0, -np.inf:
+    for has_relu in 0, 1:
         f = tile(units + 1, dtype, 4)
         f[:, SAMPLES:] = f[units] = 7
-        run_forward_layer(f, weights, biases, h, SAMPLES, dtype.type(floor))
-        expected = np.maximum(weights @ h[:, :SAMPLES] + biases[:, None], dtype.type(floor))
+        run_forward_layer(f[:units], weights, biases, h, SAMPLES, has_relu)
+        expected = weights @ h[:, :SAMPLES] + biases[:, None]
+        expected = np.maximum(expected, 0) if has_relu else expected
         np.testing.assert_allclose(f[:units, :SAMPLES], expected, **tolerance(dtype))
         assert (f[:, SAMPLES:] == 7).all()
         assert (f[units] == 7).all()
@@ -143,23 +140,14 @@ def test_nan_and_infinities_pass_a_deep_layer(dtype):
     h = np.zeros((depth, SAMPLES + 16), dtype)
     h[depth - 1, 0], h[0, 1], h[0, 2] = np.nan, np.nan, -np.inf
     f = np.full((1, SAMPLES + 16), 7, dtype)
-    run_forward_layer(f, np.ones((1, depth), dtype), np.zeros(1, dtype), h, SAMPLES, dtype.type(0))
+    run_forward_layer(f, np.ones((1, depth), dtype), np.zeros(1, dtype), h, SAMPLES, 1)
     np.testing.assert_array_equal(f[0, :4], [np.nan, np.nan, 0, 0])
-
-
-def test_forward_layer_takes_weights_of_any_strides(dtype):
-    storage = tile(24, dtype, 1)
-    h, biases = tile(4, dtype, 3), tile(10, dtype, 2)[::-1, 0]
-    for weights in storage[:4, :10].T, storage[20:10:-1, 8:4:-1], storage[:20:2, :8:2]:
-        f = tile(10, dtype, 4)
-        run_forward_layer(f, weights, biases, h, SAMPLES, dtype.type(-np.inf))
-        np.testing.assert_allclose(f[:, :SAMPLES], weights @ h[:, :SAMPLES] + biases[:, None], **tolerance(dtype))
 
 
 @pytest.mark.parametrize("depth", [9, 513, 1025])
 @pytest.mark.parametrize("units", [*range(1, 15), 64, 65])
 def test_backward_layer(units, depth, dtype):
-    weights, dl_df = tile(depth, dtype, 1)[:, :units] / np.sqrt(dtype.type(depth)), tile(depth, dtype, 2)
+    weights, dl_df = values(depth, units, dtype, 1) / np.sqrt(dtype.type(depth)), tile(depth, dtype, 2)
     for masked in 0, 1:
         h = tile(units, dtype, 3)
         mask = h[:, :SAMPLES] > 0 if masked else 1
@@ -170,19 +158,13 @@ def test_backward_layer(units, depth, dtype):
 
 
 def test_weights_from_afar(dtype):
-    """So many that rows of them are prefetched, in either direction."""
+    """So many that rows of them are prefetched."""
     units, depth = 400, 1024
-    assert units * min(depth * dtype.itemsize, layers.DEPTH_BYTES) >= microkernels.FAR_BYTES
-    weights, h = tile(units, dtype, 1, depth)[:, :depth] / np.sqrt(dtype.type(depth)), tile(depth, dtype, 3)
-    biases = tile(units, dtype, 2)[:, 0]
-    f = tile(units, dtype, 4)
-    run_forward_layer(f, weights, biases, h, SAMPLES, dtype.type(-np.inf))
+    assert units * min(depth * dtype.itemsize, layers.DEPTH_BYTES) >= register_tiles.FAR_BYTES
+    weights, h = values(units, depth, dtype, 1) / np.sqrt(dtype.type(depth)), tile(depth, dtype, 3)
+    biases, f = tile(units, dtype, 2)[:, 0].copy(), tile(units, dtype, 4)
+    run_forward_layer(f, weights, biases, h, SAMPLES, 0)
     np.testing.assert_allclose(f[:, :SAMPLES], weights @ h[:, :SAMPLES] + biases[:, None], **tolerance(dtype))
-    before = tile(units, dtype, 5)
-    dl_dh = before.copy()
-    run_backward_layer(dl_dh, dl_dh, weights.T, h, SAMPLES, 1)
-    expected = (weights @ h[:, :SAMPLES]) * (before[:, :SAMPLES] > 0)
-    np.testing.assert_allclose(dl_dh[:, :SAMPLES], expected, **tolerance(dtype))
 
 
 def test_the_mask_multiplies_and_is_zero_at_zero(dtype):
@@ -201,10 +183,12 @@ def test_dot_gradient(units_out, units_in, dtype):
     dl_df, h = tile(units_out, dtype, 1), tile(units_in, dtype, 2)
     expected = dl_df[:, :SAMPLES].astype(np.float64) @ h[:, :SAMPLES].T.astype(np.float64)
     for first in 0, units_in:
-        dl_dweights, dl_dbiases = np.full((units_out, units_in), 0.5), np.full(units_out, 0.25)
+        storage, dl_dbiases = np.full((units_out, units_in + 3), 0.5, dtype), np.full(units_out, 0.25, dtype)
+        dl_dweights = storage[:, :units_in]
         run_dot_gradient(dl_dweights, dl_dbiases, dl_df, h, np.ones(SAMPLES, dtype), first, SAMPLES)
         np.testing.assert_allclose(dl_dweights, 0.5 + (expected if first == 0 else 0), **tolerance(dtype))
         np.testing.assert_allclose(dl_dbiases, dl_df[:, :SAMPLES].sum(1, np.float64) + 0.25, **tolerance(dtype))
+        assert (storage[:, units_in:] == 0.5).all()
 
 
 @pytest.mark.parametrize("units_out", [1, 2, 3, 4, 5, 6, 7, 13, 70])
@@ -216,21 +200,13 @@ def test_weight_gradient_along_the_units(units_out, units_in, dtype):
         dl_dweights[:, -4:] = 7
         transposed = np.full((256, units_in + 20), np.nan, dtype)
         sums = dl_dweights[:, :units_in]
-        run_weight_gradient(sums, sums, dl_df, transposed, h, units_in, 256, count, 1)
+        run_weight_gradient(sums, dl_df, transposed, h, units_in, 256, count, 1)
         np.testing.assert_array_equal(transposed[:, :units_in], h[:, :256].T)
         expected = dl_df[:, :count].astype(np.float64) @ h[:, :count].T.astype(np.float64)
         np.testing.assert_allclose(sums, 0.5 + expected, **tolerance(dtype))
         sums[...] = np.nan
-        run_weight_gradient(sums, sums, dl_df, transposed, h, units_in, 256, count, 0)
+        run_weight_gradient(sums, dl_df, transposed, h, units_in, 256, count, 0)
         np.testing.assert_allclose(sums, expected, **tolerance(dtype))
-        if units_in >= 16:  # into an array of its own, which is all that is written
-            for added in 0, 1:
-                sums[...] = 0.25
-                whole = np.full(units_out * units_in + 20, 7, dtype)
-                exact = whole[:-20].reshape(units_out, units_in)
-                run_weight_gradient(exact, sums, dl_df, transposed, h, units_in, 256, count, added)
-                np.testing.assert_allclose(exact, 0.25 * added + expected, **tolerance(dtype))
-                assert (whole[-20:] == 7).all()
         assert (dl_dweights[:, -4:] == 7).all()
 
 
@@ -268,22 +244,50 @@ def test_clear_tail(dtype):
 
 
 @kernel
-def run_squared_error(lanes, rows, count, factor, scale):
-    row = rows.strides[0] // rows.itemsize
-    losses.take_loss(simd.pointer(lanes), simd.pointer(rows), row, 1, 1, count, SQUARED_ERROR, factor, scale, 0)
+def run_add_partials(gradient, total, partials, columns, is_first, is_last):
+    rows.add_partials(
+        simd.pointer(gradient),
+        gradient.strides[0],
+        simd.pointer(total),
+        simd.pointer(partials),
+        partials.strides[1],
+        partials.strides[0],
+        partials.shape[0],
+        gradient.shape[0],
+        columns,
+        is_first,
+        is_last,
+    )
 
 
-def test_squared_error(dtype):
-    output, target = tile(1, dtype, 1)[0, :50], tile(1, dtype, 2)[0, :50]
-    weight = np.linspace(-1, 1, 50).astype(dtype)
-    error = output - target
-    lanes, rows = np.full(50, 0.5), np.full((9, 64), np.nan, dtype)
-    rows[2, :50], rows[3, :50], rows[4, :50] = output, target, weight
-    run_squared_error(lanes, rows[2:], 50, 0.5, 0.25)
-    got = rows[2, :50]
-    assert np.isnan(rows[:, 50:]).all()
-    np.testing.assert_allclose(lanes, 0.5 + 0.5 * weight * error.astype(np.float64) ** 2, **tolerance(dtype))
-    np.testing.assert_allclose(got, 0.25 * weight * error, **tolerance(dtype))
+@pytest.mark.parametrize("columns", [1, 3, 8, 15, 16, 17, 64, 70, 129])
+def test_add_partials(columns, dtype):
+    """In double precision, and nothing behind the columns is written."""
+    random = np.random.default_rng(0)
+    for count in 1, 2, 5:
+        partials = random.standard_normal((count, 3, columns + 5)).astype(dtype)
+        start, terms = random.standard_normal((3, columns + 2)), partials[:, :, :columns].astype(np.float64)
+        for is_first, is_last in (1, 1), (1, 0), (0, 0), (0, 1):
+            gradient, total = np.full((3, columns + 2), 7, dtype), start.copy()
+            run_add_partials(gradient, total, partials, columns, is_first, is_last)
+            expected = np.zeros((3, columns)) if is_first else start[:, :columns].copy()
+            for term in terms:
+                expected += term
+            written, kept = (gradient, total) if is_last else (total, gradient)
+            np.testing.assert_array_equal(written[:, :columns], expected.astype(written.dtype))
+            np.testing.assert_array_equal(kept, start if is_last else np.full_like(kept, 7))
+            assert (gradient[:, columns:] == 7).all()
+            np.testing.assert_array_equal(total[:, columns:], start[:, columns:])
+
+
+@kernel
+def run_sum_row(row):
+    return rows.sum_row(simd.pointer(row), row.size)
+
+
+def test_sum_row():
+    row = np.random.default_rng(0).standard_normal(320)
+    assert run_sum_row(row) == pytest.approx(row.sum(), rel=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -303,13 +307,11 @@ def test_targets(triple, features, expected):
 
 @kernel
 def run_forward_samples(f, weights, biases, h):
-    few.forward_samples(
+    samples.forward_samples(
         simd.pointer(f),
         f.strides[0],
         simd.pointer(weights),
-        weights.strides[0],
         simd.pointer(biases),
-        biases.strides[0],
         simd.pointer(h),
         h.strides[0],
         weights.shape[0],
@@ -320,7 +322,7 @@ def run_forward_samples(f, weights, biases, h):
 
 @kernel
 def run_sum_rows(c, h, a, b, with_mask):
-    few.sum_rows(
+    samples.sum_rows(
         simd.pointer(c),
         c.strides[0],
         simd.pointer(h),
@@ -336,31 +338,30 @@ def run_sum_rows(c, h, a, b, with_mask):
     )
 
 
-def rows(count, columns, dtype, seed):
+def padded_rows(count, columns, dtype, seed):
     """Rows that another array's values stand behind."""
-    values = np.random.default_rng(seed).standard_normal((count + 1, columns + 3)).astype(dtype)
-    return values[:count, :columns]
+    return values(count + 1, columns + 3, dtype, seed)[:count, :columns]
 
 
-@pytest.mark.parametrize("samples", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8])
 @pytest.mark.parametrize("units_in", [*range(1, 20), 31, 32, 33, 64, 70, 200])
-def test_forward_samples(units_in, samples, dtype):
+def test_forward_samples(units_in, count, dtype):
     for units_out in 1, 2, 5, 6, 7, 13:
-        weights, biases = rows(units_out, units_in, dtype, 1), rows(1, units_out, dtype, 2)[0]
-        h, storage = rows(samples, units_in, dtype, 3), np.full((samples + 1, units_out + 3), 7, dtype)
-        run_forward_samples(storage[:samples, :units_out], weights, biases, h)
-        np.testing.assert_allclose(storage[:samples, :units_out], h @ weights.T + biases, **tolerance(dtype))
+        weights, biases = values(units_out, units_in, dtype, 1), values(1, units_out, dtype, 2)[0]
+        h, storage = padded_rows(count, units_in, dtype, 3), np.full((count + 1, units_out + 3), 7, dtype)
+        run_forward_samples(storage[:count, :units_out], weights, biases, h)
+        np.testing.assert_allclose(storage[:count, :units_out], h @ weights.T + biases, **tolerance(dtype))
         assert (storage[:, units_out:] == 7).all()
-        assert (storage[samples] == 7).all()
+        assert (storage[count] == 7).all()
 
 
-@pytest.mark.parametrize("depth", [1, 2, 8, few.ROWS, few.ROWS + 1, 3 * few.ROWS])
+@pytest.mark.parametrize("depth", [1, 2, 8, samples.ROWS, samples.ROWS + 1, 3 * samples.ROWS])
 @pytest.mark.parametrize("columns", [*range(1, 20), 33, 64, 70, 200])
 def test_sum_rows(columns, depth, dtype):
     for count in 1, 2, 6, 7, 13:
-        a, b = rows(depth, count, dtype, 1).T / np.sqrt(dtype.type(depth)), rows(depth, columns, dtype, 2)
+        a, b = padded_rows(depth, count, dtype, 1).T / np.sqrt(dtype.type(depth)), padded_rows(depth, columns, dtype, 2)
         h = np.full((count + 1, columns + 3), np.nan, dtype)
-        h[:count, :columns] = rows(count, columns, dtype, 3)
+        h[:count, :columns] = padded_rows(count, columns, dtype, 3)
         for with_mask in 0, 1:
             storage = np.full((count + 1, columns + 3), 7, dtype)
             c = storage[:count, :columns]
@@ -405,8 +406,8 @@ def test_kernels_compile_for_other_targets(kernel, triple, features, product, dt
     element = numba.from_dtype(dtype)
     address = types.CPointer(element)
     names = list(inspect.signature(kernel._defn).parameters)[1:]
-    pointers = {"f", "weights", "biases", "h", "dl_dh", "dl_df", "dl_dweights", "partial", "transposed"}
-    kinds = [address if name in pointers else element if name == "floor" else types.intp for name in names]
+    pointers = {"f", "weights", "biases", "h", "dl_dh", "dl_df", "dl_dweights", "transposed"}
+    kinds = [address if name in pointers else types.intp for name in names]
     signature, generate = kernel._defn(None, *kinds)
     context = ForeignContext(triple, features)
     module = ir.Module()
@@ -421,5 +422,6 @@ def test_kernels_compile_for_other_targets(kernel, triple, features, product, dt
     machine = llvm.Target.from_triple(triple).create_target_machine(features=features, opt=2)
     assembly = machine.emit_assembly(parsed)
     # Every height, of tiles of two or more vectors, and of one.
-    assert len(re.findall(product, assembly)) >= 3 * sum(range(1, microkernels.HEIGHT + 1))
+    heights = range(1, simd.Simd(context, builder, element).tile_rows + 1)
+    assert len(re.findall(product, assembly)) >= 3 * sum(heights)
     assert "fmaf" not in assembly

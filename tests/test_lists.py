@@ -9,9 +9,10 @@ import pytest
 
 import fastbackprop as fb
 from benchmarks.cases import batch, network
-from fastbackprop import lists, reference
-from fastbackprop.arguments import Batch
-from fastbackprop.kernels import lists as compiled
+from fastbackprop import reference
+from fastbackprop.arguments import addresses as lists
+from fastbackprop.arguments.batch import Batch
+from fastbackprop.kernels import object_memory as compiled
 from tests.conftest import assert_close, assert_same_bits
 from tests.test_layouts import ZOO
 

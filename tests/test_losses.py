@@ -10,7 +10,8 @@ from numba import njit
 
 import fastbackprop as fb
 from benchmarks.cases import batch, network
-from fastbackprop import reference, validation
+from fastbackprop import reference
+from fastbackprop.arguments import checks
 from fastbackprop.kernels import elementary
 from tests.conftest import assert_close, assert_same_bits, smooth_batch, target_of
 from tests.test_layouts import ZOO
@@ -425,7 +426,7 @@ def test_the_tolerance_of_sums(dtype):
     y = target_of("softmax_cross_entropy", y)
     for size, refused in (0.5, False), (2, True):
         change = y.copy()
-        change[:, 9] *= 1 + size * validation.SUM_TOLERANCE
+        change[:, 9] *= 1 + size * checks.SUM_TOLERANCE
         if refused:
             with pytest.raises(ValueError, match="column 9 of y sums to"):
                 fb.loss_and_gradients(net_input, *parameters, change, loss="softmax_cross_entropy")

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import fastbackprop
-from fastbackprop import __main__, demonstration, notebook
+from fastbackprop import notebook
+from fastbackprop.cli import demonstration
+from fastbackprop.cli import main as __main__
 
 
 def run(*arguments):

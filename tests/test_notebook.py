@@ -8,7 +8,7 @@ import pytest
 import fastbackprop as fb
 from benchmarks.cases import batch, network
 from fastbackprop import reference
-from fastbackprop.demonstration import notebook_network
+from fastbackprop.cli.demonstration import notebook_network
 from tests.conftest import assert_close, smooth_batch
 
 DEPTHS = {0: (4, 3), 1: (5, 7, 2), 5: (1, 6, 6, 6, 6, 6, 1), 60: (3, *[8] * 60, 2)}

@@ -59,7 +59,7 @@ GRADIENT = """
 import numpy as np, fastbackprop as fb
 loss, _, _ = fb.loss_and_gradients(np.ones((1, 3)), [np.ones((1, 1))], [np.zeros((1, 1))], 0.0)
 """
-SWEEP = (
+COMPILED = (
     """
 from numba.core import event
 recorder = event.RecordingListener()
@@ -67,10 +67,8 @@ event.register("numba:compile", recorder)
 """
     + GRADIENT
     + """
-from fastbackprop.kernels.sweep import sweep
-entry, lane = sweep(np.dtype("f8"))
 compiled = [repr(entered.data) for _, entered in recorder.buffer]
-print(loss, any("entry.<locals>.enter" in name for name in compiled), lane.cache_hits)
+print(loss, any("run_call" in name for name in compiled))
 """
 )
 
@@ -85,14 +83,14 @@ def copy(tmp_path):
 def test_kernels_are_cached_and_compiled_again_when_any_source_changes(copy):
     cache = copy / "cache"
     environment = {"cwd": copy, "NUMBA_CACHE_DIR": cache}
-    assert run(SWEEP, **environment) == "3.0 True 0"
-    assert run(SWEEP, **environment) == "3.0 False 1"
+    assert run(COMPILED, **environment) == "3.0 True"
+    assert run(COMPILED, **environment) == "3.0 False"
     # A file that the cached function calls into but does not live in: numba does not look at it.
     file = copy / "fastbackprop" / "kernels" / "layers.py"
     text = file.read_text()
     file.write_text(text.replace("def forward_layer(", "def forward_layer(  # edited\n", 1))
     assert file.read_text() != text
-    assert run(SWEEP, **environment) == "3.0 True 0"
+    assert run(COMPILED, **environment) == "3.0 True"
 
 
 def test_warmup_leaves_nothing_to_compile(tmp_path):
@@ -101,18 +99,20 @@ import os
 from pathlib import Path
 import numpy as np, fastbackprop as fb
 from benchmarks.cases import batch, network
-from fastbackprop import pool
+from fastbackprop.engine import plan, pool
 compiled = lambda: {str(file) for file in Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nb?")}
 fb.warmup("float32")
 before = compiled()
 assert before
-for pool.CHUNK_BYTES in pool.CHUNK_BYTES, 10:
+for plan.PRIVATE_BYTES in plan.PRIVATE_BYTES, 10:
+    pool._free.clear()
     for samples in 3, 40, 20_000:
         weights, biases = network((3, 30, 30, 2), np.float32)
         x, y = batch((3, 30, 30, 2), samples, np.float32)
         _, all_f, all_h = fb.compute_network_output(x, weights, biases)
         fb.backward_pass(weights, biases, all_f, all_h, y, intermediates=True)
         fb.loss_and_gradients(x, weights, biases, np.zeros(samples, int), loss="softmax_cross_entropy")
+        fb.predict(x, weights, biases)
 print(compiled() == before)
 """
     assert run(code, NUMBA_CACHE_DIR=tmp_path) == "True"
@@ -131,8 +131,8 @@ def test_without_a_cache_folder_kernels_are_compiled_in_memory(copy):
         "IPYTHONDIR": blocked,
         "PYTHONDONTWRITEBYTECODE": 1,
     }
-    assert run(SWEEP, **environment) == "3.0 True 0"
-    assert run(SWEEP, **environment) == "3.0 True 0"
+    assert run(COMPILED, **environment) == "3.0 True"
+    assert run(COMPILED, **environment) == "3.0 True"
     assert run("from fastbackprop.kernels import jit; print(jit.cache_folder())", **environment) == "None"
 
 
@@ -144,7 +144,8 @@ def test_other_targets_give_the_same_numbers(name, features, tmp_path):
     code = """
 import numpy as np, fastbackprop as fb
 from benchmarks.cases import batch, network
-from fastbackprop import pool, reference
+from fastbackprop import reference
+from fastbackprop.engine import plan, pool
 from fastbackprop.kernels import simd
 
 def close(got, expected):
@@ -163,10 +164,11 @@ for dtype, limit in (np.float64, 1e-12), (np.float32, 1e-4):
     classes, loss = np.arange(333) % 3, "softmax_cross_entropy"
     expected = reference.loss_and_gradients(x, weights, biases, classes, loss=loss)[1:]
     close(fb.loss_and_gradients(x, weights, biases, classes, loss=loss)[1:], expected)
-    default, pool.CHUNK_BYTES = pool.CHUNK_BYTES, 100
+    default, plan.PRIVATE_BYTES = plan.PRIVATE_BYTES, 100
     pool._free.clear()
     close(fb.loss_and_gradients(x, weights, biases, classes, loss=loss)[1:], expected)
-    pool.CHUNK_BYTES = default
+    plan.PRIVATE_BYTES = default
+    pool._free.clear()
 print(simd.host_target()[0].vector_bytes, simd.host_target()[0].has_fma)
 """
     import platform

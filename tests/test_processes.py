@@ -26,7 +26,7 @@ def run(*arguments, **options):
 
 FULL = """
 import resource, signal, sys
-from fastbackprop.__main__ import main
+from fastbackprop.cli.main import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 import fastbackprop
 fastbackprop.loss_and_gradients([[1.0]], [[[1.0]]], [[[0.0]]], 0.0)  # so that nothing else has to be written
@@ -56,9 +56,9 @@ def big_batch(inputs, samples):
 WATCHED = """
 import signal, sys, time
 import fastbackprop
-from fastbackprop.__main__ import main
-from fastbackprop.engine import Engine
-Engine.call_flops = 0  # so that a short call tells its progress as a long one does
+from fastbackprop.cli.main import main
+from fastbackprop.engine import plan
+plan.SLICE_FLOPS = 1  # so that a short call reports its progress as a long one does
 inner = fastbackprop.loss_and_gradients
 def watched(*arguments, progress, **options):
     def report(done, total):
@@ -84,8 +84,8 @@ def test_ctrl_c_leaves_no_file_and_no_traceback():
 GROWTH = """
 import sys
 import numpy as np
-from fastbackprop import demonstration
-from fastbackprop.__main__ import main
+from fastbackprop.cli import demonstration
+from fastbackprop.cli.main import main
 x, y = np.load("x.npy", mmap_mode="r"), np.load("y.npy", mmap_mode="r")
 np.save("first_x.npy", x[:, :300_000])
 np.save("first_y.npy", y[:, :300_000])

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.cases import batch, network
 from fastbackprop import reference
-from fastbackprop.demonstration import notebook_network
+from fastbackprop.cli.demonstration import notebook_network
 from tests.conftest import target_of
 
 FIRST_BIASES = {

@@ -6,7 +6,8 @@ import numpy as np
 
 import fastbackprop
 from benchmarks import cases, timing
-from fastbackprop import reference, threads
+from fastbackprop import reference
+from fastbackprop.parallel import cpus
 
 
 class _Calls:  # asv would take a public class for benchmarks
@@ -52,7 +53,7 @@ class _Comparison(_Calls):
 
     def track_time_over_peak_time(self, case, dtype, *_):
         """Over the time that the same flops take at the FMA peak of the same threads, measured in the same process."""
-        return timing.over_peak(self.ours, self.flops(case), dtype, threads.available_threads())
+        return timing.over_peak(self.ours, self.flops(case), dtype, cpus.available_threads())
 
     def track_time_over_numpy(self, *_):
         return timing.over(self.ours, self.oracle)

@@ -4,7 +4,7 @@ import numpy as np
 
 from benchmarks import peak
 from benchmarks.cases import DTYPES
-from fastbackprop.threads import available_threads
+from fastbackprop.parallel.cpus import available_threads
 
 
 class Control:

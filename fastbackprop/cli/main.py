@@ -13,8 +13,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 import fastbackprop
-from fastbackprop import files, losses, profiling, threads
-from fastbackprop.demonstration import demonstrate, fits_into_memory
+from fastbackprop.cli import files, profiling
+from fastbackprop.cli.demonstration import demonstrate, fits_into_memory
+from fastbackprop.losses import LOSSES
+from fastbackprop.parallel.cpus import available_threads
 
 NETWORK_AND_BATCH = """\
 NET.npz holds weights_0, biases_0, weights_1, ...: what the functions take as all_weights[0], all_biases[0], ...
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Run the command that was asked for."""
     try:
-        num_threads = options.threads or threads.available_threads()
+        num_threads = options.threads or available_threads()
     except ValueError as error:
         parser.error(str(error))
     if options.command == "info":
@@ -89,7 +91,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
     problem = argparse.ArgumentParser(add_help=False)
     problem.add_argument("net", type=Path, metavar="NET.npz", help="the network")
     problem.add_argument("data", type=Path, metavar="DATA", nargs="+", help="the batch: DATA.npz, or X.npy Y.npy")
-    problem.add_argument("--loss", choices=list(losses.LOSSES), default="least_squares", help="(%(default)s)")
+    problem.add_argument("--loss", choices=LOSSES, default="least_squares", help="(%(default)s)")
     problem.add_argument("--reduction", choices=["sum", "mean"], default="sum", help="(%(default)s)")
     shared: dict[str, Any] = {"parents": [problem], "formatter_class": argparse.RawDescriptionHelpFormatter}
 
@@ -233,7 +235,3 @@ def info(num_threads: int) -> None:
     }
     for name, value in rows.items():
         print(f"{name:13} {value}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

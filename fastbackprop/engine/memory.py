@@ -25,8 +25,22 @@ KEPT_BYTES = 256 * 1024 * 1024
 """Bytes of free memory that is kept, at most."""
 
 
+_free: dict[int, list[Array]] = {}
+
+
+def give_back(memory: Array, free: dict[int, list[Array]] = _free) -> None:
+    """Keep memory that nobody has any longer; sizes that were used first are forgotten first."""
+    free.setdefault(memory.nbytes, []).append(memory)
+    kept = sum([size * len(blocks) for size, blocks in list(free.items())])
+    for size in list(free) if kept > KEPT_BYTES else []:
+        while kept > KEPT_BYTES and free[size]:
+            free[size].pop(0)
+            kept -= size
+
+
 class Block:
-    """Memory that an array is made in. The array and its views refer to it; when the last is gone, it gives itself back.
+    """Memory that an array is made in. The array and its views refer to it; when the last is gone, it gives itself
+    back.
 
     NumPy keeps what it takes an array from as the base of that array and of its views, and knows no more of the memory.
     """
@@ -36,7 +50,7 @@ class Block:
         self.__array_interface__ = memory.__array_interface__
 
     # Called at any time, by any thread, and when the interpreter ends and has taken away what a module has.
-    def __del__(self, give_back: Any = lambda memory: give_back(memory)) -> None:
+    def __del__(self, give_back: Any = give_back) -> None:
         give_back(self.memory)
 
 
@@ -82,16 +96,3 @@ def size_class(size: int) -> int:
     """The next multiple of an eighth of a power of two, so that batches of similar sizes share memory."""
     unit = 1 << max(size.bit_length() - 4, 0)
     return -(-size // unit) * unit
-
-
-_free: dict[int, list[Array]] = {}
-
-
-def give_back(memory: Array, free: dict[int, list[Array]] = _free, kept_bytes: int = KEPT_BYTES) -> None:
-    """Keep memory that nobody has any longer; sizes that were used first are forgotten first."""
-    free.setdefault(memory.nbytes, []).append(memory)
-    kept = sum([size * len(blocks) for size, blocks in list(free.items())])
-    for size in list(free) if kept > kept_bytes else []:
-        while kept > kept_bytes and free[size]:
-            free[size].pop(0)
-            kept -= size

@@ -20,8 +20,8 @@ FEW = 8
 STRIP = 16
 """Samples: chunks and strips begin at multiples of it. A cache line of float32.
 
-Measured: with 32, 96 samples of 784-100x3-10 and 160 of 64-128x4-10, of which one of two threads had twice as many, took
-10 to 15 % longer, others as long.
+Measured: with 32, 96 samples of 784-100x3-10 and 160 of 64-128x4-10, of which one of two threads had twice as many,
+took 10 to 15 % longer, others as long.
 """
 
 TILE_BYTES = 256 * 1024
@@ -37,17 +37,18 @@ LOSS_ROWS = 4
 """Rows of a tile behind the target's, for the weight of each sample and sums over the outputs."""
 
 ALONG_UNITS = 24
-"""Units: layers with fewer on either side take the weight gradient along the samples. Below, vectors of units are mostly
-padding, or the transposition is not worth its product."""
+"""Units: layers with fewer on either side take the weight gradient along the samples. Below, vectors of units are
+mostly padding, or the transposition is not worth its product."""
 
 CHUNK_TILES = 8
-"""Tiles of a chunk, at most: their weight gradients are summed in the element type, those of chunks in double precision.
+"""Tiles of a chunk, at most: their weight gradients are summed in the element type, those of chunks in double
+precision.
 
 So a sum of millions of samples in float32 rounds as rarely as NumPy's, see tests.test_numerics.
 """
 
-CHUNK_FLOPS = 2**21
-"""Floating-point operations of a chunk, at least: 15 to 35 us.
+CHUNK_FLOPS = 2**20
+"""Floating-point operations of a chunk, at least: 10 to 20 us.
 
 Measured: with 2**23, 5,000 samples of 1-6x5-1 and 2,000 of 8-16x3-1 were not shared by two threads, and took a fifth
 longer.
@@ -63,14 +64,14 @@ CHUNK_GRADIENT_BYTES = 8192
 MANY_CHUNKS = 32
 """Chunks into which a batch is cut where they are shorter than CHUNK_TILES tiles: enough for as many threads."""
 
-PRIVATE_BYTES = 2 * 1024 * 1024
-"""Bytes of a partial gradient, at most: larger gradients are shared. So there is room for 32 chunks at once."""
+PRIVATE_BYTES = 4 * 1024 * 1024
+"""Bytes of a partial gradient, at most: larger gradients are shared."""
 
-PARTIALS_BYTES = 64 * 1024 * 1024
-"""Bytes of all partial gradients of a slice, at most."""
+PARTIALS_BYTES = 128 * 1024 * 1024
+"""Bytes of all partial gradients of a slice, at most: there is room for 32, if there are as many threads."""
 
 SLICE_FLOPS = 2**31
-"""Floating-point operations of a slice, at most, if it has more than one chunk: 10 to 40 ms on one thread. Ctrl-C and
+"""Floating-point operations of a slice for each thread, at most, if that is more than a chunk: 20 to 40 ms. Ctrl-C and
 progress are answered between slices."""
 
 STAGED_BYTES = 8 * 1024 * 1024
@@ -135,22 +136,22 @@ class Plan:
     """How one batch goes through the network."""
 
     scheme: str
-    """The pass: few, private, shared, or predict."""
+    """few, private or shared."""
     layout: Layout
     samples: int
     chunks: int
     """The chunks of the batch, or the groups of a shared pass."""
-    slice_chunks: int
+    most_chunks: int
     """The chunks of a slice, at most."""
     tile_samples: int
     """Samples of a tile: at most those that the layout has room for."""
 
-    @property
+    @functools.cached_property
     def pieces(self) -> int:
         """How many threads can work on a slice at once."""
-        return -(-self.longest // STRIP) if self.scheme == "shared" else self.slice_chunks
+        return -(-self.longest // STRIP) if self.scheme == "shared" else min(self.chunks, self.most_chunks)
 
-    @property
+    @functools.cached_property
     def longest(self) -> int:
         """Samples of a chunk, at most."""
         return longest(self.samples, self.chunks)
@@ -159,15 +160,23 @@ class Plan:
         """Where a chunk of the batch begins, and the one before it ends; see passes.tile.cut."""
         return min(STRIP * (-(-self.samples // STRIP) * chunk // max(self.chunks, 1)), self.samples)
 
-    def slices(self, most_samples: int | None = None) -> list[tuple[int, int]]:
-        """The ranges of chunks of each slice, of about so many samples at most, but of two chunks at least."""
-        step = self.slice_chunks
+    def slices(self, threads: int, most_samples: int | None = None) -> list[tuple[int, int]]:
+        """The ranges of chunks of each slice: as many for each thread, as even as can be.
+
+        No slice has many more than most_samples samples, unless it has a chunk for each thread and no more. Where a
+        batch is cut into slices does not change what is added up, nor in which order.
+        """
+        if self.samples * self.layout.flops <= SLICE_FLOPS and most_samples is None and self.chunks <= self.most_chunks:
+            return [(0, self.chunks)]  # at once, as short calls are
+        each = max(SLICE_FLOPS // (self.longest * self.layout.flops), 1)
         if most_samples is not None:
-            step = min(step, max(most_samples // self.longest, 2))
+            each = max(min(each, most_samples // (self.longest * threads)), 1)
+        step = min(each * threads, self.most_chunks)
+        count = -(-self.chunks // step)
+        step = min(round_up(-(-self.chunks // count), threads), self.most_chunks)
         return [(first, min(first + step, self.chunks)) for first in range(0, self.chunks, step)]
 
 
-@functools.lru_cache(maxsize=64)
 def plan_gradient(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the gradient of a batch is computed."""
     if 0 < samples <= FEW:
@@ -176,21 +185,19 @@ def plan_gradient(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> 
     if layout.partial_bytes <= PRIVATE_BYTES:
         chunks = count_chunks(layout, itemsize, samples)
         if chunks != 1 or samples <= STRIP or samples * layout.flops < SHARED_FLOPS:
-            return cut_in_chunks("private", layout, samples, chunks)
+            return cut_in_chunks(layout, samples, chunks)
     layout = shared_layout(layer_sizes, itemsize)
     group_tiles = min(GROUP_TILES, max(GROUP_BYTES // layout.tile_bytes, 2))
     groups = -(-samples // (group_tiles * SHARED_TILE_SAMPLES))
     return Plan("shared", layout, samples, groups, 1, even_tile(layout, longest(samples, groups)))
 
 
-@functools.lru_cache(maxsize=64)
 def plan_backward_pass(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the notebooks' backward pass is computed: in chunks, however large their partial gradients."""
     layout = private_layout(layer_sizes, itemsize)
-    return cut_in_chunks("private", layout, samples, count_chunks(layout, itemsize, samples))
+    return cut_in_chunks(layout, samples, count_chunks(layout, itemsize, samples))
 
 
-@functools.lru_cache(maxsize=64)
 def plan_prediction(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the output of a batch is computed."""
     if 0 < samples <= FEW:
@@ -198,21 +205,29 @@ def plan_prediction(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -
     return plan_forward_pass(layer_sizes, itemsize, samples)
 
 
-@functools.lru_cache(maxsize=64)
 def plan_forward_pass(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the notebooks' forward pass is computed. It has no sums, so its chunks may be short."""
     layout = private_layout(layer_sizes, itemsize)
     short = min(-(-samples // STRIP), MANY_CHUNKS, samples * layout.flops // 3 // (CHUNK_FLOPS // 2))
     chunks = max(short, -(-samples // (CHUNK_TILES * layout.tile_samples)))
-    return cut_in_chunks("predict", layout, samples, chunks)
+    return cut_in_chunks(layout, samples, chunks)
 
 
-def cut_in_chunks(scheme: str, layout: Layout, samples: int, chunks: int) -> Plan:
-    """A plan of so many chunks, which go through the network in slices of about as many."""
+PLANS = {
+    "gradient": plan_gradient,
+    "prediction": plan_prediction,
+    "forward pass": plan_forward_pass,
+    "backward pass": plan_backward_pass,
+}
+"""What is computed: its plan, by the sizes of the layers, the bytes of an element and the number of samples."""
+
+
+def cut_in_chunks(layout: Layout, samples: int, chunks: int) -> Plan:
+    """A private plan of so many chunks."""
     length = longest(samples, chunks)
-    at_once = max(min(SLICE_FLOPS // max(length * layout.flops, 1), PARTIALS_BYTES // layout.partial_bytes), 1)
-    slices = max(-(-chunks // at_once), 1)
-    return Plan(scheme, layout, samples, chunks, max(-(-chunks // slices), 1), even_tile(layout, length))
+    return Plan(
+        "private", layout, samples, chunks, PARTIALS_BYTES // layout.partial_bytes or 1, even_tile(layout, length)
+    )
 
 
 def longest(samples: int, chunks: int) -> int:
@@ -267,7 +282,8 @@ def few_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
 
 @functools.lru_cache(maxsize=64)
 def private_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
-    """Tiles in which dl/df_{k-1} takes the place of h_k, and partial gradients in which wide layers have padded rows."""
+    """Tiles in which dl/df_{k-1} takes the place of h_k, and partial gradients in which wide layers have padded
+    rows."""
     rows = rows_of_tile(layer_sizes)
     fitting = TILE_BYTES // (rows * itemsize) // CACHE_LINE * CACHE_LINE
     tile_samples = min(max(fitting, TILE_SAMPLES[0]), TILE_SAMPLES[1])
@@ -320,8 +336,8 @@ def rows_of_tile(layer_sizes: tuple[int, ...]) -> int:
 def place_rows(
     layer_sizes: tuple[int, ...], itemsize: int, tile_samples: int
 ) -> tuple[list[dict[str, int]], dict[str, int]]:
-    """Where the rows of a tile lie. Its rows are an odd number of cache lines apart, so that those of a register tile do
-    not fall into the same set of a cache."""
+    """Where the rows of a tile lie. Its rows are an odd number of cache lines apart, so that those of a register tile
+    do not fall into the same set of a cache."""
     row_bytes = tile_samples * itemsize + CACHE_LINE
     starts = [row * row_bytes for row in itertools.accumulate(layer_sizes, initial=0)]
     layers = [
@@ -367,9 +383,9 @@ def place_partial(layers: list[dict[str, int]], call: dict[str, int], itemsize: 
             layer["partial_at"], layer["partial_row"] = at, padded(layer["units_in"]) * itemsize
             row, rows = layer["units_in"] * itemsize, max(BLOCK_ELEMENTS // layer["units_in"], 1)
             for first, last in parts(layer["units_out"], rows, 1):
-                place = {"gradient_at": layer["weights_at"] + first * row, "partial_at": at + first * layer["partial_row"]}
-                size = {"rows": last - first, "columns": layer["units_in"]}
-                blocks.append(place | size | {"gradient_row": row, "partial_row": layer["partial_row"]})
+                block = {"gradient_at": layer["weights_at"] + first * row, "gradient_row": row}
+                block |= {"partial_at": at + first * layer["partial_row"], "partial_row": layer["partial_row"]}
+                blocks.append(block | {"rows": last - first, "columns": layer["units_in"]})
             at += layer["units_out"] * layer["partial_row"]
     call["cleared_at"] = at
     runs: list[tuple[int, int, int]] = []

@@ -37,7 +37,7 @@ def warmup(dtype: DTypeLike | None = None) -> None:
         entry.entry(known)
         for group in GROUPS:
             addresses(known, group)
-        for name in PASSES:
-            entry.compiled_pass(find_pass(name), known)
+        for key in PASSES:
+            entry.compiled_pass(find_pass(key), known)
         for tile_loss in (seed.tile_seed, *(find_loss(name).tile_loss for name in LOSSES)):
             entry.compiled_loss(tile_loss, known)

@@ -22,7 +22,7 @@ compiled in 11 to 13 s instead of 6, before loops were no longer unrolled.
 """
 
 
-phase = numba.njit(inline="always", error_model="numpy", no_cfunc_wrapper=True)
+phase = numba.njit(inline="always", error_model="numpy", no_cfunc_wrapper=True)  # type: ignore[call-overload]
 """For the steps of a pass: numba puts their code in place of the call before it types anything, see passes.tile."""
 
 

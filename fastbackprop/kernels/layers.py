@@ -189,7 +189,8 @@ def weight_gradient(
                     fresh=simd.true,
                     added=builder.icmp_signed("!=", simd.add(s, added), simd.int(0)),
                     # Rows of wide networks come from L3: prefetching them saves 1 to 7 %. Prefetching a transposed
-                    # tile, weights, or what products write saved nothing, nor did a panel that stays in L1 for all rows.
+                    # tile, weights, or what products write saved nothing, nor did a panel that stays in L1 for all
+                    # rows.
                     ahead=depth,
                 )
 

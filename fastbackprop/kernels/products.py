@@ -1,7 +1,7 @@
 """The products and row operations, compiled once for a dtype in four groups; passes call them by address.
 
-Within a pass they would be compiled again for each: 1.6 to 2 s instead of 0.6. A group shares its register tiles, and is
-compiled when a network first needs it: narrow networks do without TRANSPOSED (0.4 s), large batches without SAMPLES.
+Within a pass they would be compiled again for each: 1.6 to 2 s instead of 0.6. A group shares its register tiles, and
+is compiled when a network first needs it: narrow networks do without TRANSPOSED (0.4 s), large batches without SAMPLES.
 """
 
 import functools

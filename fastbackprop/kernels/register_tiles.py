@@ -18,11 +18,12 @@ from llvmlite import ir
 from numba.core import cgutils
 
 FAR_BYTES = 3 * 2**19
-"""Size in bytes of A, whose rows are contiguous, from which its next rows are prefetched while a register tile is at work.
+"""Size in bytes of A, whose rows are contiguous, from which its next rows are prefetched while a register tile is at
+work.
 
-Such weights come from L3. Measured: 512 to 2048 units 2 to 6 % less time (1 MB of L2, Zen 5, 2026-11). Weights that stay
-in L2 (784-256x3-10) gained nothing, and 10000-50-10 took up to 3 % longer, as it has few rows for each part of the depth.
-A burst of prefetches in front of each tile gained nothing either.
+Such weights come from L3. Measured: 512 to 2048 units 2 to 6 % less time (1 MB of L2, Zen 5, 2026-11). Weights that
+stay in L2 (784-256x3-10) gained nothing, and 10000-50-10 took up to 3 % longer, as it has few rows for each part of the
+depth. A burst of prefetches in front of each tile gained nothing either.
 """
 
 FOLLOWING = 8

@@ -132,9 +132,9 @@ def add_partials(
 ):
     """total += sum_c partial_c, in double precision and in the order of c; gradient = total where is_last is not 0.
 
-    gradient, partial_c: `rows` rows of `columns` elements; partial_c stands c * partial_bytes behind partial_0. gradient
-    is written where is_last, else total (the same rows, of doubles, gradient_row elements apart) is. total is read
-    unless is_first: then it is 0. gradient may be partial_0.
+    gradient, partial_c: `rows` rows of `columns` elements; partial_c stands c * partial_bytes behind partial_0.
+    gradient is written where is_last, else total (the same rows, of doubles, gradient_row elements apart) is. total is
+    read unless is_first: then it is 0. gradient may be partial_0.
     """
 
     def emit(simd, gradient, row, total, partial, partial_row, partial_bytes, partials, rows, columns, first, last):

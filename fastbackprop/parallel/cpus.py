@@ -1,4 +1,5 @@
-"""How many threads a call may have: what the user set, the processors of this process, and a container's share of them."""
+"""How many threads a call may have: what the user set, the processors of this process, and a container's share of
+them."""
 
 import functools
 import math

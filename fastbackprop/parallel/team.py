@@ -15,8 +15,11 @@ depend on it. From one thread to the other and back takes some 0.3 us.
 States are stored after what belongs to them, and loaded before it (release and acquire), which orders all else.
 """
 
+import ctypes
 import functools
+import os
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -41,7 +44,11 @@ LOOKS = 100
 """Looks for a worker's answer, at least: a look and a pause take 28 ns (Zen 5), an answer some 10 of them."""
 
 SPINS = 2000
-"""Looks at a barrier, 60 us, before a thread yields its processor: another thread of the call may be waiting for it."""
+"""Looks, 60 us, after which a waiting thread yields its processor at each: another thread may be waiting for it."""
+
+YIELD = "fastbackprop_yield"
+_system = ctypes.CDLL(None).sched_yield if os.name == "posix" else ctypes.CDLL("kernel32").SwitchToThread
+llvm.add_symbol(YIELD, ctypes.cast(_system, ctypes.c_void_p).value)
 
 ARRIVED, PIECES, BLOCKS = range(3)
 """What the threads of a call count together, at the beginning of its record, on a cache line of their own."""
@@ -110,6 +117,18 @@ def pause(typing_context):
     return types.void(), generate
 
 
+@intrinsic
+def yield_processor(typing_context):
+    """Let another thread have this processor, if one waits for it: it may be the one that this thread waits for."""
+
+    def generate(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.IntType(32), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, YIELD), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
 def call_llvm(builder, name, *arguments):
     """Call an intrinsic function of LLVM that returns nothing."""
     kind = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
@@ -130,12 +149,22 @@ def counter(typing_context, call, number):
 
 @intrinsic
 def count_one(typing_context, cell):
-    """What a counter was before it is one more; all that this thread wrote before can be read by who sees it counted."""
+    """What a counter was before it is one more; all that this thread wrote before can be read by who sees it
+    counted."""
 
     def generate(context, builder, signature, arguments):
         return builder.atomic_rmw("add", arguments[0], INT(1), "acq_rel")
 
     return types.int64(CELL), generate
+
+
+@inner
+def wait_a_moment(looks):
+    """What a thread does between two looks, after so many of them."""
+    if looks < SPINS:
+        pause()
+    else:
+        yield_processor()
 
 
 @phase
@@ -149,10 +178,8 @@ def wait(call, count):
     """Go on when so many threads have arrived. A thread that waits long yields its processor now and then."""
     looks = 0
     while load(counter(call, ARRIVED)) < count:
-        pause()
         looks += 1
-        if looks > SPINS:
-            call.yield_thread()
+        wait_a_moment(looks)
 
 
 @phase
@@ -224,27 +251,28 @@ def run(call, boxes, patience, address):
     """
     for number in range(3):
         store(counter(call, number), 0)
-    called = 0
+    called = looks = 0
     for number in range(boxes.shape[0]):
         state = cell(boxes, number, STATE)
         while True:
             if exchange(state, WAITING, CALLED):
                 called |= 1 << number
                 break
-            if patience <= 0 or load(state) != AWAY:
+            if looks >= patience or load(state) != AWAY:
                 break
-            patience -= 1
+            looks += 1
             pause()
     threads = 1
     for number in range(boxes.shape[0]):
         if called >> number & 1:
             state = cell(boxes, number, STATE)
-            looks = LOOKS + patience
+            left = LOOKS + patience - looks
+            looks = 0
             while load(state) == CALLED:
-                looks -= 1
-                if looks < 0 and exchange(state, CALLED, WAITING):
+                if looks >= left and exchange(state, CALLED, WAITING):
                     called ^= 1 << number
                     break
+                looks += 1
                 pause()
             threads += called >> number & 1
     thread = 1
@@ -264,21 +292,21 @@ def serve():
     return compile_entry(serve_calls, types.void(BOXES, types.int64, types.int64))
 
 
-def serve_calls(boxes, number, pauses):
-    """Run what is posted to a box, until there has been nothing for that many pauses, or the worker is asked to leave."""
+def serve_calls(boxes, number, most_looks):
+    """Run what is posted to a box, until there was nothing for so many looks, or the worker is asked to leave."""
     state, leave = cell(boxes, number, STATE), cell(boxes, number, LEAVE)
-    left = pauses
-    open_box = exchange(state, AWAY, WAITING)  # else another worker is there already
-    while open_box:
+    looks = 0
+    is_open = exchange(state, AWAY, WAITING)  # else another worker is there already
+    while is_open:
         now = load(state)
         if now == CALLED:
             exchange(state, CALLED, HERE)
+            looks = 0
         elif now == GO:
             run_posted(cell(boxes, number, RUN), boxes[number, THREAD], boxes[number, THREAD + 1])
             store(state, WAITING)
-            left = pauses
-        elif now == WAITING:
-            left -= 1
-            if (left < 0 or load(leave) != 0) and exchange(state, WAITING, AWAY):
-                open_box = False
-        pause()
+            looks = 0
+        elif now == WAITING and (looks > most_looks or load(leave) != 0):
+            is_open = not exchange(state, WAITING, AWAY)
+        looks += 1
+        wait_a_moment(looks)

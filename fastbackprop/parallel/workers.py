@@ -27,10 +27,10 @@ from fastbackprop.parallel import cpus
 from fastbackprop.parallel.boxes import AWAY, BOX, LEAVE, STATE
 
 AWAKE_SECONDS = 1e-3
-"""Seconds that a worker spins after the last call that it helped with."""
+"""Seconds that a worker looks at its box after the last call that it helped with."""
 
-TRIED_PAUSES = 1000
-"""Pauses that are timed, to find how long one takes."""
+TRIED_LOOKS = 10_000
+"""Looks that are timed, to find how many fit into that time."""
 
 MOST_HELPERS = 63
 """Workers, at most: a call keeps those it has called as bits of an integer."""
@@ -59,7 +59,7 @@ class Crew:
         self.boxes = NO_HELPERS
         self.bells: list[SimpleQueue[bool]] = []
         self.workers: list[threading.Thread] = []
-        self.pauses = 0
+        self.looks = 0
         self.lock = threading.RLock()
 
     def muster(self, count: int) -> Array:
@@ -79,6 +79,8 @@ class Crew:
             if not self.hire():
                 break
         boxes = self.boxes[: min(count, len(self.workers))]
+        for worker in self.workers[: len(boxes)]:
+            place(worker.native_id, count)
         for number, state in enumerate(boxes[:, STATE].tolist()):
             if state == AWAY and self.bells[number].empty():
                 self.boxes[number, LEAVE] = 0
@@ -86,15 +88,15 @@ class Crew:
         return boxes
 
     def make_boxes(self) -> None:
-        """Make the boxes, and find how many pauses a worker stays awake."""
+        """Make the boxes, and find how many looks a worker stays awake."""
         from fastbackprop.parallel.team import serve  # imports numba
 
         shortest = math.inf
         for _ in range(3):
             start = time.perf_counter()
-            serve()(np.zeros((1, BOX), np.int64), 0, TRIED_PAUSES)
+            serve()(np.zeros((1, BOX), np.int64), 0, TRIED_LOOKS)
             shortest = min(shortest, time.perf_counter() - start)
-        self.pauses = round(AWAKE_SECONDS / shortest * TRIED_PAUSES)
+        self.looks = round(AWAKE_SECONDS / shortest * TRIED_LOOKS)
         self.boxes = np.zeros((MOST_HELPERS, BOX), np.int64)
 
     def hire(self) -> bool:
@@ -107,7 +109,6 @@ class Crew:
             return False
         self.bells.append(bell)
         self.workers.append(worker)
-        place(worker.native_id)
         return True
 
     def work(self, number: int, bell: "SimpleQueue[bool]") -> None:
@@ -116,7 +117,7 @@ class Crew:
 
         run = serve()
         while bell.get():
-            run(self.boxes, number, self.pauses)
+            run(self.boxes, number, self.looks)
 
     def dismiss(self) -> None:
         """End the workers, those that help with a call after it. Later calls hire new ones."""
@@ -129,16 +130,17 @@ class Crew:
             self.workers, self.bells = [], []
 
 
-def place(worker: int | None) -> None:
-    """Keep a worker off the calling thread's processor, if there is another: Linux often wakes a thread there.
+def place(worker: int | None, helpers: int) -> None:
+    """Keep a worker off the calling thread's processor, if there are others for all: Linux often wakes a thread there.
 
     Measured: on two processors, after pauses of 40 ms, calls of 5.5 ms took 10 in three of eight cases without this
     (2026-11). The calling thread itself may go on running anywhere.
     """
     if _processor is not None and worker is not None:
-        others = os.sched_getaffinity(0) - {_processor()}
+        allowed = os.sched_getaffinity(0)
+        others = allowed - {_processor()}
         with contextlib.suppress(OSError):  # the thread has ended, or must not be placed
-            os.sched_setaffinity(worker, others or os.sched_getaffinity(0))
+            os.sched_setaffinity(worker, others if len(others) >= helpers else allowed)
 
 
 _processor: Callable[[], int] | None = None
@@ -147,13 +149,6 @@ if hasattr(os, "sched_setaffinity"):
         _processor = ctypes.PyDLL(None).sched_getcpu  # PyDLL keeps the GIL: the call is shorter than giving it up
 
 _crew = Crew()
-
-
-def yield_address() -> int:
-    """The address of the system's function that yields the processor to another thread."""
-    library = ctypes.CDLL(None) if os.name == "posix" else ctypes.WinDLL("kernel32")
-    function = library.sched_yield if os.name == "posix" else library.SwitchToThread
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def _before_fork() -> None:
@@ -171,6 +166,4 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

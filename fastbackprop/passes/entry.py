@@ -27,10 +27,26 @@ def entry(dtype):
 
     words, table = types.Array(types.int64, 1, "C"), types.Array(types.int64, 2, "C")
     arrays = [words, read(2), read(2), read(1), written(2), written(1), read(1), table]
-    return compile_entry(run_call, types.int64(*arrays, types.UniTuple(types.int64, 5), types.float64, team.BOXES, *[types.int64] * 2))
+    return compile_entry(
+        run_call, types.int64(*arrays, types.UniTuple(types.int64, 5), types.float64, team.BOXES, *[types.int64] * 2)
+    )
 
 
-def run_call(words, net_input, target, sample_weight, columns_out, gradient, parameters, places, part, scale, boxes, patience, address):
+def run_call(
+    words,
+    net_input,
+    target,
+    sample_weight,
+    columns_out,
+    gradient,
+    parameters,
+    places,
+    part,
+    scale,
+    boxes,
+    patience,
+    address,
+):
     """Run the pass at that address on the record that the words are; returns how many threads there were.
 
     net_input      (D_i, N), target (D_o, N) or (1, N) class numbers, sample_weight (N,) or (0,): read, any strides

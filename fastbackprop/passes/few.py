@@ -44,7 +44,9 @@ def few_predict_pass(call, thread, threads):
 def forward_few(call):
     """h_{k+1} = ReLU(Omega_k h_k + beta_k), sample by sample."""
     samples, item = call.samples, call.itemsize
-    call.copy_rows(call.tiles, call.inputs * item, call.net_input, call.input_column, call.input_row, samples, call.inputs)
+    call.copy_rows(
+        call.tiles, call.inputs * item, call.net_input, call.input_column, call.input_row, samples, call.inputs
+    )
     for k in range(call.layers):
         layer = record_at(call.layer, k)
         f = advance(call.tiles, layer.f_at * samples)
@@ -124,4 +126,6 @@ def backward_few(call, dl_dh, dl_df, k, with_mask):
 @phase
 def give_few(call, rows, units):
     """The caller's columns = the output, or dl/dinput, of the samples."""
-    call.copy_rows(call.columns_out, call.columns_out_row, rows, call.itemsize, units * call.itemsize, units, call.samples)
+    call.copy_rows(
+        call.columns_out, call.columns_out_row, rows, call.itemsize, units * call.itemsize, units, call.samples
+    )

@@ -1,13 +1,13 @@
 """The notebooks' passes: forward, which gives out every f_k and h_{k+1}, and backward, which takes them.
 
-Where the caller's rows hold whole vectors of samples, products read and write them in place (`rows_at`). The last samples
-of a batch, and columns that are not contiguous along a row, go through the rows of a tile. Measured: in place, both
-passes of 1,000 to 100,000 samples of 1-6x5-1 and 8-16x3-1 took 3 to 16 % less time (Zen 5, 2026-11).
+Where the caller's rows hold whole vectors of samples, products read and write them in place (`rows_at`). The last
+samples of a batch, and columns that are not contiguous along a row, go through the rows of a tile. Measured: in place,
+both passes of 1,000 to 100,000 samples of 1-6x5-1 and 8-16x3-1 took 3 to 16 % less time (Zen 5, 2026-11).
 """
 
 from fastbackprop.kernels.jit import phase
 from fastbackprop.kernels.records import record_at
-from fastbackprop.kernels.rows import clear_tail, fill_row, relu_rows, whole_vectors
+from fastbackprop.kernels.rows import clear_tail, relu_rows, whole_vectors
 from fastbackprop.kernels.simd import advance
 from fastbackprop.parallel.team import PIECES, claim, part
 from fastbackprop.passes.tile import (
@@ -30,7 +30,8 @@ def is_in_place(call, columns, count, rows):
 
 @phase
 def rows_at(call, columns, rows, first, count):
-    """The caller's columns [first, first + count) where they may be used in place, else rows of a tile; and the stride."""
+    """The caller's columns [first, first + count) where they may be used in place, else rows of a tile; and the
+    stride."""
     if is_in_place(call, columns, count, rows):
         start, row = advance(columns.data, first * columns.column), columns.row
     else:

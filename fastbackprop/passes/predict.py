@@ -1,7 +1,7 @@
 """The prediction: each chunk of a batch goes through the network, and only the output is kept."""
 
 from fastbackprop.kernels.simd import advance
-from fastbackprop.parallel.team import PIECES, claim, meet, part
+from fastbackprop.parallel.team import PIECES, claim, part
 from fastbackprop.passes.tile import cut, forward, give_columns, load
 
 

@@ -42,4 +42,3 @@ def private_pass(call, thread, threads):
         end_chunk(call, losses, chunk)
         chunk = call.first_chunk + claim(call, PIECES)
     add_chunks(call, thread, threads)
-

@@ -62,7 +62,6 @@ def call_record(element):
         f"Call[{element}]",
         {
             **{f"counter_{k}": INT for k in range(COUNTER_WORDS)},  # what threads count together, see team
-            "yield_thread": types.ExternalFunctionPointer(types.int32(), None),
             # The arrays, written by entry. Those of the caller have any strides.
             "all_weights": columns,  # all_weights[k] is the k-th of a table
             "all_biases": columns,

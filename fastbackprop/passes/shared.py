@@ -55,7 +55,7 @@ def strip_forward_and_back(call, tile, strip, strips):
     length = (min(call.tile_samples, call.samples) - 1) // (strips * call.strip) * call.strip + call.strip
     begin = strip * length
     first = tile * call.tile_samples + begin
-    count = min(length, min(call.tile_samples - begin, call.samples - first))
+    count = min(length, call.tile_samples - begin, call.samples - first)
     if count > 0:
         rows = advance(call.tiles, tile * call.tile_bytes + begin * call.itemsize)
         losses = advance(call.sample_losses, first * 8)

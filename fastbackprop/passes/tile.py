@@ -5,9 +5,9 @@ A tile holds `count` samples, in columns. Its rows are, one below the other:
     h_0 | h_1 ... h_K | output, then dl/df_K | target | sample weights and sums of the loss | ones
 
 h_{k+1} = ReLU(f_k) stands where f_k was. dl/df_{k-1} stands where h_k was, once the weight gradient of layer k has been
-taken; or in rows of its own, where weight gradients are taken later. The plan decides which (`dl_df_at`). Products write
-whole vectors of samples, so the columns behind the last sample, the tail, are cleared: 0 in every operand of a weight
-gradient. Calls of products have one operand a line: outputs, inputs, sizes.
+taken; or in rows of its own, where weight gradients are taken later. The plan decides which (`dl_df_at`). Products
+write whole vectors of samples, so the columns behind the last sample, the tail, are cleared: 0 in every operand of a
+weight gradient. Calls of products have one operand a line: outputs, inputs, sizes.
 
 numba puts the code of a phase in place of its call before it types anything: a pass is typed, lowered and optimised
 once, and no phase is compiled on its own. With `register_jitable` a pass compiled in 0.70 s instead of 0.57.
@@ -112,7 +112,9 @@ def give_columns(call, rows, first, units, count):
 
 
 @phase
-def add_weight_gradient(call, layer, partial, row, biases, dl_df, h, h_row, ones, transposed, units, inputs, count, added):
+def add_weight_gradient(
+    call, layer, partial, row, biases, dl_df, h, h_row, ones, transposed, units, inputs, count, added
+):
     """dl/dOmega_k += dl/df_k h_k^T and dl/dbeta_k += dl/df_k 1^T over one tile, for some rows and columns of layer k.
 
     partial (units, inputs) and biases (units,) are those of the gradient that is summed; dl_df has rows `units`, h rows
@@ -150,7 +152,9 @@ def add_layer_gradient(call, tile, partial, k, h, h_row, count, added):
     dl_df, ones = advance(tile, layer.dl_df_at), advance(tile, call.ones_at)
     transposed = advance(tile, call.transposed_at)
     units, inputs, row = layer.units_out, layer.units_in, layer.partial_row
-    add_weight_gradient(call, layer, weights, row, biases, dl_df, h, h_row, ones, transposed, units, inputs, count, added)
+    add_weight_gradient(
+        call, layer, weights, row, biases, dl_df, h, h_row, ones, transposed, units, inputs, count, added
+    )
 
 
 @phase
@@ -181,7 +185,9 @@ def add_chunks(call, thread, threads):
     while number < call.blocks:
         block = record_at(call.block, number)
         partials = advance(call.partials, block.partial_at)
-        add_block(call, block.gradient_at, block.gradient_row, partials, block.partial_row, chunks, block.rows, block.columns)
+        add_block(
+            call, block.gradient_at, block.gradient_row, partials, block.partial_row, chunks, block.rows, block.columns
+        )
         number = claim(call, BLOCKS)
     if thread == 0:
         add_losses(call, call.losses, chunks)

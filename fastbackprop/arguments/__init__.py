@@ -1,0 +1,1 @@
+"""What may be passed: checks and their messages, the checked arguments of a call, and the addresses of arrays."""

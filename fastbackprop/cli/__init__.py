@@ -1,0 +1,1 @@
+"""The command line: the main job, gradients and checks of files, and what the package runs on."""

@@ -1,0 +1,75 @@
+"""How many threads a call may have: the variable, the affinity, and the CPU quota of a cgroup."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fastbackprop.parallel import cpus
+
+
+@pytest.fixture
+def cgroups(monkeypatch, tmp_path):
+    """A file system of cgroups that a test fills, and the lines of /proc/self/cgroup."""
+
+    def fill(lines, files):
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        monkeypatch.setattr(cpus, "CGROUPS", tmp_path)
+        read_text = Path.read_text
+        monkeypatch.setattr(
+            Path, "read_text", lambda path: lines if str(path) == "/proc/self/cgroup" else read_text(path)
+        )
+        cpus.quota.cache_clear()
+        return cpus.quota()
+
+    yield fill
+    cpus.quota.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("max 100000", None), ("200000 100000", 2), ("150000 100000", 2), ("10000 100000", 1), ("nonsense", None)],
+)
+def test_version_2(cgroups, limit, expected):
+    assert cgroups("0::/user/job\n", {"user/job/cpu.max": limit}) == expected
+
+
+def test_the_smallest_quota_around_counts(cgroups):
+    files = {"a/cpu.max": "100000 100000", "a/b/cpu.max": "400000 100000", "a/b/c/cpu.max": "max 100000"}
+    assert cgroups("0::/a/b/c\n", files) == 1
+
+
+def test_within_a_container_the_path_may_be_that_of_the_host(cgroups):
+    assert cgroups("0::/../host/path\n", {"cpu.max": "300000 100000"}) == 3
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("-1", None), ("250000", 3)])
+def test_version_1(cgroups, quota, expected):
+    files = {"cpu/job/cpu.cfs_quota_us": quota, "cpu/job/cpu.cfs_period_us": "100000"}
+    assert cgroups("4:cpu,cpuacct:/job\n3:memory:/job\n0::/\n", files) == expected
+
+
+def test_without_cgroups(cgroups, monkeypatch):
+    assert cgroups("", {}) is None
+    monkeypatch.setattr(Path, "read_text", lambda path: path.stat() and "")
+    monkeypatch.setattr(cpus, "Path", lambda _path: Path("nowhere"))
+    cpus.quota.cache_clear()
+    assert cpus.quota() is None
+
+
+def test_the_quota_bounds_the_processors(monkeypatch):
+    allowed = cpus.processors()
+    monkeypatch.setattr(cpus, "quota", lambda: 1)
+    assert cpus.processors() == 1
+    monkeypatch.setattr(cpus, "quota", lambda: 10**6)
+    assert cpus.processors() == (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    assert allowed <= cpus.processors()
+
+
+def test_available_threads(monkeypatch):
+    monkeypatch.setenv("FASTBACKPROP_NUM_THREADS", "5")
+    assert cpus.available_threads() == 5
+    monkeypatch.delenv("FASTBACKPROP_NUM_THREADS")
+    assert 1 <= cpus.available_threads() <= os.cpu_count()

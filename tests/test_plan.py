@@ -1,0 +1,167 @@
+"""The plan: how batches are cut, and that nothing in a tile, a partial gradient or the gradient lies over another."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from fastbackprop.arguments.checks import parameter_count
+from fastbackprop.engine import plan
+
+NETWORKS = [
+    (1, 6, 6, 6, 6, 6, 1),
+    (8, 32, 32, 32, 1),
+    (30, 24, 50, 23, 40),
+    (64, 128, 128, 128, 128, 10),
+    (784, 256, 256, 256, 10),
+    (784, 1024, 1024, 1024, 10),
+    (10_000, 50, 10),
+    (7, 3),
+    (8, *[64] * 90, 1),
+    (8, *[6] * 3000, 1),
+]
+SAMPLES = [9, 17, 64, 95, 96, 255, 256, 1000, 4096, 20_000, 100_000, 10**7]
+PLANNED = pytest.mark.parametrize("what", list(plan.PLANS))
+of_networks = pytest.mark.parametrize("layer_sizes", NETWORKS, ids=lambda sizes: "-".join(map(str, sizes[:7])))
+
+
+@pytest.fixture(params=[4, 8], ids=["float32", "float64"])
+def itemsize(request):
+    return request.param
+
+
+@PLANNED
+@of_networks
+def test_chunks_cover_the_batch(layer_sizes, itemsize, what):
+    for samples in SAMPLES:
+        made = plan.PLANS[what](layer_sizes, itemsize, samples)
+        bounds = [made.cut(chunk) for chunk in range(made.chunks + 1)]
+        assert bounds[0] == 0
+        assert bounds[-1] == samples
+        lengths = np.diff(bounds)
+        assert lengths.min() > 0
+        assert lengths.max() <= made.longest < lengths.max() + plan.STRIP
+        assert lengths.max() - lengths.min() <= plan.STRIP
+        assert all(bound % plan.STRIP == 0 for bound in bounds[:-1])
+        assert made.tile_samples <= made.layout.tile_samples
+        assert made.tile_samples % plan.STRIP == 0
+        for threads, most in itertools.product((1, 2, 3, 64), (None, 1, 1000)):
+            slices = made.slices(threads, most)
+            assert list(itertools.chain.from_iterable(range(*part) for part in slices)) == list(range(made.chunks))
+            lengths = [end - first for first, end in slices]
+            assert max(lengths) <= max(made.most_chunks, 1)
+            assert all(length == lengths[0] for length in lengths[:-1])
+            assert lengths[0] % threads == 0 or lengths[0] in (made.most_chunks, made.chunks)
+
+
+@of_networks
+def test_partial_gradients_have_room(layer_sizes, itemsize):
+    """As many as a slice has chunks; and a chunk is summed in the element type over few tiles."""
+    for samples in SAMPLES:
+        made = plan.plan_gradient(layer_sizes, itemsize, samples)
+        if made.scheme == "private":
+            assert made.layout.partial_bytes <= plan.PRIVATE_BYTES
+            assert made.most_chunks * made.layout.partial_bytes <= plan.PARTIALS_BYTES
+            assert made.most_chunks >= 32
+            assert made.longest <= plan.CHUNK_TILES * made.layout.tile_samples
+        else:
+            tiles = -(-made.longest // made.tile_samples)
+            assert tiles <= plan.GROUP_TILES
+            assert tiles <= 2 or tiles * made.layout.tile_bytes <= plan.GROUP_BYTES
+
+
+@of_networks
+def test_the_blocks_are_the_gradient(layer_sizes, itemsize):
+    """Each element of the weights is in one block; private blocks have the biases too."""
+    private, shared = plan.private_layout(layer_sizes, itemsize), plan.shared_layout(layer_sizes, itemsize)
+    for layout in private, shared:
+        taken = np.zeros(parameter_count(layer_sizes), np.int8)
+        for block in layout.blocks:
+            for row in range(block["rows"]):
+                start = (block["gradient_at"] + row * block["gradient_row"]) // itemsize
+                taken[start : start + block["columns"]] += 1
+        if layout is shared:
+            for layer in layout.layers:
+                start = layer["biases_at"] // itemsize
+                taken[start : start + layer["units_out"]] += 1
+        assert (taken == 1).all()
+
+
+@of_networks
+def test_partial_gradients_do_not_overlap(layer_sizes, itemsize):
+    """Rows of wide layers are whole vectors of every target; the blocks read what the products write."""
+    layout = plan.private_layout(layer_sizes, itemsize)
+    taken = np.zeros(layout.partial_bytes // itemsize, np.int8)
+    for layer in layout.layers:
+        width = layer["partial_row"] // itemsize
+        assert width >= layer["units_in"]
+        if layer["along_units"]:
+            assert width % 16 == 0
+            assert layer["partial_at"] + layer["units_out"] * layer["partial_row"] <= layout.call["cleared_at"]
+        else:
+            assert width == layer["units_in"]
+            assert layer["partial_at"] >= layout.call["cleared_at"]
+        start, biases = layer["partial_at"] // itemsize, layer["partial_biases_at"] // itemsize
+        taken[start : start + layer["units_out"] * width] += 1
+        taken[biases : biases + layer["units_out"]] += 1
+        assert layer["partial_biases_at"] >= layout.call["cleared_at"]
+    assert taken.max() == 1
+    end = (layout.call["cleared_at"] + layout.call["cleared_bytes"]) // itemsize
+    assert (taken[:end] == 1).all()
+    of_layers = {layer["weights_at"]: layer for layer in layout.layers}
+    of_layers |= {layer["biases_at"]: layer for layer in layout.layers}
+    for block in layout.blocks:
+        layer = of_layers.get(block["gradient_at"])
+        if layer is not None:
+            in_biases = block["gradient_at"] == layer["biases_at"]
+            assert block["partial_at"] == layer["partial_biases_at" if in_biases else "partial_at"]
+
+
+@of_networks
+def test_rows_of_a_tile_do_not_overlap(layer_sizes, itemsize):
+    for layout in plan.private_layout(layer_sizes, itemsize), plan.shared_layout(layer_sizes, itemsize):
+        call, row, inputs, outputs = layout.call, layout.call["row_bytes"], layer_sizes[0], layer_sizes[-1]
+        places = [(0, inputs), *((layer["f_at"], layer["units_out"]) for layer in layout.layers)]
+        places += [(call["target_at"], outputs), (call["weight_at"], plan.LOSS_ROWS), (call["ones_at"], 1)]
+        own = [(layer["dl_df_at"], layer["units_out"]) for layer in layout.layers if layer["dl_df_at"] != layer["f_at"]]
+        places += own + [(call["dl_dinput_at"], inputs)] * bool(call["dl_dinput_at"])
+        taken = np.zeros(layout.rows, np.int8)
+        for at, rows in places:
+            taken[at // row : at // row + rows] += 1
+        assert (taken == 1).all()
+        assert row % plan.CACHE_LINE == 0
+        assert row // plan.CACHE_LINE % 2 == 1
+        assert layout.rows * row <= layout.tile_bytes
+
+
+@of_networks
+def test_few_samples_do_not_overlap(layer_sizes, itemsize):
+    layout = plan.few_layout(layer_sizes, itemsize)
+    call = layout.call
+    places = [(0, layer_sizes[0]), *((layer["f_at"], layer["units_out"]) for layer in layout.layers)]
+    places += [(layer["dl_df_at"], layer["units_out"]) for layer in layout.layers[:-1]]
+    places += [(call["dl_dinput_at"], layer_sizes[0]), (call["target_at"], 2 * layer_sizes[-1] + plan.LOSS_ROWS)]
+    taken = np.zeros(layout.rows, np.int8)
+    for at, units in places:
+        taken[at // itemsize : at // itemsize + units] += 1
+    assert (taken == 1).all()
+    assert layout.tile_bytes == plan.FEW * layout.rows * itemsize
+
+
+@pytest.mark.parametrize(
+    ("layer_sizes", "samples"),
+    [
+        ((1, 6, 6, 6, 6, 6, 1), 64_000_000),
+        ((8, 16, 16, 16, 1), 6_400_000),
+        ((16, 64, 64, 64, 64, 4), 16_384),
+        ((64, 128, 128, 128, 128, 10), 1_280_000),
+        ((784, 256, 256, 256, 10), 262_144),
+        ((784, 1024, 1024, 1024, 10), 131_072),
+        ((1, 6, 6, 6, 6, 6, 1), 64_000),
+    ],
+)
+def test_there_are_pieces_for_many_threads(layer_sizes, samples, itemsize):
+    made = plan.plan_gradient(layer_sizes, itemsize, samples)
+    assert made.pieces >= 32
+    if made.scheme == "shared":
+        assert len(made.layout.blocks) >= 64
