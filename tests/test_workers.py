@@ -70,7 +70,8 @@ def test_teams(layer_sizes, samples, dtype, patient):
     assert alone[0] == pytest.approx(expected[0], rel=1e-5)
     assert_close(alone[1:], expected[1:])
     output = fb.predict(net_input, all_weights, all_biases, num_threads=1)
-    most = plan.plan_gradient(layer_sizes, dtype.itemsize, samples).pieces
+    plans = [plan.PLANS[what](layer_sizes, dtype.itemsize, samples) for what in ("gradient", "prediction")]
+    most = max(made.pieces for made in plans)
     for count in 2, 3, 5, 8:
         workspace, wanted = make(layer_sizes, dtype, count), min(count, most)
         seen.clear()
