@@ -162,7 +162,7 @@ def test_other_versions_have_files_of_their_own(module, folder, compiled, monkey
     assert len(compiled) == len(list(folder.iterdir())) == 2
 
 
-VALUES = 1, 1.0, True, "1", b"1", None, (1, 2), (1, (2,)), np.dtype("f4"), np.dtype("f8"), types.float32, types.float64
+VALUES = 1, 1.0, np.float32(1), True, "1", b"1", None, (1, 2), (1, (2,)), np.dtype("f4"), types.float32, types.float64
 
 
 def test_kernels_differ_by_what_their_closures_hold(folder, compiled):

@@ -128,16 +128,25 @@ def _fetch(function, parts, make, dump, load):
         with _quiet():
             return make()
 
-    def dump_all(made):
+    def dump_alone(made):
         try:
-            return dump(made)
+            return _alone(dump, made)
         except RuntimeError as error:
             if "no compiled object yet" in str(error):
                 # Ctrl-C came while LLVM called back, from where nothing can be raised: numba finds that a call failed.
                 raise KeyboardInterrupt from error
             raise
 
-    return cache.fetch(functools.partial(_name, function, parts), make_quietly, dump_all, load, _unique_names)
+    name, load_alone = functools.partial(_name, function, parts), functools.partial(_alone, load)
+    return cache.fetch(name, make_quietly, dump_alone, load_alone, _unique_names)
+
+
+def _alone(call, argument):
+    """Call while no other thread compiles: neither LLVM nor numba is made for two at once."""
+    from numba.core.compiler_lock import global_compiler_lock
+
+    with global_compiler_lock:
+        return call(argument)
 
 
 @contextlib.contextmanager
@@ -174,7 +183,6 @@ def _name(function, parts):
     depends = [
         [str(part) for part in parts],
         _meaning(function),
-        function.__code__.co_firstlineno,
         source_digest(),
         cpu_target.target_context.codegen().magic_tuple(),
         [str(getattr(numba.config, setting, None)) for setting in SETTINGS],
@@ -187,11 +195,11 @@ def _meaning(value):
     """A function with what its closure holds, in words that are the same in every process."""
     function = getattr(value, "py_func", getattr(value, "__wrapped__", value))  # of a dispatcher, of an intrinsic
     if hasattr(function, "__code__"):
-        cells = [_meaning(cell.cell_contents) for cell in function.__closure__ or ()]
-        return [function.__module__, function.__qualname__, cells]
+        held = function.__defaults__, [cell.cell_contents for cell in function.__closure__ or ()]
+        return [function.__module__, function.__qualname__, function.__code__.co_firstlineno, _meaning(held)]
     if isinstance(value, (tuple, list)):
         return [_meaning(item) for item in value]
-    if isinstance(value, (int, float, str, bytes, type, type(None), np.dtype, numba.types.Type)):
+    if isinstance(value, (int, float, str, bytes, type, type(None), np.generic, np.dtype, numba.types.Type)):
         return [type(value).__name__, str(value)]
     raise TypeError(f"the closure of a kernel holds {value!r}, which has no meaning in another process")
 
