@@ -22,7 +22,7 @@ from numba.core import codegen, compiler, runtime
 from fastbackprop.kernels import cache, jit
 from tests.test_package import COMPILED, GRADIENT, ROOT, run
 
-POFOUR = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs owners and modes of POFOUR")
+POSIX = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs owners and modes of POSIX")
 SIGNATURE = types.int64(types.int64)
 COMPILERS = pytest.mark.parametrize("compiler", [jit.compile_entry, jit.compile_callback])
 
@@ -199,7 +199,19 @@ def test_closures_without_a_meaning_in_another_process(folder, compiled):
     assert not list(folder.iterdir())
 
 
-@POFOUR
+ADD_TWO = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(lambda x: x + 2)
+
+
+def test_kernels_that_hold_addresses_of_this_process(folder):
+    def add(x):
+        return ADD_TWO(x)
+
+    with pytest.warns(RuntimeWarning, match="a kernel holds addresses"):
+        assert jit.compile_entry(add, SIGNATURE)(5) == 7
+    assert not list(folder.iterdir())
+
+
+@POSIX
 def test_files_are_for_the_user_alone(folder):
     before = os.umask(0)
     try:
@@ -210,7 +222,7 @@ def test_files_are_for_the_user_alone(folder):
     assert [file.stat().st_mode & 0o777 for file in folder.iterdir()] == [0o600]
 
 
-@POFOUR
+@POSIX
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
 def test_a_folder_that_others_can_write_to_is_refused(mode, folder, compiled, assert_in_memory):
     multiply_by(3)
@@ -224,7 +236,7 @@ def test_a_folder_that_others_can_write_to_is_refused(mode, folder, compiled, as
     assert len(compiled) == before
 
 
-@POFOUR
+@POSIX
 def test_files_that_others_can_write_to_are_refused(folder, assert_in_memory):
     for factor in 3, 4:
         multiply_by(factor)
