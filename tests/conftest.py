@@ -1,11 +1,14 @@
 """What all tests share: seeded hypothesis, and comparisons that say which array differs and by how much."""
 
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
+import fastbackprop
 from benchmarks.cases import batch
 from fastbackprop import reference
 from fastbackprop.engine import plan, pool
@@ -92,3 +95,12 @@ def shared_from(monkeypatch):
 @pytest.fixture(params=["float64", "float32"])
 def dtype(request):
     return np.dtype(request.param)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the package whose sources can be edited."""
+    shutil.copytree(
+        Path(fastbackprop.__file__).parent, tmp_path / "fastbackprop", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    return tmp_path

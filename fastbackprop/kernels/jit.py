@@ -1,41 +1,38 @@
-"""The one compilation policy: nopython, nogil but for what looks at objects, cached on disk where there is a place."""
+"""The one compilation policy: nopython, nogil but for what looks at objects, kept on disk where there is a place."""
 
+import contextlib
 import functools
 import hashlib
-from pathlib import Path
+import logging
+import pickle
+import secrets
+import sys
+from dataclasses import dataclass
+from typing import Any
 
+import llvmlite
 import numba
-from numba.core.caching import FunctionCache
+import numpy as np
+from numba.core.registry import cpu_target
 from numba.extending import register_jitable
+
+from fastbackprop.kernels import cache
 
 inner = register_jitable(error_model="numpy", no_cfunc_wrapper=True)
 """For functions that entry points call. Never cached on their own: numba would not see an edit of theirs.
 
-Nobody calls them from outside: what numba makes for that took the sweep half a second more to compile, of 4.9. As
-dispatchers, they were compiled again for every constant they are called with, and ended the process where Python
-called them.
+Nobody calls them from outside: what numba makes for that took a large function half a second more to compile, of 4.9.
 
-Only for small ones: numba has LLVM optimise and translate each on its own, and then again within its callers. Kernels
-are intrinsics (see simd.outlined) and entry points long functions for that reason, and arrays are copied element by
-element: one assignment of a slice brings in 20 functions on strings, for an error's text. Written otherwise, the sweep
-compiled in 11 to 13 s instead of 6, before loops were no longer unrolled.
+Only for small ones: numba has LLVM optimise and translate each on its own, and then again within its callers. So kernels
+are intrinsics (see simd.outlined), steps of a pass are phases, and arrays are copied element by element: one assignment
+of a slice brings in 20 functions on strings, for an error's text.
 """
-
 
 phase = numba.njit(inline="always", error_model="numpy", no_cfunc_wrapper=True)  # type: ignore[call-overload]
 """For the steps of a pass: numba puts their code in place of the call before it types anything, see passes.tile."""
 
-
-@functools.cache
-def source_digest():
-    """A digest of all kernel sources.
-
-    numba's cache looks at the file of the cached function alone: after an edit in another file, or an upgrade of
-    the package, a cached caller would go on calling the old callee. Entry points therefore hold this digest in a
-    closure cell, which is part of their cache key (a module global is not).
-    """
-    sources = sorted(Path(__file__).parent.parent.rglob("*.py"))
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+SETTINGS = "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT"
+"""The settings of numba that change machine code. The user gives them as NUMBA_OPT and so on."""
 
 
 def compile_entry(function, signature, *, nogil=True):
@@ -45,31 +42,178 @@ def compile_entry(function, signature, *, nogil=True):
     size), its order or its alignment: these must be as the signature says.
     """
     options = {"nogil": nogil, "error_model": "numpy", "no_cfunc_wrapper": True}
-    dispatcher = _cached(functools.partial(numba.njit, signature, **options), function)
-    return dispatcher.get_overload(dispatcher.signatures[0])
+
+    def make():
+        dispatcher = numba.njit(signature, **options)(function)
+        return dispatcher.overloads[dispatcher.signatures[0]]
+
+    def dump(result):
+        return _dump(result.library, result._reduce())
+
+    def load(content):
+        from numba.core.compiler import CompileResult
+
+        result = CompileResult._rebuild(_target(), *_load(content))
+        _address(result.library, result.fndesc.llvm_cpython_wrapper_name)
+        return result
+
+    return _fetch(function, (signature, options), make, dump, load).entry_point
+
+
+@dataclass(frozen=True)
+class Callback:
+    """Machine code at an address. It goes with its owner."""
+
+    address: int
+    owner: Any
 
 
 def compile_callback(function, signature):
     """The same for a function of numbers and pointers that kernels call at its `address`."""
-    return _cached(functools.partial(numba.cfunc, signature, nopython=True, error_model="numpy"), function)
+    options = {"nopython": True, "error_model": "numpy"}
 
+    def make():
+        callback = numba.cfunc(signature, **options)(function)
+        return Callback(callback.address, callback)
 
-def _cached(decorator, function):
-    try:
-        return decorator(cache=True)(function)
-    except RuntimeError as error:
-        if "no compiled object yet" in str(error):
-            # Ctrl-C came while LLVM called back, from where nothing can be raised: numba finds that the call failed.
-            raise KeyboardInterrupt from error
-        # numba raises at decoration when none of its cache folders can be written.
-        if "cannot cache function" not in str(error):
-            raise
-        return decorator()(function)
+    def dump(callback):
+        library = callback.owner._library
+        return _dump(library, (library.serialize_using_object_code(), callback.owner.native_name))
+
+    def load(content):
+        code, name = _load(content)
+        library = _target().codegen().unserialize_library(code)
+        return Callback(_address(library, name), library)
+
+    return _fetch(function, (signature, options), make, dump, load)
 
 
 def cache_folder() -> str | None:
-    """Where numba keeps compiled kernels, or None where it finds no place for them."""
+    """The folder of compiled kernels, or None if there is none that can be made and trusted."""
     try:
-        return str(FunctionCache(compile_entry).cache_path)
-    except RuntimeError:
+        return str(cache.folder())
+    except (OSError, RuntimeError):
         return None
+
+
+def _fetch(function, parts, make, dump, load):
+    """A kernel from the cache, or what `make` compiles.
+
+    numba's own cache is not used: processes that compile both dtypes at once could exchange them there, a damaged file
+    ended every later process, and edits in other files were not seen. What is needed for that is not public in numba.
+    Where it fails, the kernel is compiled without the cache.
+    """
+
+    def make_quietly():
+        with _quiet():
+            return make()
+
+    def dump_alone(made):
+        try:
+            return _alone(dump, made)
+        except RuntimeError as error:
+            if "no compiled object yet" in str(error):
+                # Ctrl-C came while LLVM called back, from where nothing can be raised: numba finds that a call failed.
+                raise KeyboardInterrupt from error
+            raise
+
+    name, load_alone = functools.partial(_name, function, parts), functools.partial(_alone, load)
+    return cache.fetch(name, make_quietly, dump_alone, load_alone, _unique_names)
+
+
+def _alone(call, argument):
+    """Call while no other thread compiles: neither LLVM nor numba is made for two at once."""
+    from numba.core.compiler_lock import global_compiler_lock
+
+    with global_compiler_lock:
+        return call(argument)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """numba's loggers at WARNING, unless the user has set them: a root logger at DEBUG has them write 27 MB."""
+    logger = logging.getLogger("numba")
+    level = logger.level
+    logger.setLevel(level or logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _unique_names():
+    """Symbols of their own for all functions that are compiled.
+
+    numba counts functions from 1 in each process, and tells closures of one name apart by that number alone. Two
+    processes can give two closures the same symbol. A third process that loads both runs one in place of the other.
+    """
+    from numba.core.bytecode import FunctionIdentity
+
+    numbers = FunctionIdentity._unique_ids
+    FunctionIdentity._unique_ids = iter(lambda: secrets.randbits(48), None)
+    try:
+        yield
+    finally:
+        FunctionIdentity._unique_ids = numbers
+
+
+def _name(function, parts):
+    """The name of a kernel's file: a hash of everything that its machine code depends on."""
+    depends = [
+        [str(part) for part in parts],
+        _meaning(function),
+        source_digest(),
+        cpu_target.target_context.codegen().magic_tuple(),
+        [str(getattr(numba.config, setting, None)) for setting in SETTINGS],
+        (sys.version, numba.__version__, llvmlite.__version__, np.__version__),
+    ]
+    return f"{function.__name__}-{hashlib.sha256(repr(depends).encode()).hexdigest()[:32]}.nbc"
+
+
+def _meaning(value):
+    """A function with what its closure holds, in words that are the same in every process."""
+    function = getattr(value, "py_func", getattr(value, "__wrapped__", value))  # of a dispatcher, of an intrinsic
+    if hasattr(function, "__code__"):
+        held = function.__defaults__, [cell.cell_contents for cell in function.__closure__ or ()]
+        return [function.__module__, function.__qualname__, function.__code__.co_firstlineno, _meaning(held)]
+    if isinstance(value, (tuple, list)):
+        return [_meaning(item) for item in value]
+    if isinstance(value, (int, float, str, bytes, type, type(None), np.generic, np.dtype, numba.types.Type)):
+        return [type(value).__name__, str(value)]
+    raise TypeError(f"the closure of a kernel holds {value!r}, which has no meaning in another process")
+
+
+def _target():
+    """numba's target with its run-time functions: enough to load machine code.
+
+    Types and functions for compilation are left out. They take 0.3 s, most of it for numba's import of SciPy.
+    """
+    from numba.core.runtime import rtsys
+
+    rtsys.initialize(cpu_target.target_context)
+    return cpu_target.target_context
+
+
+def _dump(library, state):
+    """Bytes of a kernel's state, and of the names of all functions that its machine code calls."""
+    if library.has_dynamic_globals:
+        raise ValueError("a kernel holds addresses, which are those of this process")
+    called = [function.name for function in library._final_module.functions if function.is_declaration]
+    return pickle.dumps(([name for name in called if not name.startswith("llvm.")], state))
+
+
+def _load(content):
+    """The state. All functions that it calls can be found from then on: LLVM would call address 0 for another."""
+    called, state = pickle.loads(content)
+    if not all(map(llvmlite.binding.address_of_symbol, called)):
+        cpu_target.target_context.refresh()
+    return state
+
+
+def _address(library, name):
+    """The address of a function, which an interrupt in a callback of LLVM may have left out."""
+    address = library.get_pointer_to_function(name)
+    if not address:
+        raise RuntimeError(f"there is no machine code for {name}")
+    return address

@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastbackprop.kernels.jit import compile_entry, source_digest
+from fastbackprop.kernels.jit import compile_entry
 from fastbackprop.kernels.simd import INT
 
 CELLS = types.CPointer(types.int64)
@@ -59,7 +59,6 @@ def cells_at(typing_context, cells, number):
 
 def read_arrays():
     """What reads a list, compiled: it keeps the GIL, under which alone objects may be looked at."""
-    digest = source_digest()
     head = object.__basicsize__ // 8  # in the cache's key as well: builds of Python differ
 
     def read(shapes, places, objects, contiguous, array_type, float32, float64):
@@ -74,7 +73,6 @@ def read_arrays():
         array_type          the address of the type of plain arrays
         float32, float64    the addresses of these dtypes: read
         """
-        digest  # noqa: B018 - a closure cell, see source_digest
         of_float32, of_float64 = cells_of(float32)[head + 1] & ~DTYPE_FLAGS, cells_of(float64)[head + 1] & ~DTYPE_FLAGS
         first, flags = 0, C_CONTIGUOUS
         for k in range(places.shape[0]):
