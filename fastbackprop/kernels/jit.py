@@ -23,9 +23,9 @@ inner = register_jitable(error_model="numpy", no_cfunc_wrapper=True)
 
 Nobody calls them from outside: what numba makes for that took a large function half a second more to compile, of 4.9.
 
-Only for small ones: numba has LLVM optimise and translate each on its own, and then again within its callers. So kernels
-are intrinsics (see simd.outlined), steps of a pass are phases, and arrays are copied element by element: one assignment
-of a slice brings in 20 functions on strings, for an error's text.
+Only for small ones: numba has LLVM optimise and translate each on its own, and then again within its callers. So
+kernels are intrinsics (see simd.outlined), steps of a pass are phases, and arrays are copied element by element: one
+assignment of a slice brings in 20 functions on strings, for an error's text.
 """
 
 phase = numba.njit(inline="always", error_model="numpy", no_cfunc_wrapper=True)  # type: ignore[call-overload]
@@ -163,7 +163,7 @@ def _name(function, parts):
     depends = [
         [str(part) for part in parts],
         _meaning(function),
-        source_digest(),
+        cache.source_digest(),
         cpu_target.target_context.codegen().magic_tuple(),
         [str(getattr(numba.config, setting, None)) for setting in SETTINGS],
         (sys.version, numba.__version__, llvmlite.__version__, np.__version__),
