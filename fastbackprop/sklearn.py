@@ -66,14 +66,14 @@ class _Network:
 
     def differentiate(
         self, X: Array, target: Array, sample_weight: Array | None, parameters: Array, gradient: Array
-    ) -> Any:
+    ) -> float:
         """Return the loss of a batch, samples in rows, and write its gradient."""
         options: dict[str, Any] = {"reduction": "mean", "sample_weight": sample_weight, "out": gradient}
         loss, _ = self.workspace.loss_and_gradients(X.T, parameters, None, target.T, loss=self.loss, **options)
         penalty = self.alpha * parameters
         penalty /= len(X) if sample_weight is None else sample_weight.sum()
         gradient += penalty
-        return loss / self.divisor + 0.5 * penalty.dot(parameters)
+        return float(loss / self.divisor + 0.5 * penalty.dot(parameters))
 
 
 class _OnKernels(BaseMultilayerPerceptron):
@@ -174,7 +174,7 @@ class _OnKernels(BaseMultilayerPerceptron):
         missing = [None] * (3 - len(given))
         return training + missing, validation + missing
 
-    def _make_epoch(self, X: Array, y: Array, sample_weight: Array | None) -> Callable[[], Any]:
+    def _make_epoch(self, X: Array, y: Array, sample_weight: Array | None) -> Callable[[], np.float64]:
         """A function that goes through the data once, updates the parameters, and returns the mean loss."""
         parameters = self._pack()
         gradient = np.empty_like(parameters)
@@ -187,10 +187,10 @@ class _OnKernels(BaseMultilayerPerceptron):
             warnings.warn(message, stacklevel=2)
         order = np.arange(samples)
 
-        def epoch() -> Any:
+        def epoch() -> np.float64:
             if self.shuffle:
                 order[:] = order[self._random_state.permutation(samples)]  # as sklearn.utils.shuffle
-            total = 0.0
+            total = np.float64(0.0)
             for first in range(0, samples, size):
                 batch = slice(first, first + size)
                 rows = order[batch] if self.shuffle else batch
@@ -255,7 +255,7 @@ class MLPRegressor(_OnKernels, neural_network.MLPRegressor):
     >>> import numpy as np
     >>> from fastbackprop.sklearn import MLPRegressor
     >>> X = np.linspace(-1, 1, 200).reshape(-1, 1)
-    >>> model = MLPRegressor((16,), solver="lbfgs", random_state=0).fit(X, np.sin(3 * X[:, 0]))
+    >>> model = MLPRegressor(hidden_layer_sizes=(16,), solver="lbfgs", random_state=0).fit(X, np.sin(3 * X[:, 0]))
     >>> bool(model.score(X, np.sin(3 * X[:, 0])) > 0.99)
     True
     """
