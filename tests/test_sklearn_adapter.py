@@ -142,7 +142,6 @@ OPTIONS = {
     "no shuffle": {"shuffle": False, "batch_size": 64},
     "batches of one": {"batch_size": 1, "max_iter": 2},
     "whole batches": {"batch_size": SAMPLES},
-    "early stopping": {"early_stopping": True, "validation_fraction": 0.3, "n_iter_no_change": 3, "max_iter": 200},
     "tolerance": {"tol": 0.1, "n_iter_no_change": 2, "max_iter": 200},
     "Adam's own": {"beta_1": 0.5, "beta_2": 0.7, "epsilon": 1e-3, "learning_rate_init": 0.01},
     "no hidden layer": {"hidden_layer_sizes": ()},
@@ -163,6 +162,19 @@ def test_options(name, kind, weighted, capsys):
         printed.append(capsys.readouterr().out)
     assert_same_fit(*reversed(models), X)
     assert printed[0] == printed[1]
+
+
+@pytest.mark.usefixtures("kernels_only")
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_early_stopping(kind, weighted):
+    X, y = make_data(kind)
+    sample_weight = np.random.default_rng(1).uniform(0.1, 3, SAMPLES) if weighted else None
+    options = {"early_stopping": True, "validation_fraction": 0.3, "n_iter_no_change": 3, "max_iter": 200}
+    models = pair(kind, **options)
+    for model in models:
+        model.fit(X, y, sample_weight=sample_weight)
+    assert_same_fit(*reversed(models), X)
 
 
 def test_warnings_and_errors_of_scikit_learn():
@@ -213,12 +225,15 @@ def test_partial_fit_in_turns_with_code_of_scikit_learn(kind, solver):
 
 @pytest.mark.parametrize("options", [{}, {"solver": "sgd"}, {"solver": "lbfgs"}, {"early_stopping": True}])
 def test_warm_start(options):
+    """The second time on wrong targets, where no validation score is better than before."""
     X, y = make_data("several classes")
-    models = pair("several classes", warm_start=True, max_iter=5, **options)
+    models = pair("several classes", warm_start=True, max_iter=30, learning_rate_init=0.01, **options)
     for model in models:
-        for rows in (slice(None), slice(150), slice(100, None)):
-            model.fit(X[rows], y[rows])
+        for targets in (y, y[::-1]):
+            model.fit(X, targets)
+            scores = model.validation_scores_ if model.early_stopping else []
     assert_same_fit(*reversed(models), X)
+    assert not scores or max(scores[30:]) < model.best_validation_score_
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
