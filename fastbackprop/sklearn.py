@@ -127,7 +127,7 @@ class _OnKernels(BaseMultilayerPerceptron):
             self._optimizer = self._make_optimizer()
         training, validation = (X, y, sample_weight), (None, None, None)
         if self.early_stopping:
-            training, validation = self._hold_out(training)
+            training, validation = self._hold_out(*training)
         epoch = self._make_epoch(*training)
         try:
             self.n_iter_ = 0
@@ -158,10 +158,10 @@ class _OnKernels(BaseMultilayerPerceptron):
         schedule = self.learning_rate, self.momentum, self.nesterovs_momentum, self.power_t
         return SGDOptimizer(parameters, self.learning_rate_init, *schedule)
 
-    def _hold_out(self, arrays: Any) -> tuple[Any, Any]:
+    def _hold_out(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any]:
         """Training and validation data: X, y and sample_weight each."""
-        given = [array for array in arrays if array is not None]
-        stratify = arrays[1] if is_classifier(self) and self.n_outputs_ == 1 else None
+        given = [array for array in (X, y, sample_weight) if array is not None]
+        stratify = y if is_classifier(self) and self.n_outputs_ == 1 else None
         options = {"random_state": self._random_state, "test_size": self.validation_fraction, "stratify": stratify}
         parts = train_test_split(*given, **options)
         training, validation = parts[::2], parts[1::2]
@@ -171,8 +171,7 @@ class _OnKernels(BaseMultilayerPerceptron):
             )
         if is_classifier(self):
             validation[1] = self._label_binarizer.inverse_transform(validation[1])
-        missing = [None] * (3 - len(given))
-        return training + missing, validation + missing
+        return [*training, None][:3], [*validation, None][:3]
 
     def _make_epoch(self, X: Array, y: Array, sample_weight: Array | None) -> Callable[[], np.float64]:
         """A function that goes through the data once, updates the parameters, and returns the mean loss."""
@@ -213,7 +212,10 @@ class _OnKernels(BaseMultilayerPerceptron):
         return False
 
     def _pack(self) -> Array:
-        """A new vector of all parameters, of which coefs_ and intercepts_ become views."""
+        """A new vector of all parameters, of which coefs_ and intercepts_ become views.
+
+        The lists stay the same: after early stopping, _best_coefs is coefs_.
+        """
         arrays = self.coefs_ + self.intercepts_
         vector = _as_one_vector(arrays)
         self.coefs_[:], self.intercepts_[:] = arrays[: len(self.coefs_)], arrays[len(self.coefs_) :]

@@ -40,7 +40,7 @@ def make_data(kind, dtype="float64", seed=0):
     hidden = np.maximum(X @ rng.normal(size=(6, 4)), 0) + 0.1 * rng.normal(size=(SAMPLES, 4))
     y = {
         "several classes": hidden.argmax(axis=1),
-        "two classes": np.where(hidden[:, 0] > hidden[:, 1], "yes", "no"),
+        "two classes": np.where(hidden[:, 0] > hidden[:, 1], 7, 3),
         "several labels": (hidden > 0.5).astype(int)[:, :3],
         "one output": hidden[:, 0],
         "several outputs": hidden[:, :2],
