@@ -348,22 +348,23 @@ def test_searches_and_pipelines():
     assert_same(results[1], results[0])
 
 
-def threads_of_a_fit(X, y):
-    """How many threads the Workspace of a fit takes, which this process makes; None is the default."""
-    made = []
-    original = fastbackprop.sklearn.Workspace
+def threads_of_a_model(X, y):
+    """The num_threads of a fit and of a prediction, which are the same; None is this package's default."""
+    passed = set()
 
-    def record(*args, **options):
-        workspace = original(*args, **options)
-        made.append(workspace.num_threads)
-        return workspace
+    def recording(function):
+        def record(*args, num_threads, **options):
+            passed.add(num_threads)
+            return function(*args, num_threads=num_threads, **options)
 
-    fastbackprop.sklearn.Workspace = record
-    try:
-        MLPRegressor(max_iter=2).fit(X, y)
-    finally:
-        fastbackprop.sklearn.Workspace = original
-    return made[0]
+        return record
+
+    with pytest.MonkeyPatch.context() as patch:
+        for function in (fastbackprop.Workspace, fastbackprop.predict):
+            patch.setattr(fastbackprop.sklearn, function.__name__, recording(function))
+        MLPRegressor(max_iter=2).fit(X, y).predict(X)
+    (num_threads,) = passed
+    return num_threads
 
 
 @pytest.mark.parametrize("setting", [None, "1"])
@@ -373,11 +374,11 @@ def test_workers_of_joblib_share_the_processors(backend, setting):
     calls = 2 if backend == "loky" else 1  # threads share the module that the function looks into
     code = f"""
 import joblib, warnings
-from tests.test_sklearn_adapter import make_data, threads_of_a_fit
+from tests.test_sklearn_adapter import make_data, threads_of_a_model
 warnings.simplefilter("ignore")
 data = make_data("one output")
-calls = [joblib.delayed(threads_of_a_fit)(*data)] * {calls}
-print(*joblib.Parallel(n_jobs=2, backend={backend!r})(calls), threads_of_a_fit(*data))
+calls = [joblib.delayed(threads_of_a_model)(*data)] * {calls}
+print(*joblib.Parallel(n_jobs=2, backend={backend!r})(calls), threads_of_a_model(*data))
 """
     environment = {k: v for k, v in os.environ.items() if not k.endswith("NUM_THREADS")}
     environment |= {} if setting is None else {"FASTBACKPROP_NUM_THREADS": setting}
