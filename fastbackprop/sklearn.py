@@ -47,6 +47,12 @@ LOSSES = {
 }
 """This package's name for scikit-learn's loss and activation of the output."""
 
+LEAST_PREDICTIONS = 128
+"""Predictions of fewer samples run scikit-learn's own code, which is as fast or up to 25 us faster on them.
+
+Measured: 64-100-10 and 784-100-10 on one thread, without the validation of 80 us, AMD Zen 4, 2026-11-28.
+"""
+
 
 class _Network:
     """A model's loss and its gradient, penalty included, as functions of one vector of parameters in `pack` order."""
@@ -88,13 +94,12 @@ class _OnKernels(BaseMultilayerPerceptron):
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> Array:
         if check_input:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        if not self._runs_on_kernels(X):
+        if X.shape[0] < LEAST_PREDICTIONS or not self._runs_on_kernels(X):
             return super()._forward_pass_fast(X, check_input=False)
         all_weights = [coefs.T for coefs in self.coefs_]
-        output = predict(X.T, all_weights, self.intercepts_, num_threads=_num_threads())
-        output = np.ascontiguousarray(output.T)
-        ACTIVATIONS[self.out_activation_](output)
-        return output
+        output = predict(X.T, all_weights, self.intercepts_, num_threads=_num_threads()).T
+        ACTIVATIONS[self.out_activation_](output)  # before the copy: a softmax of ten rows is faster than of columns
+        return np.ascontiguousarray(output)
 
     def _fit_lbfgs(self, X: Any, y: Array, sample_weight: Array | None, *rest: Any) -> None:
         if not self._runs_on_kernels(X):
