@@ -106,9 +106,10 @@ def test_the_comparison_runs_and_writes_its_results(tmp_path, capsys):
             assert library["share"] > 0
 
 
-def test_fits_beside_those_of_scikit_learn(capsys):
+@pytest.mark.parametrize("options", [[], ["--cpu-time"]])
+def test_fits_beside_those_of_scikit_learn(options, capsys):
     pytest.importorskip("sklearn", reason="see the extra `sklearn`")
-    sklearn_fit.main(["--case", "digits (20, 10) sgd", "--rounds", "2"])
+    sklearn_fit.main(["--case", "digits (20, 10) sgd", "--rounds", "2", *options])
     _, row, _ = capsys.readouterr().out.splitlines()
     numbers = map(float, re.findall(r"\d+\.?\d*(?:e[+-]\d+)?", row.split("sgd")[1]))
     theirs, ours, ratio, lower, upper, difference = numbers
