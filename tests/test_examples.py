@@ -14,6 +14,7 @@ NEEDS = {
     "swap_the_import.py": [],
     "digits.py": ["matplotlib", "sklearn", "tqdm"],
     "lbfgs.py": ["matplotlib", "scipy"],
+    "scikit_learn.py": ["sklearn"],
     "shattered_gradients.py": ["matplotlib"],
 }
 
@@ -64,6 +65,14 @@ def test_lbfgs(tmp_path):
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 1.1 * 0.09 < errors[0]
     assert float(re.search(r"distance to the truth: ([\d.]+)", printed)[1]) < 0.1
+
+
+def test_scikit_learn(tmp_path):
+    printed = run("scikit_learn.py", tmp_path)
+    rows = re.findall(r"^(scikit-learn|fastbackprop) +[\d.]+ s +([\d.]+) +([\d.]+)% +(\S+)$", printed, re.MULTILINE)
+    assert [row[0] for row in rows] == ["scikit-learn", "fastbackprop"]
+    assert rows[0][1:] == rows[1][1:]
+    assert float(rows[0][2]) > 95
 
 
 def test_shattered_gradients(tmp_path):
