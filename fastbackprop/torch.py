@@ -304,7 +304,13 @@ def _plain_loss(output: Tensor, y: Tensor, loss: str, reduction: str) -> Tensor:
     return total / len(rows) if reduction == "mean" else total
 
 
-class _Output(torch.autograd.Function):
+class _Function(torch.autograd.Function):
+    @staticmethod
+    def jvp(*_: Any) -> None:
+        raise RuntimeError(f"the kernels have no forward-mode derivatives; expected torch.autograd.grad{OTHERWISE}")
+
+
+class _Output(_Function):
     """The output of a network, and its vector-Jacobian product, which computes the forward pass again."""
 
     @staticmethod
@@ -318,11 +324,12 @@ class _Output(torch.autograd.Function):
     def backward(ctx: Any, dl_doutput: Tensor) -> tuple[Tensor | None, ...]:
         _refuse_transforms(dl_doutput)
         x, needed = ctx.saved_tensors[0], ctx.needs_input_grad[1:]
-        options = {"input_gradient": needed[0], "num_threads": torch.get_num_threads()}
-        return None, *_tensors(vjp(_columns(x), *ctx.lists, _columns(dl_doutput), **options), needed, x.shape)
+        weights, biases = ctx.lists
+        options: dict[str, Any] = {"input_gradient": needed[0], "num_threads": torch.get_num_threads()}
+        return None, *_tensors(vjp(_columns(x), weights, biases, _columns(dl_doutput), **options), needed, x.shape)
 
 
-class _Loss(torch.autograd.Function):
+class _Loss(_Function):
     """A loss by name, whose gradients are computed with it."""
 
     @staticmethod
@@ -348,8 +355,9 @@ class _Loss(torch.autograd.Function):
 
 
 def _sweep(ctx: Any, x: Tensor, y: Tensor) -> tuple[Any, ...]:
-    # Transposed, class numbers (N,) stay what they are.
-    return loss_and_gradients(_columns(x), *ctx.lists, y.numpy().T, num_threads=torch.get_num_threads(), **ctx.options)
+    weights, biases = ctx.lists
+    target = y.numpy().T  # class numbers (N,) stay what they are
+    return loss_and_gradients(_columns(x), weights, biases, target, num_threads=torch.get_num_threads(), **ctx.options)
 
 
 def _columns(rows: Tensor) -> Array:
@@ -358,11 +366,14 @@ def _columns(rows: Tensor) -> Array:
     return array.T if array.ndim == 2 else array.reshape(-1, array.shape[-1]).T
 
 
-def _lists(parameters: Sequence[Tensor | None]) -> Lists:
+def _lists(parameters: Sequence[Any]) -> Lists:
     """Weights and biases as views, and zeros for a bias that a layer does not have."""
-    arrays = [None if parameter is None else parameter.detach().numpy() for parameter in parameters]
-    weights, biases = arrays[::2], arrays[1::2]
-    return weights, [np.zeros(len(w), w.dtype) if b is None else b for w, b in zip(weights, biases, strict=True)]
+    weights: list[Array] = [weight.detach().numpy() for weight in parameters[::2]]
+    biases: list[Array] = [
+        np.zeros(len(weight), weight.dtype) if bias is None else bias.detach().numpy()
+        for weight, bias in zip(weights, parameters[1::2], strict=True)
+    ]
+    return weights, biases
 
 
 def _tensors(

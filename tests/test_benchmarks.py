@@ -5,6 +5,7 @@ import inspect
 import itertools
 import json
 import pkgutil
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +13,19 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as main
-from benchmarks import cases, check_regression, compare, document, growth, libraries, memory, products, suite, timing
+from benchmarks import (
+    cases,
+    check_regression,
+    compare,
+    document,
+    growth,
+    libraries,
+    memory,
+    products,
+    pytorch,
+    suite,
+    timing,
+)
 from benchmarks.cases import Case
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +69,10 @@ def test_every_benchmark_runs(found, methods, tmp_path, monkeypatch):
             arguments.insert(0, prepared)
         for method in methods:
             if hasattr(benchmark, "setup"):
-                benchmark.setup(*arguments)
+                try:
+                    benchmark.setup(*arguments)
+                except NotImplementedError as reason:  # as asv takes it
+                    pytest.skip(str(reason))
             result = getattr(benchmark, method)(*arguments)
             if method == "track_max_relative_error":
                 assert result <= (1e-4 if "float32" in arguments else 1e-12)
@@ -111,6 +127,14 @@ def test_growth_of_memory():
     kept = memory.growth("NumPy", case, "float64", 1)
     assert kept > 8 * 64 * 4 * case.samples / 2**20  # the activations
     assert memory.growth("fastbackprop", case, "float64", 1) < 0.2 * kept
+
+
+def test_the_comparison_with_pytorch_runs(capsys):
+    pytest.importorskip("torch", reason="see the extra `torch`")
+    pytorch.main(["--case", "3,8,2,2,100", "3,8,10,1,5", "--threads", "1", "--seconds", "0"])
+    printed = capsys.readouterr().out
+    for case in "3-8x2-2 N=100", "3-8x1-10 N=5":
+        assert re.search(rf"^{case}( +[\d.]+ us){{4}}( +[\d.]+x){{2}}$", printed, re.MULTILINE)
 
 
 def test_flops_and_bytes():

@@ -14,6 +14,7 @@ NEEDS = {
     "swap_the_import.py": [],
     "digits.py": ["matplotlib", "sklearn", "tqdm"],
     "lbfgs.py": ["matplotlib", "scipy"],
+    "pytorch.py": ["torch"],
     "shattered_gradients.py": ["matplotlib"],
 }
 
@@ -22,7 +23,7 @@ def run(name, folder):
     """What an example prints; a picture of its name is left in the folder if it draws one."""
     missing = [module for module in NEEDS[name] if importlib.util.find_spec(module) is None]
     if missing:
-        pytest.skip(f"{' and '.join(missing)} not installed, see the extra `examples`")
+        pytest.skip(f"{' and '.join(missing)} not installed, see the extras `examples` and `torch`")
     done = subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLES / name)],
         capture_output=True,
@@ -64,6 +65,14 @@ def test_lbfgs(tmp_path):
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 1.1 * 0.09 < errors[0]
     assert float(re.search(r"distance to the truth: ([\d.]+)", printed)[1]) < 0.1
+
+
+def test_pytorch(tmp_path):
+    printed = run("pytorch.py", tmp_path)
+    rows = re.findall(r"^(plain module|accelerated|fused loss) +(0\.\d+) +([\d.]+)% .* s .*x$", printed, re.MULTILINE)
+    assert len(rows) == 3
+    assert len({loss for _, loss, _ in rows}) == 1
+    assert all(float(accuracy) > 95 for *_, accuracy in rows)
 
 
 def test_shattered_gradients(tmp_path):

@@ -13,12 +13,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="see the extra `torch`")
 
-from torch import nn  # noqa: E402
-from torch.nn import functional  # noqa: E402
+from torch import nn
+from torch.nn import functional
 
-from fastbackprop.torch import Accelerated, accelerate  # noqa: E402
-
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of PyTorch's own code
+from fastbackprop.torch import Accelerated, accelerate
 
 ROOT = Path(__file__).parents[1]
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
