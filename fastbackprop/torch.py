@@ -4,6 +4,7 @@ Samples are rows, as PyTorch has them: the kernels read transposed views. PyTorc
 """
 
 import itertools
+import operator
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -76,7 +77,7 @@ def accelerate(module: nn.Sequential) -> "Accelerated":
     """
     if type(module) not in (nn.Sequential, Accelerated):
         raise TypeError(f"module is a {type(module).__name__}; expected a torch.nn.Sequential")
-    _refuse_hooks(module, "module")
+    _hooks(module, "module")
     accelerated = Accelerated(OrderedDict(module._modules))
     accelerated.training = module.training
     accelerated._current_network()
@@ -144,7 +145,7 @@ class Accelerated(nn.Sequential):
 
     def _current_network(self) -> "_Network":
         network = self._network
-        if network is None or network.state() != network.known_state:
+        if network is None or not network.is_current():
             network = self._network = _Network(self)
         return network
 
@@ -153,7 +154,7 @@ class Accelerated(nn.Sequential):
 
 
 class _Network:
-    """The layers of a module as the kernels take them, until a call finds that `state` has changed."""
+    """The layers of a module as the kernels take them. Every call asks whether they are still the same."""
 
     def __init__(self, module: nn.Module) -> None:
         self.children: list[dict[str, Any]] = []  # of the module, and of each Sequential inside
@@ -171,33 +172,36 @@ class _Network:
         for before, after in itertools.pairwise(self.linears):
             if before.out_features != after.in_features:
                 raise ValueError(f"{after} comes after {before}; expected in_features={before.out_features}")
-        parameters = self.parameters()
-        self.inputs, self.outputs = self.linears[0].in_features, self.linears[-1].out_features
-        self.dtype = parameters[0].dtype
-        on_kernels = self.dtype in DTYPES and all(_readable(p, self.dtype) for p in parameters if p is not None)
-        self.lists = _lists(parameters) if on_kernels else None
-        self.known_state = self.state()
+        self.layers = self._find_layers()
+        self.types = [*map(type, self.layers)]
+        self.parameters = self._find_parameters()
+        self.dtype = self.parameters[0].dtype
+        self.on_kernels = self.dtype in DTYPES and all(
+            _readable(parameter, self.dtype) for parameter in self.parameters if parameter is not None
+        )
+        if self.on_kernels:
+            self.lists = _lists(self.parameters)
+            self.outputs, self.inputs = len(self.lists[0][-1]), self.lists[0][0].shape[1]
+            self.places = self._find_places()
 
-    def parameters(self) -> list[Any]:
-        """The weights and biases in turn, with None for a bias that a layer does not have."""
-        return [layer._parameters[name] for layer in self.linears for name in ("weight", "bias")]
-
-    def state(self) -> list[Any]:
-        """What the rest follows from, and what can be compared soon: every call does."""
-        layers = [layer for children in self.children for layer in children.values()]
-        found = [*map(type, layers), any(self.hooks), bool(_has_any_global_hook())]
-        found += [dropout.training and dropout.p > 0 for dropout in self.dropouts]
-        parameters = [parameter for parameter in self.parameters() if parameter is not None]
-        kinds = [*map(type, parameters)]
-        if PLAIN.issuperset(kinds):  # others may have no address
-            for look in Tensor.data_ptr, Tensor.size, Tensor.stride:
-                kinds += map(look, parameters)
-        return layers + found + kinds
+    def is_current(self) -> bool:
+        """Whether nothing has changed that the attributes follow from."""
+        layers = self._find_layers()
+        return (
+            layers == self.layers
+            and [*map(type, layers)] == self.types
+            and not any(self.hooks)
+            and not _has_any_global_hook()
+            and not any(map(_is_active, self.dropouts))
+            and all(map(operator.is_, self._find_parameters(), self.parameters))
+            and self.on_kernels  # or setting `data` may have brought them there
+            and self._find_places() == self.places
+        )
 
     def takes(self, x: Tensor) -> bool:
         """Whether the kernels can compute the output of these samples."""
         return (
-            self.lists is not None
+            self.on_kernels
             and _readable(x, self.dtype)
             and x.ndim > 0
             and x.shape[-1] == self.inputs
@@ -205,12 +209,31 @@ class _Network:
             and not torch.is_autocast_enabled("cpu")
         )
 
+    def run(self, x: Tensor, y: Tensor | None, loss: str, reduction: str) -> Tensor:
+        """The output or the loss from the kernels."""
+        if y is not None and x.numel() > 0 and torch.is_grad_enabled():
+            target = _checked_target(y, (*x.shape[:-1], self.outputs), self.dtype, loss, reduction)
+            return _Loss.apply(self.lists, loss, reduction, target, x, *self.parameters)
+        output = _Output.apply(self.lists, x, *self.parameters)
+        return output if y is None else _plain_loss(output, y, loss, reduction)
+
+    def _find_layers(self) -> list[nn.Module]:
+        return [layer for children in self.children for layer in children.values()]
+
+    def _find_parameters(self) -> list[Any]:
+        """The weights and biases in turn, with None for a bias that a layer does not have."""
+        return [layer._parameters[name] for layer in self.linears for name in ("weight", "bias")]
+
+    def _find_places(self) -> list[Any]:
+        """Where in memory the parameters are: setting `data` moves them."""
+        parameters = [parameter for parameter in self.parameters if parameter is not None]
+        return [look(parameter) for look in (Tensor.data_ptr, Tensor.size, Tensor.stride) for parameter in parameters]
+
     def _take_children(self, module: nn.Module, prefix: str) -> None:
         self.children.append(module._modules)
         for key, layer in module._modules.items():
             name = f"layer {prefix}{key}"
-            _refuse_hooks(layer, name)
-            self.hooks += _hooks(layer)
+            self.hooks += _hooks(layer, name)
             if type(layer) in (nn.Sequential, Accelerated):
                 self._take_children(layer, f"{prefix}{key}.")
             else:
@@ -235,7 +258,7 @@ class _Network:
             else:
                 self.flattens_later = True
         elif kind is nn.Dropout:
-            if layer.training and layer.p > 0:
+            if _is_active(layer):
                 raise RuntimeError(f"{name} is a Dropout in training mode; expected eval mode: call .eval(){OTHERWISE}")
             self.dropouts.append(layer)
         elif kind is not nn.Identity:
@@ -244,13 +267,16 @@ class _Network:
             )
 
 
-def _hooks(module: Any) -> list[dict[int, Any]]:
-    return [module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks]
-
-
-def _refuse_hooks(module: nn.Module, name: str) -> None:
-    if any(_hooks(module)):
+def _hooks(module: Any, name: str) -> list[dict[int, Any]]:
+    """Where hooks would be, and an error where one is."""
+    hooks = [module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks]
+    if any(hooks):
         raise RuntimeError(f"{name} has hooks{NO_HOOKS}")
+    return hooks
+
+
+def _is_active(dropout: Any) -> bool:
+    return bool(dropout.training and dropout.p > 0)
 
 
 def _readable(tensor: Tensor, dtype: torch.dtype) -> bool:
@@ -262,19 +288,14 @@ def _run(module: Accelerated, x: Tensor, y: Tensor | None, loss: str, reduction:
     """The output or the loss, from the kernels where they can compute it, else from the layers one by one."""
     if torch._C._are_functorch_transforms_active():
         raise RuntimeError(f"the kernels have no torch.func transforms; expected torch.autograd.grad{OTHERWISE}")
-    network = module._current_network()
-    samples = x
-    for flatten in network.flattens:
-        samples = flatten(samples)
-    if not network.takes(samples):
-        output = nn.Sequential.forward(module, x)
-        return output if y is None else _plain_loss(output, y, loss, reduction)
-    parameters = network.parameters()
-    if y is None or samples.numel() == 0 or not torch.is_grad_enabled():
-        output = _Output.apply(network.lists, samples, *parameters)
-        return output if y is None else _plain_loss(output, y, loss, reduction)
-    target = _checked_target(y, (*samples.shape[:-1], network.outputs), network.dtype, loss, reduction)
-    return _Loss.apply(network.lists, loss, reduction, target, samples, *parameters)
+    if not torch.jit.is_tracing():  # which would take what the kernels return for a constant
+        network, samples = module._current_network(), x
+        for flatten in network.flattens:
+            samples = flatten(samples)
+        if network.takes(samples):
+            return network.run(samples, y, loss, reduction)
+    output = nn.Sequential.forward(module, x)
+    return output if y is None else _plain_loss(output, y, loss, reduction)
 
 
 def _checked_target(y: Tensor, shape: tuple[int, ...], dtype: torch.dtype, loss: str, reduction: str) -> Tensor:
@@ -288,7 +309,7 @@ def _checked_target(y: Tensor, shape: tuple[int, ...], dtype: torch.dtype, loss:
     if y.dtype is not dtype and y.is_floating_point():
         raise TypeError(f"y has dtype {y.dtype}; expected {dtype}, that of the output, or integers")
     if y.shape == shape or (y.shape == shape[:-1] and shape[-1] == 1):
-        return y.reshape(-1, shape[-1])
+        return y if y.ndim == 2 else y.reshape(-1, shape[-1])
     classes = loss == "softmax_cross_entropy" and not y.is_floating_point()
     if y.shape == shape[:-1] and classes:
         return y.reshape(-1)

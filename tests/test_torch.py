@@ -368,8 +368,9 @@ def test_copies_have_parameters_of_their_own():
         lambda m: m.__setitem__(2, nn.Linear(6, 6, dtype=torch.float64)),
         lambda m: m.append(nn.ReLU()).append(nn.Linear(6, 1, dtype=torch.float64)),
         lambda m: m.float(),
+        lambda m: m.half().float(),
     ],
-    ids=["in place", "data", "transposed data", "parameter", "bias", "layer", "layers", "dtype"],
+    ids=["in place", "data", "transposed data", "parameter", "bias", "layer", "layers", "dtype", "dtypes"],
 )
 def test_what_is_changed_later_counts(change):
     accelerated = accelerate(network(4, 6, 6))
@@ -426,6 +427,15 @@ def test_autocast_runs_the_module_as_it_is():
         assert accelerated(x).dtype == torch.bfloat16
         assert torch.equal(accelerated(x), module(x))
     assert runs_on_kernels(accelerated, x)
+
+
+def test_traced_modules_are_not_constants():
+    accelerated, x = accelerate(network(4, 6, 2)), samples(5, 4)
+    with pytest.warns(DeprecationWarning, match="torch.jit.trace"):
+        traced = torch.jit.trace(accelerated, x)
+    assert_close(traced(2 * x), accelerated(2 * x))
+    exported = torch.export.export(accelerated, (x,)).module()
+    assert_close(exported(2 * x), accelerated(2 * x))
 
 
 def test_errors_of_pytorch_stay_what_they_are():
@@ -551,7 +561,7 @@ def test_what_is_no_relu_network_is_refused(module, error, message):
         accelerate(module)
 
 
-def test_dropout_that_is_trained_later_is_refused():
+def test_layers_that_are_no_relu_network_later_are_refused():
     module = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).eval()
     accelerated = accelerate(module)
     accelerated.train()
@@ -559,6 +569,9 @@ def test_dropout_that_is_trained_later_is_refused():
         accelerated(torch.ones(1, 2))
     module[1].p = 0.0
     accelerated(torch.ones(1, 2))
+    nn.utils.parametrizations.weight_norm(module[0])
+    with pytest.raises(TypeError, match="layer 0 is a ParametrizedLinear; expected"):
+        accelerated(torch.ones(1, 2))
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
