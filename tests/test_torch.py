@@ -230,6 +230,19 @@ def test_without_gradients():
     assert_close(total, LOSSES["least_squares"](module(x), samples(5, 2)) / 5)
 
 
+def test_gradients_of_wide_networks_are_those_of_pytorch_unless_fused():
+    module, x, y = network(4, 200, 200, 2), samples(5, 4), samples(5, 2)
+    accelerated = accelerate(module)
+    assert not runs_on_kernels(accelerated, x)
+    expected = gradients(module, LOSSES["least_squares"](module(x), y))
+    fused = accelerated.loss(x, y, "least_squares", "sum")
+    assert type(fused.grad_fn).__name__ == "_LossBackward"
+    for total in fused, LOSSES["least_squares"](accelerated(x), y):
+        assert_close(gradients(module, total), expected)
+    with torch.no_grad():
+        assert_close(accelerated(x), module(x))
+
+
 def test_frozen_parameters_get_no_gradient():
     module, x, y = network(4, 6, 2), samples(5, 4), samples(5, 2)
     accelerated = accelerate(module)
@@ -435,7 +448,7 @@ def test_traced_modules_are_not_constants():
     with warnings.catch_warnings(category=DeprecationWarning, action="ignore"):
         traced = torch.jit.trace(accelerated, x)
     assert_close(traced(2 * x), accelerated(2 * x))
-    exported = torch.export.export(accelerated, (x,)).module()
+    exported = torch.export.export(accelerated, (x,), strict=False).module()
     assert_close(exported(2 * x), accelerated(2 * x))
 
 
