@@ -4,8 +4,8 @@
 
 A case is inputs, width, outputs, hidden layers, samples. Networks of 10 outputs are classifiers with a softmax
 cross-entropy, others have a squared error. Four steps take turns, with pauses until other threads sleep: the plain
-module, the same under torch.compile, the accelerated module with PyTorch's own loss, and the fused loss. The factors
-are the better of the first two over each of the others, as medians over the rounds: above 1, this package is faster.
+module, the same under torch.compile, the accelerated module with PyTorch's own loss, and the fused loss. The table has
+their median times, and the better of the first two over each of the others: above 1, this package is faster.
 """
 
 import argparse
@@ -84,14 +84,15 @@ def compare(case, dtype, seconds):
     while len(times["fused"]) < ROUNDS or time.perf_counter() < end:
         for name, call in calls.items():
             times[name].append(timing.settled_turn(call))
-    return {name: np.array(found) for name, found in times.items()}
+    return times
 
 
 def row(case, times):
     """A line of the table."""
-    best = np.minimum(times["eager"], times["compiled"])
-    found = [f"{1e6 * np.median(seconds):8.1f} us" for seconds in times.values()]
-    factors = [f"{np.median(best / times[name]):10.2f}x" for name in ("module", "fused")]
+    medians = {name: np.median(seconds) for name, seconds in times.items()}
+    best = min(medians["eager"], medians["compiled"])
+    found = [f"{1e6 * seconds:8.1f} us" for seconds in medians.values()]
+    factors = [f"{best / medians[name]:10.2f}x" for name in ("module", "fused")]
     return f"{case!r:24} {'  '.join(found)}{'  '.join(factors)}"
 
 

@@ -35,8 +35,8 @@ OTHERWISE = ", or call the plain module, whose parameters are the same"
 WIDE = 2**15
 """From so many weights of a layer on, PyTorch computes output and gradients, unless the loss is fused.
 
-The kernels keep no activations and compute the output twice. Measured: times as long as PyTorch on one thread, 1.4 for 64
-samples of 784-100-10, 1.02 for 4096 of 256-256x3-1, 1.15 for 512-512x3-1; 0.81 for 128-128x3-1 (float32, Zen 4,
+The kernels keep no activations and compute the output twice. Measured: 1.4 times PyTorch's time for 64 samples of
+784-100-10, 1.02 for 4096 of 256-256x3-1, 1.15 of 512-512x3-1, 0.81 of 128-128x3-1 (float32, one thread, Zen 4,
 2026-11-28).
 """
 
