@@ -17,7 +17,6 @@ import numpy as np
 from benchmarks import machine, timing
 from benchmarks.cases import DTYPES, Case
 from benchmarks.compare import parse_cases, with_progress
-from fastbackprop.threads import available_threads
 
 CASES = [
     Case(8, 32, 1, 3, 64),
@@ -102,18 +101,19 @@ def main(arguments):
     parser.add_argument("--case", type=parse_cases, nargs="+", action="extend", help="default: the guide's cases")
     parser.add_argument("--widths", action="store_true", help="three hidden layers of 6 to 512 units instead")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32"])
-    parser.add_argument("--threads", type=int, default=available_threads())
+    parser.add_argument("--threads", type=int, help="default: as many as PyTorch takes")
     parser.add_argument("--seconds", type=float, default=3.0, help="at least, for each case and dtype")
     options = parser.parse_args(arguments)
 
     import torch
 
-    torch.set_num_threads(options.threads)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     cases = WIDTHS if options.widths else CASES
     if options.case:
         cases = [case for group in options.case for case in group]
     for dtype in options.dtype:
-        print(f"{dtype}, {options.threads} threads\n{HEADER}")
+        print(f"{dtype}, {torch.get_num_threads()} threads\n{HEADER}")
         for case in with_progress(cases):
             print(row(case, compare(case, dtype, options.seconds)), flush=True)
     print(machine.sentence(machine.describe(["benchmarks.pytorch", *arguments])))

@@ -56,7 +56,7 @@ def accelerate(module: nn.Sequential) -> "Accelerated":
     ----------
     module : torch.nn.Sequential
         Linear layers, with or without bias, and a ReLU between each and the next. Sequential may be nested. Identity,
-        Flatten and Dropout may stand in between; Dropout must be in eval mode when the result is called.
+        Flatten and Dropout may stand in between; Dropout must be in eval mode.
 
     Returns
     -------
@@ -70,6 +70,9 @@ def accelerate(module: nn.Sequential) -> "Accelerated":
         Flatten, Dropout or Sequential``
     ValueError
         For layers that are no ReLU network: ``layer 1 is a Linear after a Linear; expected a ReLU in between``.
+    RuntimeError
+        ``layer 2 is a Dropout in training mode; expected eval mode: call .eval(), or ...``, ``layer 0 has hooks, which
+        the kernels would not call; expected none: register them on the accelerated module, or ...``
 
     Examples
     --------
@@ -95,7 +98,7 @@ class Accelerated(nn.Sequential):
     """A Sequential that runs on this package's kernels; made by :func:`accelerate`.
 
     Tensors on the CPU run on the kernels if all of them are float32, or all float64. Other devices and dtypes, and
-    autocast, run the layers one by one, as the plain module does.
+    autocast, run the layers one by one, as the plain module does. So do calls of wide networks that may need gradients.
     """
 
     _network: "_Network | None" = None
@@ -136,8 +139,7 @@ class Accelerated(nn.Sequential):
         TypeError
             ``y has dtype torch.float64; expected torch.float32, that of x, or integers``
         RuntimeError
-            As a call of the module: ``layer 2 is a Dropout in training mode; expected eval mode: ...``, ``layer 0 has
-            hooks, which would not be called: ...``
+            As :func:`accelerate`, where layers have changed; for ``torch.func``, forward-mode and second derivatives.
 
         Examples
         --------
