@@ -22,6 +22,7 @@ from benchmarks import (
     libraries,
     memory,
     products,
+    pytorch,
     sklearn_fit,
     suite,
     timing,
@@ -141,6 +142,14 @@ def test_growth_of_memory():
     kept = memory.growth("NumPy", case, "float64", 1)
     assert kept > 8 * 64 * 4 * case.samples / 2**20  # the activations
     assert memory.growth("fastbackprop", case, "float64", 1) < 0.2 * kept
+
+
+def test_the_comparison_with_pytorch_runs(capsys):
+    pytest.importorskip("torch", reason="see the extra `torch`")
+    pytorch.main(["--case", "3,8,2,2,100", "3,8,10,1,5", "--threads", "1", "--seconds", "0"])
+    printed = capsys.readouterr().out
+    for case in "3-8x2-2 N=100", "3-8x1-10 N=5":
+        assert re.search(rf"^{case}( +[\d.]+ us){{4}}( +[\d.]+x){{2}}$", printed, re.MULTILINE)
 
 
 def test_flops_and_bytes():

@@ -15,6 +15,7 @@ NEEDS = {
     "digits.py": ["matplotlib", "sklearn", "tqdm"],
     "lbfgs.py": ["matplotlib", "scipy"],
     "scikit_learn.py": ["sklearn"],
+    "pytorch.py": ["torch"],
     "shattered_gradients.py": ["matplotlib"],
 }
 
@@ -23,7 +24,7 @@ def run(name, folder):
     """What an example prints; a picture of its name is left in the folder if it draws one."""
     missing = [module for module in NEEDS[name] if importlib.util.find_spec(module) is None]
     if missing:
-        pytest.skip(f"{' and '.join(missing)} not installed, see the extra `examples`")
+        pytest.skip(f"{' and '.join(missing)} not installed, see the extras `examples` and `torch`")
     done = subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLES / name)],
         capture_output=True,
@@ -73,6 +74,14 @@ def test_scikit_learn(tmp_path):
     assert [row[0] for row in rows] == ["scikit-learn", "fastbackprop"]
     assert rows[0][1:] == rows[1][1:]
     assert float(rows[0][2]) > 95
+
+
+def test_pytorch(tmp_path):
+    printed = run("pytorch.py", tmp_path)
+    rows = re.findall(r"^(plain module|accelerated|fused loss) +(0\.\d+) +([\d.]+)% .* s .*x$", printed, re.MULTILINE)
+    assert len(rows) == 3
+    assert len({loss for _, loss, _ in rows}) == 1
+    assert all(float(accuracy) > 95 for *_, accuracy in rows)
 
 
 def test_shattered_gradients(tmp_path):

@@ -77,20 +77,14 @@ COMPILED_GRADIENT = COMPILED + GRADIENT + "print(loss, *sorted(compiled))"
 def test_kernels_are_cached_and_compiled_again_when_any_source_changes(copy):
     cache = copy / "cache"
     environment = {"cwd": copy, "NUMBA_CACHE_DIR": cache}
-    assert (
-        run(COMPILED_GRADIENT, **environment)
-        == f"3.0 {OF_FEW_SAMPLES}"
-    )
+    assert run(COMPILED_GRADIENT, **environment) == f"3.0 {OF_FEW_SAMPLES}"
     assert run(COMPILED_GRADIENT, **environment) == "3.0"
     # A file that the kernel calls into but does not live in.
     file = copy / "fastbackprop" / "kernels" / "layers.py"
     text = file.read_text()
     file.write_text(text.replace("def forward_layer(", "def forward_layer(  # edited\n", 1))
     assert file.read_text() != text
-    assert (
-        run(COMPILED_GRADIENT, **environment)
-        == f"3.0 {OF_FEW_SAMPLES}"
-    )
+    assert run(COMPILED_GRADIENT, **environment) == f"3.0 {OF_FEW_SAMPLES}"
 
 
 def test_warmup_leaves_nothing_to_compile(tmp_path):
