@@ -89,11 +89,13 @@ def loss_and_gradients(
     Raises
     ------
     TypeError
-        ``y is a ndarray; expected a dask array: pass dask.array.from_array(y, chunks=...)``; callables for loss.
+        As :func:`fastbackprop.loss_and_gradients`; ``y is a ndarray; expected a dask array: pass
+        dask.array.from_array(y, chunks=(net_input.chunks[1],))``; callables for loss.
     ValueError
-        For chunks, as ``net_input has 2 chunks along the features; expected one: pass net_input.rechunk({0: -1})``.
-        Errors about values are raised by the task that meets one: ``chunk 2 of the samples: y[3] is 10; expected class
-        numbers in 0 .. 9``, where 3 counts from the chunk's first sample.
+        As :func:`fastbackprop.loss_and_gradients`, and for chunks: ``net_input has 2 chunks along its rows; expected
+        one, as a chunk holds whole samples: pass net_input.rechunk({0: -1})``. A task that finds a wrong value raises
+        ``chunk 2 of the samples: y[3] is 10; expected class numbers in 0 .. 9``, where 3 counts from the chunk's first
+        sample and 2 from the first chunk.
 
     Notes
     -----
@@ -285,8 +287,11 @@ def _check_samples(array: Any, name: str, shapes: list[tuple[int, ...]], net_inp
 def _check_chunks(array: Any, name: str) -> None:
     """Refuse what is no dask array, or has chunks of unknown size or along the features."""
     if not isinstance(array, da.Array):
+        along = "'auto'" if name == "net_input" else "net_input.chunks[1]"
+        chunks = f"(-1, {along})" if np.ndim(array) == 2 else f"({along},)"
         raise TypeError(
-            f"{name} is a {type(array).__name__}; expected a dask array: pass dask.array.from_array({name}, chunks=...)"
+            f"{name} is a {type(array).__name__}; expected a dask array: "
+            f"pass dask.array.from_array({name}, chunks={chunks})"
         )
     if any(map(math.isnan, array.shape)):
         raise ValueError(
@@ -374,10 +379,12 @@ def _finish(total: tuple[float, float, Array], layer_sizes: tuple[int, ...], sha
     if shapes is None:
         return loss, vector
     lists = fastbackprop.unpack(vector, layer_sizes)
-    return loss, *[[a.reshape(shape) for a, shape in zip(*pair, strict=True)] for pair in zip(lists, shapes, strict=True)]
+    return loss, *[
+        [a.reshape(shape) for a, shape in zip(*pair, strict=True)] for pair in zip(lists, shapes, strict=True)
+    ]
 
 
-def _input_part(function: Callable[..., Any], *arguments: Any, total: Any, block_id: Any) -> Array:
+def _input_part(function: Callable[..., Any], *arguments: Any, total: Any, block_id: Any) -> Any:
     """A chunk's derivative by the input."""
     *_, dl_dinput = _call(function, *arguments, block_id=block_id)
     dl_dinput /= _divisor(total)
