@@ -2,8 +2,8 @@
 
     python bigger_than_memory.py 4
 
-draws 4 GB of samples, which is the default, and takes some three minutes on two cores. No worker may hold more than
-1 GB. The bars show the progress of each pass, and the dashboard shows what each worker does.
+draws 4 GB of samples, which is the default, and passes over them some 20 times. No worker may hold more than 1 GB. The
+bars show the progress of each pass, and the dashboard shows what each worker does.
 """
 
 import sys
@@ -19,7 +19,7 @@ from fastbackprop import pack
 from fastbackprop.dask import loss_and_gradients
 
 LAYER_SIZES = [8, 32, 32, 1]
-CHUNK = 250_000  # samples; 9 MB, which one thread works on for 30 ms
+CHUNK = 250_000  # samples, of 9 MB
 
 
 def write_samples(gigabytes, folder):

@@ -29,7 +29,10 @@ __all__ = ["loss_and_gradients", "predict", "vjp"]
 Array = NDArray[Any]
 
 FAN_IN = 8
-"""Vectors that one task adds. Measured: a task costs about 1 ms, whatever it does, so a tree of pairs costs more."""
+"""Largest number of vectors that one task adds. With 8, the tree has one task for 7 chunks; with 2, one for each chunk.
+
+Measured: a task costs the scheduler 1 ms, and a worker 2.6 ms (AMD EPYC, dask 2026.8.0, 2026-11-28).
+"""
 
 
 def loss_and_gradients(
