@@ -336,13 +336,15 @@ def test_parameters_are_in_the_graph_once():
     assert sum(size > 8 * 20 * 100 for size in tasks) == 1
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
-def test_the_same_bits_for_any_number_of_workers(workers):
+def test_the_same_bits_for_any_number_of_workers():
     x, y, parameters = drawn(samples=100, chunks=37)
     expected = list(fd.loss_and_gradients(x, *parameters, y))
-    with cluster(workers) as some, Client(some), dask.config.set(scheduler="distributed"):
-        for _ in range(2):
-            assert_same_bits(list(fd.loss_and_gradients(x, *parameters, y)), expected)
+    with cluster(1) as growing, Client(growing) as client, dask.config.set(scheduler="distributed"):
+        for workers in 1, 2, 3:
+            growing.scale(workers)
+            client.wait_for_workers(workers)
+            for _ in range(2):
+                assert_same_bits(list(fd.loss_and_gradients(x, *parameters, y)), expected)
 
 
 def drawn(samples, chunks, pause=0.0):
@@ -382,7 +384,6 @@ def test_tasks_use_one_thread_unless_told_otherwise(client):
 
     x, y, parameters = drawn(samples=200_000, chunks=2)
     with client.as_current(), dask.config.set(scheduler="distributed"):
-        client.restart()
         expected = list(fd.loss_and_gradients(x, *parameters, y))
         assert sum(client.run(helpers).values()) == 0
         assert_same_bits(list(fd.loss_and_gradients(x, *parameters, y, num_threads=2)), expected)

@@ -7,32 +7,26 @@ import contextlib
 import importlib.util
 import time
 
+import numpy as np
+
 from benchmarks import cases, timing
 from benchmarks.suite import base
 
 CHUNKS = 40
 
 
-def _wall(_client):
-    return time.perf_counter()
-
-
-def _cpu_here(_client):
-    return time.process_time()
-
-
-def _cpu_of_workers(client):
-    return sum(client.run(time.process_time).values())
-
-
-def _seconds(client, x, parameters, clock=_wall):
-    """Seconds of a gradient on a cluster."""
+def _seconds(client, x, parameters):
+    """Seconds of a gradient on a cluster, and of processor time in this process and in the workers."""
     from fastbackprop.dask import loss_and_gradients
 
-    start = clock(client)
+    def clocks():
+        workers = sum(client.run(time.process_time).values())
+        return np.array([time.perf_counter(), time.process_time(), workers])
+
+    start = clocks()
     loss, *_ = loss_and_gradients(x, *parameters, 1.0, compute=False)
     client.compute(loss).result()
-    return clock(client) - start
+    return clocks() - start
 
 
 @contextlib.contextmanager
@@ -97,7 +91,7 @@ if importlib.util.find_spec("dask") and importlib.util.find_spec("distributed"):
             parameters = cases.network(case.layer_sizes, dtype)
             with _client(1) as one, _client(2) as two:
                 turns = [(client, client.persist(_drawn(case, dtype, CHUNKS)), parameters) for client in (one, two)]
-                times = [[_seconds(*turn) for turn in turns] for _ in range(timing.ROUNDS + 1)]
+                times = [[_seconds(*turn)[0] for turn in turns] for _ in range(timing.ROUNDS + 1)]
             best = [min(of_one) for of_one in zip(*times[1:], strict=True)]  # the first has workers load the kernels
             return best[1] / best[0]
 
@@ -106,26 +100,38 @@ if importlib.util.find_spec("dask") and importlib.util.find_spec("distributed"):
     class Overhead:
         """Chunks of one sample on two workers: what is left is a task's overhead, and the way of its gradient.
 
-        Processor time changes little with what else runs on the machine.
+        Processor time changes little with what else runs on the machine; client and scheduler are this process.
         """
 
-        params = ([cases.Case(8, 32, 1, 3, 1), cases.Case(784, 512, 10, 3, 1)], ["float32"], [1, 101])
-        param_names = ("case", "dtype", "chunks")
+        params = (["8-32x3-1", "784-512x3-10"],)
+        param_names = ("network",)
         timeout = 600
 
-        def measured(self, case, dtype, chunks, clock):
+        def setup_cache(self):
+            """For each network, the seconds of a call with one chunk, and of each of 100 more chunks."""
             import dask.array as da
 
-            x = da.zeros((case.inputs, chunks), chunks=(-1, 1), dtype=dtype)
-            parameters = cases.network(case.layer_sizes, dtype)
+            found = {}
             with _client(2) as client:
-                return min(_seconds(client, x, parameters, clock) for _ in range(timing.ROUNDS + 1))
+                for name, case in zip(
+                    *self.params, (cases.Case(8, 32, 1, 3, 1), cases.Case(784, 512, 10, 3, 1)), strict=True
+                ):
+                    parameters, calls = cases.network(case.layer_sizes, "float32"), []
+                    for chunks in 1, 101:
+                        x = da.zeros((case.inputs, chunks), chunks=(-1, 1), dtype="float32")
+                        rounds = [_seconds(client, x, parameters) for _ in range(timing.ROUNDS + 1)]
+                        calls.append(np.min(rounds[1:], axis=0))
+                    found[name] = calls[0].tolist(), ((calls[1] - calls[0]) / 100).tolist()
+            return found
 
-        def track_seconds(self, *arguments):
-            return self.measured(*arguments, _wall)
+        def track_seconds_of_a_call(self, found, network):
+            return found[network][0][0]
 
-        def track_cpu_seconds_of_client_and_scheduler(self, *arguments):
-            return self.measured(*arguments, _cpu_here)
+        def track_seconds_of_a_chunk(self, found, network):
+            return found[network][1][0]
 
-        def track_cpu_seconds_of_workers(self, *arguments):
-            return self.measured(*arguments, _cpu_of_workers)
+        def track_cpu_seconds_of_a_chunk_in_client_and_scheduler(self, found, network):
+            return found[network][1][1]
+
+        def track_cpu_seconds_of_a_chunk_in_workers(self, found, network):
+            return found[network][1][2]
