@@ -30,7 +30,7 @@ WITH_BLOCKS = [document for document in DOCUMENTS if any(python_blocks(document)
 def test_every_block_runs(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = list(python_blocks(document))
-    for module in re.findall(r"^(?:from|import) (sklearn|scipy|torch)\b", "".join(code), re.MULTILINE):
+    for module in re.findall(r"^(?:from|import) (sklearn|scipy|torch|dask|zarr)\b", "".join(code), re.MULTILINE):
         pytest.importorskip(module, reason="see the extras `examples` and `torch`")
     names = {"__name__": document.stem}
     for block in code:

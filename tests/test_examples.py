@@ -17,16 +17,17 @@ NEEDS = {
     "scikit_learn.py": ["sklearn"],
     "pytorch.py": ["torch"],
     "shattered_gradients.py": ["matplotlib"],
+    "bigger_than_memory.py": ["dask", "distributed", "scipy", "zarr"],
 }
 
 
-def run(name, folder):
+def run(name, folder, *arguments):
     """What an example prints; a picture of its name is left in the folder if it draws one."""
     missing = [module for module in NEEDS[name] if importlib.util.find_spec(module) is None]
     if missing:
         pytest.skip(f"{' and '.join(missing)} not installed, see the extras `examples` and `torch`")
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name)],
+        [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
         capture_output=True,
         text=True,
         timeout=300,
@@ -93,3 +94,13 @@ def test_shattered_gradients(tmp_path):
         assert list(line) == sorted(set(line), reverse=True)
     assert table[0][1] > 0.6
     assert table[-1][1] < 0.2
+
+
+def test_bigger_than_memory(tmp_path):
+    printed = run("bigger_than_memory.py", tmp_path, "0.02")
+    assert re.search(r"^dashboard: http://\S+/status$", printed, re.MULTILINE)
+    assert "555,556 samples in 3 chunks" in printed
+    assert "100% Completed" in printed
+    errors = [float(text) for text in re.findall(r"mean squared error ([\d.]+)", printed)]
+    assert errors[-1] < 0.5 * errors[0]
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,59 @@
+"""SciPy's L-BFGS on more data than the workers' memory: every step is one pass over a zarr store, on a local cluster.
+
+    python bigger_than_memory.py 4
+
+draws 4 GB of samples, which is the default, and passes over them some 20 times. No worker may hold more than 1 GB. The
+bars show the progress of each pass, and the dashboard shows what each worker does.
+"""
+
+import sys
+import tempfile
+from itertools import pairwise
+
+import dask.array as da
+import numpy as np
+from dask.distributed import Client, LocalCluster, progress
+from scipy.optimize import minimize
+
+from fastbackprop import pack
+from fastbackprop.dask import loss_and_gradients
+
+LAYER_SIZES = [8, 32, 32, 1]
+CHUNK = 250_000  # samples, of 9 MB
+
+
+def write_samples(gigabytes, folder):
+    """Two arrays with samples in rows, as most stores have them."""
+    samples = round(gigabytes * 1e9 / (4 * 9))
+    X = da.random.default_rng(0).uniform(-1, 1, (samples, 8), chunks=(CHUNK, -1)).astype(np.float32)
+    Y = X[:, :1] * X[:, 1:2] + np.sin(3 * X[:, 2:3])
+    da.to_zarr(X, f"{folder}/X.zarr")
+    da.to_zarr(Y, f"{folder}/Y.zarr")
+    print(f"{samples:,} samples in {X.numblocks[0]} chunks")
+
+
+def fit(folder, client):
+    x, y = (da.from_zarr(f"{folder}/{name}.zarr").T for name in "XY")
+    options = {"layer_sizes": LAYER_SIZES, "reduction": "mean", "compute": False}
+
+    def objective(vector):
+        futures = client.compute(loss_and_gradients(x, vector.astype(np.float32), None, y, **options))
+        progress(futures)
+        loss, gradient = client.gather(list(futures))
+        print(f"  mean squared error {loss:.4f}")
+        return loss, gradient.astype(np.float64)
+
+    rng = np.random.default_rng(1)
+    weights = [rng.normal(0, np.sqrt(2 / n), (m, n)) for n, m in pairwise(LAYER_SIZES)]
+    start = pack(weights, [np.zeros((m, 1)) for m in LAYER_SIZES[1:]])
+    return minimize(objective, start, method="L-BFGS-B", jac=True, options={"maxiter": 15})
+
+
+if __name__ == "__main__":  # workers are processes, which import this file
+    gigabytes = float(sys.argv[1]) if len(sys.argv) > 1 else 4.0
+    with LocalCluster(memory_limit="1GB", dashboard_address=":0") as cluster, Client(cluster) as client:
+        print(f"dashboard: {cluster.dashboard_link}")
+        with tempfile.TemporaryDirectory(dir=".") as folder:
+            write_samples(gigabytes, folder)
+            result = fit(folder, client)
+    print(f"after {result.nit} iterations: mean squared error {result.fun:.4f}")
