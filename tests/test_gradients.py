@@ -42,8 +42,8 @@ def test_widths(width):
 
 
 @pytest.mark.parametrize("samples", range(1, FEW + 2))
-def test_few_samples(samples, dtype, wide_from):
-    wide_from(2**19)
+def test_few_samples(samples, dtype, shared_from):
+    shared_from(2**19)
     for layer_sizes in (1, 6, 6, 1), (3, 17, 70, 2), (40, 130, 5), (33, 300, 400, 3):
         compare(layer_sizes, samples, dtype, input_gradient=True)
     weight = np.linspace(-0.5, 1.0, samples)
@@ -263,8 +263,8 @@ def test_pack_and_unpack(dtype):
 
 
 @pytest.mark.parametrize("layer_sizes", [(2, 5, 3), (40, 300, 500, 4)])
-def test_a_workspace_takes_a_vector_of_parameters_and_returns_the_gradient_as_one(dtype, layer_sizes, wide_from):
-    wide_from(2**19)
+def test_a_workspace_takes_a_vector_of_parameters_and_returns_the_gradient_as_one(dtype, layer_sizes, shared_from):
+    shared_from(2**19)
     all_weights, all_biases = network(layer_sizes, dtype)
     net_input, y = batch(layer_sizes, 70, dtype)
     vector = fb.pack(all_weights, all_biases)

@@ -217,9 +217,9 @@ def test_nested_lists_are_arrays():
     "layer_sizes", [(5, 7, 2), (300, 110, 30, 3), (600, 250, 30, 3)], ids=["dots", "units", "wide"]
 )
 @pytest.mark.parametrize("samples", [16, 24, 64, 100, 128, 256, 1500])
-def test_rows_of_a_small_batch_in_a_larger_one(layer_sizes, samples, dtype, wide_from):
+def test_rows_of_a_small_batch_in_a_larger_one(layer_sizes, samples, dtype, shared_from):
     """Such an input may be read where it is: not what is behind its rows, and with the bits of any other order."""
-    wide_from(2**19)
+    shared_from(2**19)
     all_weights, all_biases = network(layer_sizes, dtype)
     x, y = batch(layer_sizes, samples, dtype)
     storage = np.full((layer_sizes[0], samples + 9), np.nan, dtype)

@@ -288,8 +288,8 @@ def test_same_bits_for_any_number_of_threads(loss, dtype):
 
 
 @pytest.mark.parametrize("loss", CROSS_ENTROPIES)
-def test_wide_networks(loss, dtype, wide_from):
-    wide_from(2**19)
+def test_wide_networks(loss, dtype, shared_from):
+    shared_from(2**19)
     layer_sizes = (20, 400, 330, 7)
     (net_input, y), parameters = problem(dtype, 300, layer_sizes)
     assert "Wide" in type(fb.Workspace(layer_sizes)._engine).__name__

@@ -163,8 +163,8 @@ def test_integers_count_as_float64():
 
 
 @pytest.mark.parametrize("samples", [2, 129, 257, 513, 1025])
-def test_a_last_slice_of_one_sample(samples, dtype, wide_from):
-    wide_from(2**19)
+def test_a_last_slice_of_one_sample(samples, dtype, shared_from):
+    shared_from(2**19)
     for layer_sizes in (2, 5, 3), (3, 400, 400, 2):
         all_weights, all_biases = network(layer_sizes, dtype)
         net_input, y = smooth_batch(layer_sizes, samples, all_weights, all_biases, dtype)

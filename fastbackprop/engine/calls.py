@@ -30,7 +30,7 @@ class Call:
     """The records of one plan, which Python keeps alive, and the pass that reads them."""
 
     placed: tuple[int, int, int] | None = None
-    """The threads, the chunks of a slice and the version of the engine's buffers whose addresses are in the record."""
+    """The threads, the chunks of a slice and the bytes of the engine's buffers whose addresses are in the record."""
 
     tile_loss: Any = None
 
@@ -46,6 +46,7 @@ class Call:
         self.address = int(entry.compiled_pass(find_pass((what, plan.scheme)), dtype).address)
         kind = records.call_record(element)
         self.words = np.zeros(len(kind.fields), np.int64)
+        self.doubles = self.words.view(np.float64)
         self.index = {field: number for number, field in enumerate(kind.fields)}
         self.layers = table(records.layer_record(element).dtype, layout.layers)
         self.blocks = table(records.block_record(element).dtype, layout.blocks)
@@ -72,7 +73,7 @@ class Call:
     @property
     def loss_sum(self) -> float:
         """The loss of all samples."""
-        return self.words.view(np.float64).item(self.index["loss_sum"])
+        return self.doubles.item(self.index["loss_sum"])
 
 
 def table(dtype: Any, rows: tuple[dict[str, int], ...]) -> Array:

@@ -28,14 +28,9 @@ class Engine:
         self.nothing, self.no_columns = np.empty(0, dtype), np.empty((layer_sizes[0], 0), dtype)
         self.own_places = np.zeros((2 * (len(layer_sizes) - 1), 3), np.int64)
         self.buffers: dict[str, Array] = {}
-        self.version = 0
-        """Of the buffers' addresses."""
+        self.nbytes = 0
+        """The bytes that the buffers hold; they only grow, so their addresses are the same as long as it is."""
         self.calls: dict[tuple[str, int], Call] = {}
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes that the buffers hold at present."""
-        return sum([int(buffer.nbytes) for buffer in list(self.buffers.values())])
 
     def differentiate(self, batch: Batch) -> tuple[Any, ...]:
         """The loss, the gradients as lists or as a vector, and dl/dinput where asked."""
@@ -75,53 +70,41 @@ class Engine:
 
     def _run(self, batch: Batch, call: Call, columns_out: Array, gradient: Array) -> float:
         """Run a pass over the batch; the loss of its samples. columns_out and gradient are written."""
-        if batch.samples == 0:
+        plan, samples, vector = call.plan, batch.samples, self.nothing
+        if samples == 0:
             gradient[:] = 0.0
             return 0.0
         if batch.vector is None:
-            vector = self.nothing
             batch.convert(self.dtype)
         else:
             vector = np.ascontiguousarray(batch.vector, self.dtype)
-        threads = count_threads(batch.num_threads, call.plan.pieces)
-        slices = call.plan.slices(threads, self._most_samples(batch))
-        if call.placed != (threads, slices[0][1], self.version):
+        columns = [batch.net_input, batch.target, batch.sample_weight, columns_out]
+        threads = count_threads(batch.num_threads, plan.pieces)
+        slices = plan.at_once
+        if plan.chunks > 1:
+            slices = plan.slices(threads, self._most_samples(columns, batch.columns))
+        if call.placed != (threads, slices[0][1], self.nbytes):
             self._place_buffers(call, threads, slices[0][1])
         for first_chunk, end_chunk in slices:
-            self._run_slice(batch, call, columns_out, gradient, vector, first_chunk, end_chunk, threads)
+            first, last, part = 0, samples, columns
+            if len(slices) > 1:
+                first, last = plan.cut(first_chunk), plan.cut(end_chunk)
+                part = [array[..., first:last] for array in columns]
+            part = native(part, self.dtype)
+            places = self.own_places
+            if batch.vector is None:
+                places, _arrays = batch.locate(self.dtype, first, last)  # which live as long as their addresses
+            place = first, first_chunk, end_chunk, first_chunk == 0, end_chunk == plan.chunks
+            boxes, patience = helpers(threads), pauses(plan.layout.flops * (last - first))
+            # When this returns, no worker touches the arrays any longer.
+            call.run(call.words, *part, gradient, vector, places, place, batch.scale, boxes, patience, call.address)
+            if batch.progress is not None:
+                batch.progress(last, samples)
         return call.loss_sum
 
-    def _run_slice(
-        self,
-        batch: Batch,
-        call: Call,
-        columns_out: Array,
-        gradient: Array,
-        vector: Array,
-        first_chunk: int,
-        end_chunk: int,
-        threads: int,
-    ) -> None:
-        """One call into compiled code, after which no other thread touches the arrays."""
-        plan, first, last = call.plan, 0, batch.samples
-        columns = [batch.net_input, batch.target, batch.sample_weight, columns_out]
-        if end_chunk - first_chunk < plan.chunks:
-            first, last = plan.cut(first_chunk), plan.cut(end_chunk)
-            columns = [array[..., first:last] for array in columns]
-        columns = native(columns, self.dtype)
-        # The arrays live as long as their addresses are used.
-        places, _arrays = (self.own_places, None) if batch.vector is not None else batch.locate(self.dtype, first, last)
-        part = first, first_chunk, end_chunk, first_chunk == 0, end_chunk == plan.chunks
-        boxes, patience = helpers(threads), pauses(plan.layout.flops * (last - first))
-        call.run(call.words, *columns, gradient, vector, places, part, batch.scale, boxes, patience, call.address)
-        if batch.progress is not None:
-            batch.progress(last, batch.samples)
-
-    def _most_samples(self, batch: Batch) -> int | None:
-        """The most samples of a slice, where columns are converted first, or the notebooks' lists are read or
-        written."""
-        lists = batch.columns
-        converted = [array for array in (batch.net_input, batch.target, *lists) if array.dtype is not self.dtype]
+    def _most_samples(self, columns: list[Array], lists: list[Array]) -> int | None:
+        """The most samples of a slice, where columns are converted first, or the notebooks' lists are read or written."""
+        converted = [array for array in (*columns[:2], *lists) if array.dtype is not self.dtype]
         if not lists and not converted:
             return None
         staged = STAGED_BYTES // max(sum(map(len, converted)) * self.dtype.itemsize, 1)
@@ -143,9 +126,9 @@ class Engine:
         for name, size in sizes.items():
             if name not in self.buffers or self.buffers[name].nbytes < size:
                 self.buffers[name] = aligned(-(-size // 8), np.dtype(np.float64))
-                self.version += 1
+        self.nbytes = sum(int(buffer.nbytes) for buffer in self.buffers.values())
         call.set(**{name: buffer.ctypes.data for name, buffer in self.buffers.items()})
-        call.placed = threads, chunks, self.version
+        call.placed = threads, chunks, self.nbytes
 
 
 def pauses(flops: int) -> int:

@@ -152,6 +152,11 @@ class Plan:
         return -(-self.longest // STRIP) if self.scheme == "shared" else min(self.chunks, self.most_chunks)
 
     @functools.cached_property
+    def at_once(self) -> list[tuple[int, int]]:
+        """All chunks in one slice."""
+        return [(0, self.chunks)]
+
+    @functools.cached_property
     def longest(self) -> int:
         """Samples of a chunk, at most."""
         return longest(self.samples, self.chunks)
@@ -167,7 +172,7 @@ class Plan:
         batch is cut into slices does not change what is added up, nor in which order.
         """
         if self.samples * self.layout.flops <= SLICE_FLOPS and most_samples is None and self.chunks <= self.most_chunks:
-            return [(0, self.chunks)]  # at once, as short calls are
+            return self.at_once
         each = max(SLICE_FLOPS // (self.longest * self.layout.flops), 1)
         if most_samples is not None:
             each = max(min(each, most_samples // (self.longest * threads)), 1)
