@@ -17,14 +17,7 @@ from typing import NamedTuple
 from llvmlite import ir
 from numba.core import cgutils
 
-FAR_BYTES = 3 * 2**19
-"""Size in bytes of A, whose rows are contiguous, from which its next rows are prefetched while a register tile is at
-work.
-
-Such weights come from L3. Measured: 512 to 2048 units 2 to 6 % less time (1 MB of L2, Zen 5, 2026-11). Weights that
-stay in L2 (784-256x3-10) gained nothing, and 10000-50-10 took up to 3 % longer, as it has few rows for each part of the
-depth. A burst of prefetches in front of each tile gained nothing either.
-"""
+from fastbackprop.kernels import CACHE_LINE
 
 FOLLOWING = 8
 """Rows of A that are prefetched in turn: no fewer than a tile has, no more than a cache line has elements."""
@@ -74,17 +67,14 @@ def multiply(simd, **arguments):
 
     def emit(simd, *values):
         t = Product(*values)
-        contiguous = simd.builder.icmp_signed("==", t.a_column, simd.int(simd.itemsize))
-        size = simd.mul(simd.mul(t.rows, t.depth), simd.itemsize)
-        far = simd.builder.and_(contiguous, simd.builder.icmp_signed(">=", size, simd.int(FAR_BYTES)))
         for first, height in simd.tiles(t.rows, simd.tile_rows):
             a = simd.behind(t.a, simd.mul(first, t.a_row))
             simd.prefetch_rows(simd.behind(a, simd.mul(height, t.a_row)), t.a_row, height, t.ahead)
             for vectors, offset in simd.panels(t.vectors):
-                register_tile(simd, t, a, far, first, height, vectors, offset)
+                register_tile(simd, t, a, first, height, vectors, offset)
             with simd.loop(t.rest) as p:
                 place = simd.add(simd.mul(t.vectors, simd.target.vector_bytes), simd.mul(p.index, simd.itemsize))
-                register_tile(simd.scalar(), t, a, far, first, height, 1, place)
+                register_tile(simd.scalar(), t, a, first, height, 1, place)
 
     if "start" not in arguments:
         arguments |= {"start": cgutils.alloca_once_value(simd.builder, simd.constant(0.0)), "start_row": 0}
@@ -93,10 +83,25 @@ def multiply(simd, **arguments):
     simd.call("product", emit, *Product(**left_out | arguments))
 
 
-def register_tile(simd, t, a, far, first, height, vectors, offset):
+def prefetch_following(simd, t, a, column, height, p):
+    """Prefetch, in step p of a tile, what the next ones read of A: rows in turn, or the next cache line of its columns.
+
+    Weights of wide networks come from L3. Measured: 512 to 2048 units 2 to 6 % less time (1 MB of L2, Zen 5, 2026-11);
+    backward products of 1024 units 108 to 114 (float32) and 51 to 54 GFLOP/s (float64, Zen 4). A burst of prefetches in
+    front of each tile gained nothing.
+    """
+    builder = simd.builder
+    row = builder.urem(p, simd.int(FOLLOWING))
+    in_row = simd.mul(builder.sub(p, row), t.a_column)
+    following = simd.behind(a, simd.mul(simd.add(row, height), t.a_row), in_row)
+    contiguous = builder.icmp_signed("==", t.a_column, simd.int(simd.itemsize))
+    simd.prefetch(builder.select(contiguous, following, simd.behind(a, column, CACHE_LINE)))
+
+
+def register_tile(simd, t, a, first, height, vectors, offset):
     """Rows [first, first + height) of a product, `vectors` vectors of each at that byte offset.
 
-    a: these rows of A. far: whether the rows behind them are prefetched, where tiles are the largest.
+    a: these rows of A.
     """
     builder, size = simd.builder, simd.target.vector_bytes
     slots = [simd.variables(vectors) for _ in range(height)]
@@ -119,28 +124,16 @@ def register_tile(simd, t, a, far, first, height, vectors, offset):
                 builder.store(simd.load(c, place), slot)
     rows = [simd.behind(a, simd.mul(i, t.a_row)) for i in range(height)]
 
-    def steps(prefetching):
-        with simd.loop(t.depth) as p:
-            b = simd.behind(t.b, simd.mul(p.index, t.b_row), offset)
-            operands = [simd.load(b, v * size) for v in range(vectors)]
-            column = simd.mul(p.index, t.a_column)
-            if prefetching:
-                row = builder.urem(p.index, simd.int(FOLLOWING))
-                in_row = simd.mul(builder.sub(p.index, row), t.a_column)
-                simd.prefetch(simd.behind(a, simd.mul(simd.add(row, height), t.a_row), in_row))
-            for row, row_slots in zip(rows, slots, strict=True):
-                factor = simd.splat(simd.load_scalar(row, column))
-                for slot, operand in zip(row_slots, operands, strict=True):
-                    builder.store(simd.fma(factor, operand, builder.load(slot)), slot)
-
-    if height == simd.tile_rows and vectors == simd.tile_vectors:
-        with builder.if_else(far) as (then, otherwise):
-            with then:
-                steps(prefetching=True)
-            with otherwise:
-                steps(prefetching=False)
-    else:
-        steps(prefetching=False)
+    with simd.loop(t.depth) as p:
+        b = simd.behind(t.b, simd.mul(p.index, t.b_row), offset)
+        operands = [simd.load(b, v * size) for v in range(vectors)]
+        column = simd.mul(p.index, t.a_column)
+        if height == simd.tile_rows and vectors == simd.tile_vectors:
+            prefetch_following(simd, t, a, column, height, p.index)
+        for row, row_slots in zip(rows, slots, strict=True):
+            factor = simd.splat(simd.load_scalar(row, column))
+            for slot, operand in zip(row_slots, operands, strict=True):
+                builder.store(simd.fma(factor, operand, builder.load(slot)), slot)
     with builder.if_else(t.masked) as (then, otherwise):
         with then:
             ones = simd.splat(simd.constant(1.0))

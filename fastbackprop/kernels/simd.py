@@ -74,7 +74,7 @@ class Simd:
         # The largest register tile fits the register file with its operands. With 32 registers, 6 rows instead of 4
         # took -1.5 to 2.5 % less time and 0.2 to 0.3 s more to compile; with 16, 4 rows instead of 6 took 3 to 18 %
         # longer.
-        self.tile_rows, self.tile_vectors = (4, 4) if self.target.registers == 32 else (6, 2)
+        self.tile_rows, self.tile_vectors = (6, 4) if self.target.registers == 32 else (6, 2)
         self.zeros = ir.Constant(self.vector, [0.0] * self.lanes)
         self.lowest = self.constant(float("-inf"))
         self.false, self.true = ir.Constant(ir.IntType(1), 0), ir.Constant(ir.IntType(1), 1)
