@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numba
 import numpy as np
-from fastbackprop.kernels.sweep import padded, transposed_stride
-from fastbackprop.pool import make_engine
 
 from benchmarks import machine, peak
 from benchmarks.cases import DTYPES
-from fastbackprop.engine import aligned
-from fastbackprop.kernels.layers import backward_layer, forward_layer, row_stride, transpose, weight_gradient
+from fastbackprop.engine.memory import aligned
+from fastbackprop.engine.plan import padded, private_layout, transposed_row
+from fastbackprop.kernels.layers import backward_layer, forward_layer, transpose, weight_gradient
 from fastbackprop.kernels.simd import advance, pointer
 
 WIDTHS = [64, 100, 128, 200, 256, 333, 512, 700, 1024]
@@ -27,40 +26,34 @@ PRODUCTS = ["forward", "backward", "weight gradient"]
 
 
 @numba.njit(nogil=True, error_model="numpy")
-def product(which, times, rows, weights, gradient, transposed, width, samples):
-    """Take one of the products that many times over a tile: rows of h, of f or dl/df, and of dl/dh.
-
-    The backward product reads transposed weights, as those of networks with many parameters do.
-    """
-    itemsize, zero = rows.itemsize, rows.dtype.type(0.0)
-    stride, row, t_stride = row_stride(rows, samples), padded(width) * itemsize, transposed_stride(width, itemsize)
-    h = pointer(rows)
+def product(which, times, rows, weights, gradient, transposed, width, samples, stride, row, t_row):
+    """Take one of the products that many times over a tile: rows of h, of f or dl/df, and of dl/dh."""
+    h, w, copy = pointer(rows), pointer(weights), pointer(transposed)
     f, dl_dh = advance(h, width * stride), advance(h, 2 * width * stride)
-    w, copy = pointer(weights), pointer(transposed)
-    biases = advance(w, width * row)
+    biases = advance(w, width * width * rows.itemsize)
     for _ in range(times):
         if which == 0:
-            forward_layer(f, stride, w, row, itemsize, biases, itemsize, h, stride, width, width, samples, zero)
+            forward_layer(f, stride, w, biases, h, stride, width, width, samples, 1)
         elif which == 1:
-            backward_layer(dl_dh, h, stride, w, itemsize, row, f, stride, width, width, samples, 1)
+            backward_layer(dl_dh, stride, dl_dh, stride, w, f, stride, width, width, samples, 1)
         else:
-            transpose(copy, t_stride, h, stride, width, samples)
-            weight_gradient(
-                pointer(gradient), row, pointer(gradient), row, f, stride, copy, t_stride, width, width, samples, 1
-            )
+            transpose(copy, t_row, h, stride, width, samples)
+            weight_gradient(pointer(gradient), row, f, stride, copy, t_row, width, width, samples, 1)
 
 
 def speeds(width, dtype, rounds):
     """The best flops per second of each product over some rounds, and of the FMA peak between them."""
     dtype = np.dtype(dtype)
-    samples = make_engine((width,) * 4, dtype).tile_samples
-    stride = samples + 64 // dtype.itemsize
+    layout = private_layout((width,) * 4, dtype.itemsize)
+    samples, stride = layout.tile_samples, layout.call["row_bytes"]
     rng = np.random.default_rng(0)
-    rows = aligned(3 * width * stride, dtype)
+    rows = aligned(3 * width * stride // dtype.itemsize, dtype)
     rows[:] = rng.standard_normal(rows.size)
-    weights = (rng.standard_normal((width + 1) * padded(width)) * np.sqrt(2 / width)).astype(dtype)
+    weights = (rng.standard_normal((width + 1) * width) * np.sqrt(2 / width)).astype(dtype)
     gradient = aligned(width * padded(width), dtype)
-    transposed = aligned(samples * (width + 64), dtype)
+    t_row = transposed_row(width, dtype.itemsize)
+    transposed = aligned(samples * t_row // dtype.itemsize, dtype)
+    sizes = width, samples, stride, padded(width) * dtype.itemsize, t_row
     flops = 2 * width * width * samples
     times = max(1, int(1e8 // flops))
     found = dict.fromkeys([*PRODUCTS, "peak"], 0.0)
@@ -68,9 +61,9 @@ def speeds(width, dtype, rounds):
         found["peak"] = max(found["peak"], peak.flops(dtype.name, 1))
         for which, name in enumerate(PRODUCTS):
             gradient[:] = 0.0
-            product(which, 1, rows, weights, gradient, transposed, width, samples)
+            product(which, 1, rows, weights, gradient, transposed, *sizes)
             start = time.perf_counter()
-            product(which, times, rows, weights, gradient, transposed, width, samples)
+            product(which, times, rows, weights, gradient, transposed, *sizes)
             found[name] = max(found[name], times * flops / (time.perf_counter() - start))
     return found
 

@@ -103,7 +103,7 @@ class Engine:
         return call.loss_sum
 
     def _most_samples(self, columns: list[Array], lists: list[Array]) -> int | None:
-        """The most samples of a slice, where columns are converted first, or the notebooks' lists are read or written."""
+        """The most samples of a slice where columns are converted first, or the notebooks' lists read or written."""
         converted = [array for array in (*columns[:2], *lists) if array.dtype is not self.dtype]
         if not lists and not converted:
             return None

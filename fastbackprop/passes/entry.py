@@ -72,6 +72,10 @@ def run_call(
     call.all_weights, call.all_biases = columns, record_at(columns, layers)
     call.all_f, call.all_h = record_at(columns, 2 * layers), record_at(columns, 3 * layers)
     call.all_dl_dh, call.all_dl_df = record_at(columns, 4 * layers), record_at(columns, 5 * layers)
+    call.in_place = 1
+    for row in range(2 * layers, places.shape[0]):
+        if places[row, 2] != call.itemsize:
+            call.in_place = 0
     for k in range(layers if parameters.size > 0 else 0):
         layer, weights, biases = record_at(call.layer, k), record_at(columns, k), record_at(columns, layers + k)
         weights.data = advance(pointer(parameters), layer.weights_at)

@@ -1,7 +1,7 @@
 """The notebooks' passes: forward, which gives out every f_k and h_{k+1}, and backward, which takes them.
 
-Where the caller's rows hold whole vectors of samples, products read and write them in place (`rows_at`). The last
-samples of a batch, and columns that are not contiguous along a row, go through the rows of a tile. Measured: in place,
+Where the caller's rows hold whole vectors of samples, products read and write them in place. The last samples of a
+batch, and lists with columns that are not contiguous along a row, go through the rows of a tile. Measured: in place,
 both passes of 1,000 to 100,000 samples of 1-6x5-1 and 8-16x3-1 took 3 to 16 % less time (Zen 5, 2026-11).
 """
 
@@ -23,39 +23,35 @@ from fastbackprop.passes.tile import (
 
 
 @phase
-def is_in_place(call, columns, count, rows):
+def is_in_place(call, count, tile):
     """Whether products may use the caller's columns where they are."""
-    return columns.column == call.itemsize and whole_vectors(count, rows) == count
+    return call.in_place != 0 and whole_vectors(count, tile) == count
 
 
 @phase
-def rows_at(call, columns, rows, first, count):
-    """The caller's columns [first, first + count) where they may be used in place, else rows of a tile; and the
-    stride."""
-    if is_in_place(call, columns, count, rows):
+def rows_at(call, columns, rows, first, in_place):
+    """Where products find the columns from `first` on, and the stride: where they are, or in rows of a tile."""
+    start, row = rows, call.row_bytes
+    if in_place:
         start, row = advance(columns.data, first * columns.column), columns.row
-    else:
-        start, row = rows, call.row_bytes
     return start, row
 
 
 @phase
-def take_columns(call, columns, rows, first, units, count):
-    """The same, once rows of a tile hold them: a copy, with zeros behind it, where they may not be used in place."""
-    start, row = rows_at(call, columns, rows, first, count)
-    if not is_in_place(call, columns, count, rows):
+def take_columns(call, columns, rows, first, units, count, in_place):
+    """The same, once the rows of the tile hold them: a copy, with zeros behind it."""
+    if not in_place:
         source = advance(columns.data, first * columns.column)
         call.copy_rows(rows, call.row_bytes, source, columns.row, columns.column, units, count)
         clear_tail(rows, call.row_bytes, units, count, whole_vectors(count, rows))
-    return start, row
+    return rows_at(call, columns, rows, first, in_place)
 
 
 @phase
 def give_rows(call, columns, rows, first, units, count):
-    """Rows of a tile are copied to the caller's columns, where these were not used in place."""
-    if not is_in_place(call, columns, count, rows):
-        target = advance(columns.data, first * columns.column)
-        call.copy_rows(target, columns.row, rows, call.row_bytes, call.itemsize, units, count)
+    """The caller's columns = rows of a tile; they are contiguous along a row."""
+    target = advance(columns.data, first * call.itemsize)
+    call.copy_rows(target, columns.row, rows, call.row_bytes, call.itemsize, units, count)
 
 
 def forward_pass(call, thread, threads):
@@ -69,32 +65,34 @@ def forward_pass(call, thread, threads):
             load(call, tile, first, count)
             h, h_row = tile, call.row_bytes
             for k in range(call.layers):
-                layer = record_at(call.layer, k)
-                f, f_row = forward_columns(call, tile, layer, h, h_row, k, first, count)
-                h, h_row = rows_at(call, record_at(call.all_h, k), advance(tile, layer.f_at), first, count)
-                if layer.has_relu:
-                    relu_rows(h, h_row, f, f_row, layer.units_out, whole_vectors(count, tile))
-                    give_rows(call, record_at(call.all_h, k), h, first, layer.units_out, count)
+                h, h_row = forward_columns(call, tile, k, h, h_row, first, count)
         chunk = call.first_chunk + claim(call, PIECES)
     part(call, thread, threads, 0)
 
 
 @phase
-def forward_columns(call, tile, layer, h, h_row, k, first, count):
-    """f_k, to the caller's columns: where it is."""
-    columns = record_at(call.all_f, k)
-    f, f_row = rows_at(call, columns, advance(tile, layer.f_at), first, count)
+def forward_columns(call, tile, k, h, h_row, first, count):
+    """f_k and h_{k+1} = ReLU(f_k), to the caller's columns. Returns where h_{k+1} is, and the stride of its rows."""
+    layer, samples, in_place = record_at(call.layer, k), whole_vectors(count, tile), is_in_place(call, count, tile)
+    all_f, all_h, rows = record_at(call.all_f, k), record_at(call.all_h, k), advance(tile, layer.f_at)
+    f, f_row = rows_at(call, all_f, rows, first, in_place)
+    activations, row = rows_at(call, all_h, rows, first, in_place)
     # fmt: off
     call.forward_layer(
         f, f_row,
         record_at(call.all_weights, k).data,
         record_at(call.all_biases, k).data,
         h, h_row,
-        layer.units_out, layer.units_in, whole_vectors(count, tile), 0,
+        layer.units_out, layer.units_in, samples, 0,
     )
     # fmt: on
-    give_rows(call, columns, f, first, layer.units_out, count)
-    return f, f_row
+    if not in_place:
+        give_rows(call, all_f, f, first, layer.units_out, count)
+    if layer.has_relu:
+        relu_rows(activations, row, f, f_row, layer.units_out, samples)
+        if not in_place:
+            give_rows(call, all_h, activations, first, layer.units_out, count)
+    return activations, row
 
 
 def backward_pass(call, thread, threads):
@@ -108,13 +106,17 @@ def backward_pass(call, thread, threads):
         for first in range(begin, end, call.tile_samples):
             count = min(call.tile_samples, end - first)
             begin_backward(call, tile, losses, first, count)
-            for k in range(call.layers - 1, 0, -1):
+            in_place = is_in_place(call, count, tile)
+            h, h_row = tile, call.row_bytes
+            for k in range(call.layers - 1, -1, -1):
                 layer = record_at(call.layer, k)
-                rows = advance(tile, layer.h_at)
-                h, h_row = take_columns(call, record_at(call.all_h, k - 1), rows, first, layer.units_in, count)
+                h, h_row = tile, call.row_bytes
+                if k > 0:
+                    rows, columns = advance(tile, layer.h_at), record_at(call.all_h, k - 1)
+                    h, h_row = take_columns(call, columns, rows, first, layer.units_in, count, in_place)
                 add_layer_gradient(call, tile, partial, k, h, h_row, count, first - begin)
-                backward_columns(call, tile, layer, k, first, count)
-            add_layer_gradient(call, tile, partial, 0, tile, call.row_bytes, count, first - begin)
+                if k > 0:
+                    backward_columns(call, tile, k, first, count, in_place)
             give_input_gradient(call, tile, first, count)
         end_chunk(call, losses, chunk)
         chunk = call.first_chunk + claim(call, PIECES)
@@ -125,42 +127,33 @@ def backward_pass(call, thread, threads):
 def begin_backward(call, tile, losses, first, count):
     """h_0, and dl/df_K from the f_K that was given."""
     load(call, tile, first, count)
-    output, last = advance(tile, call.output_at), call.layers - 1
-    f = record_at(call.all_f, last)
-    columns = advance(f.data, first * f.column)
-    call.copy_rows(output, call.row_bytes, columns, f.row, f.column, call.outputs, count)
+    output, f = advance(tile, call.output_at), record_at(call.all_f, call.layers - 1)
+    take_columns(call, f, output, first, call.outputs, count, False)
     take_loss(call, tile, losses, first, count)
-    clear_tail(output, call.row_bytes, call.outputs, count, whole_vectors(count, tile))
     if call.wants_columns_out:
-        dl_df = record_at(call.all_dl_df, last)
-        target = advance(dl_df.data, first * call.itemsize)
-        call.copy_rows(target, dl_df.row, output, call.row_bytes, call.itemsize, call.outputs, count)
+        give_rows(call, record_at(call.all_dl_df, call.layers - 1), output, first, call.outputs, count)
 
 
 @phase
-def backward_columns(call, tile, layer, k, first, count):
+def backward_columns(call, tile, k, first, count, in_place):
     """dl/df_{k-1}, in place of h_k, masked by the f_{k-1} that was given; with dl/dh_k, which has no mask, if wanted.
 
     Where both are wanted the product is taken twice.
     """
-    rows = advance(tile, layer.h_at)
-    with_mask = 0 if call.wants_columns_out else 1
-    while with_mask < 2:
-        f, f_row = take_columns(call, record_at(call.all_f, k - 1), rows, first, layer.units_in, count)
+    layer, samples = record_at(call.layer, k), whole_vectors(count, tile)
+    rows, columns = advance(tile, layer.h_at), record_at(call.all_f, k - 1)
+    for with_mask in range(0 if call.wants_columns_out else 1, 2):
+        f, f_row = take_columns(call, columns, rows, first, layer.units_in, count, in_place)
         # fmt: off
         call.backward_layer(
             rows, call.row_bytes,
             f, f_row,
             record_at(call.all_weights, k).data,
             advance(tile, layer.dl_df_at), call.row_bytes,
-            layer.units_out, layer.units_in, whole_vectors(count, tile), with_mask,
+            layer.units_out, layer.units_in, samples, with_mask,
         )
         # fmt: on
-        clear_tail(rows, call.row_bytes, layer.units_in, count, whole_vectors(count, tile))
+        clear_tail(rows, call.row_bytes, layer.units_in, count, samples)
         if call.wants_columns_out:
-            wanted = record_at(call.all_dl_df, k - 1)
-            if with_mask == 0:
-                wanted = record_at(call.all_dl_dh, k - 1)
-            target = advance(wanted.data, first * call.itemsize)
-            call.copy_rows(target, wanted.row, rows, call.row_bytes, call.itemsize, layer.units_in, count)
-        with_mask += 1
+            wanted = record_at(call.all_dl_df if with_mask else call.all_dl_dh, k - 1)
+            give_rows(call, wanted, rows, first, layer.units_in, count)
