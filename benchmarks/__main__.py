@@ -8,7 +8,7 @@ Needs the extras `bench` and `peers`, and a quiet machine for some time; --quick
 import argparse
 import sys
 
-from benchmarks import compare, document, growth, products
+from benchmarks import compare, document, growth, products, schedule
 
 RUNS = {
     "table": (compare, ["--case", "table"]),
@@ -16,8 +16,14 @@ RUNS = {
     "batches": (compare, ["--case", "batches", "--dtype", "float32", "--memory"]),
     "growth": (growth, []),
     "products": (products, []),
+    "schedule": (schedule, []),
 }
-QUICK = {compare: ["--seconds", "0"], growth: ["--rounds", "2"], products: ["--rounds", "2"]}
+QUICK = {
+    compare: ["--seconds", "0"],
+    growth: ["--rounds", "2"],
+    products: ["--rounds", "2"],
+    schedule: ["--dtype", "float32"],
+}
 
 
 def main(arguments):

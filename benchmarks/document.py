@@ -110,6 +110,17 @@ def layer_products(measured):
     return f"{table(['width', 'dtype', *products], rows)}\n\n{measured_on(measured)}"
 
 
+def predictions(measured):
+    """The predicted efficiency of many threads."""
+    threads = measured["results"][0]["threads"]
+    rows = []
+    for result in measured["results"]:
+        case = Case(*result["case"])
+        rows.append([network(case), f"{case.samples:,}", result["dtype"], *[f"{e:.0%}" for e in result["efficiency"]]])
+    header = ["network", "samples", "dtype", *[f"{number} threads" for number in threads]]
+    return f"{table(header, rows)}\n\nPieces timed: {measured_on(measured)}"
+
+
 def insert(document, name, text):
     """The document with the text between the markers of that name."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
@@ -127,6 +138,7 @@ SECTIONS = {
         "batches": ("batches", measured_on),
         "roofline": ("table", roofs),
         "growth": ("growth", powers),
+        "schedule": ("schedule", predictions),
         "products": ("products", layer_products),
     },
 }

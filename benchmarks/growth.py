@@ -1,5 +1,7 @@
 """How the time of a gradient grows with samples, width, depth and threads: measured, with the powers fitted.
 
+At the end, it prints how the time would shrink with up to 64 threads: a prediction, see benchmarks.schedule.
+
     python -m benchmarks.growth [--dtype float32] [--rounds 7] [--json FILE]
 
 All sizes of a sweep are measured in every round, so that a slow moment falls on all of them. A power is the slope
@@ -15,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import fastbackprop
-from benchmarks import machine, peak, timing
+from benchmarks import machine, peak, schedule, timing
 from benchmarks.cases import DTYPES, GROWTH, GROWTH_OF_THREADS, arguments
 from fastbackprop.parallel.cpus import available_threads
 
@@ -82,6 +84,7 @@ def main(arguments):
             if found["power"] is not None:
                 print(f"    power {found['power']:.2f}, of the flops {found['power_of_flops']:.2f}", flush=True)
             results.append(found)
+    schedule.predict(options.dtype)
     if options.json:
         machine.save(options.json, ["benchmarks.growth", *arguments], results)
 
