@@ -2,11 +2,11 @@
 
     python -m benchmarks.schedule [--dtype float32] [--json FILE]
 
-The pieces that threads share (chunks and blocks, or strips and blocks) are timed on one thread, at the plan's own sizes.
-Each simulated thread takes the next piece when it is done with its last, as in the passes, and all wait for each other
-where they meet. A meeting costs MEETING seconds for each doubling of threads, and a slice SLICE seconds. All threads
-together read no more bytes a second than THREADS_OF_BANDWIDTH threads of this machine. The machines that this project is
-measured on have two processors: these figures are a prediction.
+The pieces that threads share (chunks and blocks, or strips and blocks) are timed on one thread, at the plan's own
+sizes. Each simulated thread takes the next piece when it is done with its last, as in the passes, and all wait for each
+other where they meet. A meeting costs MEETING seconds for each doubling of threads, and a slice SLICE seconds. All
+threads together read no more bytes a second than THREADS_OF_BANDWIDTH threads of this machine. The machines that this
+project is measured on have two processors: these figures are a prediction.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Gradients of ReLU networks for large batches, behind the list-of-arrays interface of the backpropagation notebooks.
 
 Samples are columns: a batch is (D_i, N). Weights are a list of arrays (D_{k+1}, D_k), biases of (D_{k+1}, 1).
-Importing this package compiles nothing; kernels are compiled, or loaded from numba's cache, at first use.
+Importing this package compiles nothing; kernels are compiled, or loaded from the cache on disk, at first use.
 """
 
 from fastbackprop import reference

@@ -39,7 +39,16 @@ def copy_rows(typing_context, target, target_stride, source, source_row, source_
 
         with builder.if_else(builder.icmp_signed("==", source_column, itemsize)) as (then, otherwise):
             with then, simd.loop(rows) as r:
-                cgutils.raw_memcpy(builder, *place(r.index, simd.int(0)), count, simd.itemsize)
+                # A call of memcpy for each row would take longer than the copy of the 32 samples of a strip.
+                to, start = place(r.index, simd.int(0))
+                vectors = builder.sdiv(count, simd.int(simd.lanes))
+                with simd.loop(vectors) as v:
+                    offset = simd.mul(v.index, simd.target.vector_bytes)
+                    simd.store(simd.load(start, offset), to, offset)
+                done = simd.mul(vectors, simd.lanes)
+                with simd.loop(builder.sub(count, done)) as s:
+                    item = simd.add(done, s.index)
+                    simd.store(simd.load_item(start, item), simd.item(to, item), 0)
             with otherwise:
                 by_columns = builder.icmp_signed("==", source_row, itemsize)
                 whole = [
