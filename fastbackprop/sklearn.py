@@ -262,7 +262,8 @@ class MLPRegressor(_OnKernels, neural_network.MLPRegressor):
     >>> import numpy as np
     >>> from fastbackprop.sklearn import MLPRegressor
     >>> X = np.linspace(-1, 1, 200).reshape(-1, 1)
-    >>> model = MLPRegressor(hidden_layer_sizes=(16,), solver="lbfgs", random_state=0).fit(X, np.sin(3 * X[:, 0]))
+    >>> model = MLPRegressor(hidden_layer_sizes=(16,), solver="lbfgs", max_iter=2000, random_state=0)
+    >>> model = model.fit(X, np.sin(3 * X[:, 0]))
     >>> bool(model.score(X, np.sin(3 * X[:, 0])) > 0.99)
     True
     """

@@ -403,6 +403,7 @@ def test_memory_stays_below_a_limit(megabytes, limit, tmp_path):
     for first in range(0, samples, len(block)):
         stored[first : first + len(block)] = block[: samples - first] + np.float32(first / samples)
     x, parameters = da.from_zarr(tmp_path / "x").T, network((8, 16, 1), "float32")
+    fb.warmup("float32")  # to compile takes a worker hundreds of megabytes
 
     def peak():
         import resource

@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.core.registry import cpu_target
 
-from fastbackprop.kernels import layers, register_tiles, rows, samples, simd
+from fastbackprop.kernels import layers, rows, samples, simd
 
 CACHE_LINE = 64
 SAMPLES = 128
@@ -157,14 +157,18 @@ def test_backward_layer(units, depth, dtype):
             np.testing.assert_allclose(dl_dh[:, :SAMPLES], expected, **tolerance(dtype))
 
 
-def test_weights_from_afar(dtype):
-    """So many that rows of them are prefetched."""
-    units, depth = 400, 1024
-    assert units * min(depth * dtype.itemsize, layers.DEPTH_BYTES) >= register_tiles.FAR_BYTES
+def test_large_weights(dtype):
+    """Whose backward product goes through them in parts."""
+    units, depth = 1100, 1030
+    assert depth > layers.PAGES
     weights, h = values(units, depth, dtype, 1) / np.sqrt(dtype.type(depth)), tile(depth, dtype, 3)
     biases, f = tile(units, dtype, 2)[:, 0].copy(), tile(units, dtype, 4)
     run_forward_layer(f, weights, biases, h, SAMPLES, 0)
     np.testing.assert_allclose(f[:, :SAMPLES], weights @ h[:, :SAMPLES] + biases[:, None], **tolerance(dtype))
+    mask, expected = h[:, :SAMPLES] > 0, weights.T @ f[:, :SAMPLES]
+    for dl_dh in np.full_like(h, np.nan), h:
+        run_backward_layer(dl_dh, h, weights, f, SAMPLES, 1)
+        np.testing.assert_allclose(dl_dh[:, :SAMPLES], expected * mask, **tolerance(dtype))
 
 
 def test_the_mask_multiplies_and_is_zero_at_zero(dtype):

@@ -64,7 +64,7 @@ compiled = []
 for compiler in "njit", "cfunc":
     def watch(*arguments, original=getattr(numba, compiler), **options):
         def compile(function):
-            if not function.__module__.startswith("numba."):
+            if not function.__module__.startswith("numba.") and options.get("inline") != "always":
                 compiled.append(function.__name__)
             return original(*arguments, **options)(function)
         return compile

@@ -144,7 +144,7 @@ OPTIONS = [
     (
         {"loss": "squares"},
         ValueError,
-        "loss is 'squares'; expected one of 'least_squares', 'half_least_squares', 'softmax_",
+        "loss is 'squares'; expected one of 'binary_cross_entropy', 'half_least_squares', 'least_squares', ",
     ),
     ({"loss": np.sum}, TypeError, "expected a name or a pair of callables (value, derivative)"),
     ({"reduction": "max"}, ValueError, "reduction is 'max'; expected 'sum' or 'mean'"),

@@ -74,12 +74,12 @@ SLICE_FLOPS = 2**31
 """Floating-point operations of a slice for each thread, at most, if that is more than a chunk: 20 to 40 ms. Ctrl-C and
 progress are answered between slices."""
 
-STAGED_BYTES = 8 * 1024 * 1024
-"""Bytes of the columns of a slice, at most, where these are converted first, if it has more than two chunks."""
+STAGED_BYTES = 2 * 1024 * 1024
+"""Bytes of the columns of a slice, at most, where these are converted first, if each thread has more than one chunk."""
 
 GIVEN_BYTES = 64 * 1024 * 1024
-"""Bytes of the notebooks' lists that a slice reads or writes, at most, if it has more than two chunks: the system may
-take seconds to find new memory."""
+"""Bytes of the notebooks' lists that a slice reads or writes, at most, if each thread has more than one chunk: the
+system may take seconds to find new memory."""
 
 SHARED_FLOPS = 2**22
 """Floating-point operations of a batch of one chunk from which threads share it: 50 us."""
@@ -213,7 +213,7 @@ def plan_prediction(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -
 def plan_forward_pass(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the notebooks' forward pass is computed. It has no sums, so its chunks may be short."""
     layout = private_layout(layer_sizes, itemsize)
-    short = min(-(-samples // STRIP), MANY_CHUNKS, samples * layout.flops // 3 // (CHUNK_FLOPS // 2))
+    short = min(-(-samples // STRIP), MANY_CHUNKS, 2 * samples * layout.flops // (3 * CHUNK_FLOPS))
     chunks = max(short, -(-samples // (CHUNK_TILES * layout.tile_samples)))
     return cut_in_chunks(layout, samples, chunks)
 
