@@ -56,12 +56,11 @@ class Workspace:
     A Workspace may be shared by threads: calls on it take turns. Its results do not depend on num_threads, on what
     was computed before, or on where its buffers lie: the same inputs give the same bits.
 
-    Memory: one tile for each thread, ``sum(layer_sizes)`` rows of 64 to 512 samples (about 256 KB, more where 128 need
-    more, or 64 beside a layer of more than 1 MB), with as much again for derivatives, room for transposed layers and
-    one gradient; and at most 64 MB for sums of gradients. From some 500,000 parameters in float64, or 700,000 in
-    float32, and with many layers, tiles of 128 samples are held for all threads together, at most 8 and 128 MB or two
-    of them; the weights transposed; and sums of gradients once in the dtype and, for many samples, once in float64.
-    None of it grows with the number of samples.
+    Memory: a tile for each thread, ``sum(layer_sizes)`` rows of 64 to 512 samples (about 256 KB, more where 128 samples
+    need more), and a partial gradient for each chunk that is worked on at once, at most 128 MB. If a partial gradient
+    has more than 4 MB (1,000,000 parameters in float32, 500,000 in float64), threads share one gradient instead: there
+    are up to 8 tiles for all threads together, twice as large and at most 128 MB or two of them, and for many samples
+    one sum in float64. None of it grows with the number of samples.
 
     Examples
     --------
@@ -196,7 +195,7 @@ class Workspace:
             try:
                 return compute(self._engine, batch)
             except BaseException:
-                # After a second interrupt, a thread may be left behind that still writes to the buffers.
+                # Buffers and records may have been left half made.
                 self._engine = Engine(self.layer_sizes, self.dtype)
                 raise
             finally:

@@ -325,8 +325,8 @@ def run_forward_samples(f, weights, biases, h):
 
 
 @kernel
-def run_sum_rows(c, h, a, b, with_mask):
-    samples.sum_rows(
+def run_multiply_samples(c, h, a, b, with_mask):
+    samples.multiply_samples(
         simd.pointer(c),
         c.strides[0],
         simd.pointer(h),
@@ -361,7 +361,7 @@ def test_forward_samples(units_in, count, dtype):
 
 @pytest.mark.parametrize("depth", [1, 2, 8, samples.ROWS, samples.ROWS + 1, 3 * samples.ROWS])
 @pytest.mark.parametrize("columns", [*range(1, 20), 33, 64, 70, 200])
-def test_sum_rows(columns, depth, dtype):
+def test_multiply_samples(columns, depth, dtype):
     for count in 1, 2, 6, 7, 13:
         a, b = padded_rows(depth, count, dtype, 1).T / np.sqrt(dtype.type(depth)), padded_rows(depth, columns, dtype, 2)
         h = np.full((count + 1, columns + 3), np.nan, dtype)
@@ -369,7 +369,7 @@ def test_sum_rows(columns, depth, dtype):
         for with_mask in 0, 1:
             storage = np.full((count + 1, columns + 3), 7, dtype)
             c = storage[:count, :columns]
-            run_sum_rows(c, h if with_mask else c, a, b, with_mask)
+            run_multiply_samples(c, h if with_mask else c, a, b, with_mask)
             mask = h[:count, :columns] > 0 if with_mask else 1
             np.testing.assert_allclose(c, (a @ b) * mask, **tolerance(dtype))
             assert (storage[:, columns:] == 7).all()

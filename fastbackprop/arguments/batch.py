@@ -44,8 +44,8 @@ class Network:
     vector: Array | None = None
     shapes: Shapes
     arrays: list[Any]  # weights, biases, and what else is taken
-    itemsize = 0  # what lists.read says of them
-    places: Array  # a table for kernels, see there
+    itemsize = 0  # what addresses.read says of them
+    places: Array  # a table, see passes.records
 
     def __init__(
         self,
@@ -146,7 +146,8 @@ class Batch(Network):
     def take_columns(self, *lists: Sequence[ArrayLike]) -> bytes:
         """Take more lists of what a call reads and writes, in the order of passes.records.
 
-        Returns the shapes of their arrays as lists.read has them, or nothing where these cannot be taken as they are.
+        Returns the shapes of their arrays as addresses.read has them, or nothing where these cannot be taken as they
+        are.
         """
         self.arrays = [*self.arrays, *itertools.chain.from_iterable(lists)]
         parameters = 2 * len(self.shapes.weights)
@@ -166,7 +167,8 @@ class Batch(Network):
             self.itemsize, _, self.places = read(self.arrays, len(parameters))
 
     def locate(self, dtype: DType, first: int, last: int) -> tuple[Array, list[Array]]:
-        """Where loaded parameters are, and the columns [first, last) of the other lists: a table, see passes.records.
+        """Where converted parameters are, and the columns [first, last) of the other lists: a table, see
+        passes.records.
 
         And all these arrays, to be kept as long as the table is used: addresses alone do not keep what was converted.
         """
@@ -271,7 +273,7 @@ class ForwardPass(Batch):
 
 @functools.lru_cache(maxsize=64)
 def shapes_of_columns(layer_sizes: tuple[int, ...], samples: int) -> bytes:
-    """The shapes that lists.read finds in two lists of what each layer has, of so many samples."""
+    """The shapes that addresses.read finds in two lists of what each layer has, of so many samples."""
     return np.array(2 * [(units, samples) for units in layer_sizes[1:]], np.int64).tobytes()
 
 

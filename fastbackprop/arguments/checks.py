@@ -76,7 +76,7 @@ def check_parameters(all_weights: Any, all_biases: Any) -> tuple[Shapes, list[Ar
 
 @functools.lru_cache(maxsize=64)
 def read_shapes(shapes: bytes, layers: int) -> Shapes:
-    """The shapes of the parameters of so many layers, weights then biases, as lists.read has them."""
+    """The shapes of the parameters of so many layers, weights then biases, as addresses.read has them."""
     pairs = np.frombuffer(shapes, np.int64).reshape(-1, 2).tolist()
     found = [(rows,) if columns < 0 else (rows, columns) for rows, columns in pairs]
     return check_shapes(tuple(found[:layers]), tuple(found[layers:]))

@@ -29,7 +29,8 @@ class Engine:
         self.own_places = np.zeros((2 * (len(layer_sizes) - 1), 3), np.int64)
         self.buffers: dict[str, Array] = {}
         self.nbytes = 0
-        """The bytes that the buffers hold; they only grow, so their addresses are the same as long as it is."""
+        """The bytes that the buffers hold. A buffer only grows: while this number is the same, so are their
+        addresses."""
         self.calls: dict[tuple[str, int], Call] = {}
 
     def differentiate(self, batch: Batch) -> tuple[Any, ...]:
@@ -86,18 +87,18 @@ class Engine:
         if call.placed != (threads, slices[0][1], self.nbytes):
             self._place_buffers(call, threads, slices[0][1])
         for first_chunk, end_chunk in slices:
-            first, last, part = 0, samples, columns
+            first, last, arrays = 0, samples, columns
             if len(slices) > 1:
                 first, last = plan.cut(first_chunk), plan.cut(end_chunk)
-                part = [array[..., first:last] for array in columns]
-            part = native(part, self.dtype)
+                arrays = [array[..., first:last] for array in columns]
+            arrays = native(arrays, self.dtype)
             places = self.own_places
             if batch.vector is None:
-                places, _arrays = batch.locate(self.dtype, first, last)  # which live as long as their addresses
-            place = first, first_chunk, end_chunk, first_chunk == 0, end_chunk == plan.chunks
-            boxes, patience = helpers(threads), pauses(plan.layout.flops * (last - first))
+                places, _lists = batch.locate(self.dtype, first, last)  # which live as long as their addresses
+            bounds = first, first_chunk, end_chunk, first_chunk == 0, end_chunk == plan.chunks
+            boxes, patience = helpers(threads), pauses(plan.flops * (last - first))
             # When this returns, no worker touches the arrays any longer.
-            call.run(call.words, *part, gradient, vector, places, place, batch.scale, boxes, patience, call.address)
+            call.run(call.words, *arrays, gradient, vector, places, bounds, batch.scale, boxes, patience, call.address)
             if batch.progress is not None:
                 batch.progress(last, samples)
         return call.loss_sum
@@ -118,7 +119,7 @@ class Engine:
             tiles, partials, samples = -(-plan.longest // plan.tile_samples), threads, plan.longest
         sizes = {
             "tiles": tiles * layout.tile_bytes,
-            "partials": partials * layout.partial_bytes,
+            "partials": partials * layout.partial_bytes * plan.has_sums,
             "totals": 8 * layout.parameters * (chunks < plan.chunks),
             "losses": 8 * chunks,
             "sample_losses": 8 * samples,

@@ -61,11 +61,15 @@ longer.
 """
 
 CHUNK_SAMPLES = 128
-"""Samples of a chunk, at least, but for batches of 96 to 255, which are cut in two. A chunk costs the time of 5 to 10
-samples, in which its partial gradient is written and read again."""
+"""Samples of a chunk, at least. A chunk costs the time of 5 to 10 samples, in which its partial gradient is written and
+read again."""
+
+TWO_CHUNKS = 96
+"""Samples from which a batch is cut in two all the same, so that two threads need not read from each other's caches."""
 
 CHUNK_GRADIENT_BYTES = 8192
-"""Bytes of a partial gradient for each sample of its chunk, at most: larger ones leave the caches."""
+"""Bytes of a partial gradient for each sample of its chunk, at most, up to four times CHUNK_SAMPLES: larger partial
+gradients leave the caches."""
 
 MANY_CHUNKS = 32
 """Chunks into which a batch is cut where they are shorter than CHUNK_TILES tiles: enough for as many threads."""
@@ -105,8 +109,9 @@ GROUP_BYTES = 128 * 1024 * 1024
 BLOCK_ROWS, BLOCK_COLUMNS = 128, 400
 """Rows and columns of a block of a shared gradient, at most: so that it stays in an L2, and there are enough blocks.
 
-Measured: with 256 rows, 784-1024x3-10 took 2 to 3 % less time, but had too few blocks for 32 threads. Of 64 samples of 784-100x3-10, each of two threads has a block of
-the first layer: with 128 columns they took 3 % longer, with 784 columns 17 % (float32, float64).
+Measured: with 256 rows, 784-1024x3-10 took 2 to 3 % less time, but had too few blocks for 32 threads. Of 64 samples of
+784-100x3-10, each of two threads has a block of the first layer: with 128 columns they took 3 % longer, with 784
+columns 17 % (float32, float64).
 """
 
 BLOCK_ELEMENTS = 4096
@@ -125,7 +130,7 @@ class Layout:
     """The rows of a tile."""
     parameters: int
     flops: int
-    """Floating-point operations of a gradient, for each sample."""
+    """Floating-point operations of a gradient, for each sample; those of a prediction are a third."""
 
     @property
     def tile_bytes(self) -> int:
@@ -152,6 +157,10 @@ class Plan:
     """The chunks of a slice, at most."""
     tile_samples: int
     """Samples of a tile: at most those that the layout has room for."""
+    flops: int
+    """Floating-point operations for each sample."""
+    has_sums: bool = True
+    """Whether each chunk has a partial gradient."""
 
     @functools.cached_property
     def pieces(self) -> int:
@@ -178,9 +187,9 @@ class Plan:
         No slice has many more than most_samples samples, unless it has a chunk for each thread and no more. Where a
         batch is cut into slices does not change what is added up, nor in which order.
         """
-        if self.samples * self.layout.flops <= SLICE_FLOPS and most_samples is None and self.chunks <= self.most_chunks:
+        if self.samples * self.flops <= SLICE_FLOPS and most_samples is None and self.chunks <= self.most_chunks:
             return self.at_once
-        each = max(SLICE_FLOPS // (self.longest * self.layout.flops), 1)
+        each = max(SLICE_FLOPS // (self.longest * self.flops), 1)
         if most_samples is not None:
             each = max(min(each, most_samples // (self.longest * threads)), 1)
         most = max(self.most_chunks // threads * threads, min(self.most_chunks, threads))
@@ -193,16 +202,17 @@ class Plan:
 def plan_gradient(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the gradient of a batch is computed."""
     if 0 < samples <= FEW:
-        return Plan("few", few_layout(layer_sizes, itemsize), samples, 1, 1, FEW)
+        return plan_few(layer_sizes, itemsize, samples)
     layout = private_layout(layer_sizes, itemsize)
     if layout.partial_bytes <= PRIVATE_BYTES:
         chunks = count_chunks(layout, itemsize, samples)
-        if chunks != 1 or samples <= STRIP or samples * layout.flops < SHARED_FLOPS:
+        is_worth_sharing = samples > STRIP and samples * layout.flops >= SHARED_FLOPS
+        if chunks != 1 or not is_worth_sharing:  # threads share the one chunk of a batch that is too small for two
             return cut_in_chunks(layout, samples, chunks)
     layout = shared_layout(layer_sizes, itemsize)
     group_tiles = min(GROUP_TILES, max(GROUP_BYTES // layout.tile_bytes, 2))
     groups = -(-samples // (group_tiles * SHARED_TILE_SAMPLES))
-    return Plan("shared", layout, samples, groups, 1, even_tile(layout, longest(samples, groups)))
+    return Plan("shared", layout, samples, groups, 1, even_tile(layout, longest(samples, groups)), layout.flops)
 
 
 def plan_backward_pass(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
@@ -214,16 +224,18 @@ def plan_backward_pass(layer_sizes: tuple[int, ...], itemsize: int, samples: int
 def plan_prediction(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the output of a batch is computed."""
     if 0 < samples <= FEW:
-        return Plan("few", few_layout(layer_sizes, itemsize), samples, 1, 1, FEW)
+        return plan_few(layer_sizes, itemsize, samples)
     return plan_forward_pass(layer_sizes, itemsize, samples)
 
 
 def plan_forward_pass(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the notebooks' forward pass is computed. It has no sums, so its chunks may be short."""
     layout = private_layout(layer_sizes, itemsize)
-    short = min(-(-samples // STRIP), MANY_CHUNKS, 2 * samples * layout.flops // (3 * CHUNK_FLOPS))
+    flops = layout.flops // 3
+    short = min(-(-samples // STRIP), MANY_CHUNKS, samples * flops // CHUNK_FLOPS)
     chunks = max(short, -(-samples // (CHUNK_TILES * layout.tile_samples)))
-    return cut_in_chunks(layout, samples, chunks)
+    tile_samples = even_tile(layout, longest(samples, chunks))
+    return Plan("private", layout, samples, chunks, max(chunks, 1), tile_samples, flops, has_sums=False)
 
 
 PLANS = {
@@ -235,12 +247,17 @@ PLANS = {
 """What is computed: its plan, by the sizes of the layers, the bytes of an element and the number of samples."""
 
 
+def plan_few(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
+    """A plan of few samples, which one thread computes."""
+    layout = few_layout(layer_sizes, itemsize)
+    return Plan("few", layout, samples, 1, 1, FEW, layout.flops, has_sums=False)
+
+
 def cut_in_chunks(layout: Layout, samples: int, chunks: int) -> Plan:
-    """A private plan of so many chunks."""
-    length = longest(samples, chunks)
-    return Plan(
-        "private", layout, samples, chunks, PARTIALS_BYTES // layout.partial_bytes or 1, even_tile(layout, length)
-    )
+    """A private plan of so many chunks; two have room, however large their partial gradients."""
+    most = max(PARTIALS_BYTES // layout.partial_bytes, 2)
+    tile_samples = even_tile(layout, longest(samples, chunks))
+    return Plan("private", layout, samples, chunks, most, tile_samples, layout.flops)
 
 
 def longest(samples: int, chunks: int) -> int:
@@ -258,11 +275,11 @@ def even_tile(layout: Layout, samples: int) -> int:
 def count_chunks(layout: Layout, itemsize: int, samples: int) -> int:
     """Into how many chunks the gradient of a batch is cut: a power of two, which most numbers of threads share evenly,
     until chunks have CHUNK_TILES tiles."""
-    least_samples = max(CHUNK_SAMPLES, layout.parameters * itemsize // CHUNK_GRADIENT_BYTES)
-    most = min(samples // least_samples, samples * layout.flops // CHUNK_FLOPS, MANY_CHUNKS)
-    if 3 * CHUNK_SAMPLES // 4 <= samples < 2 * least_samples == 2 * CHUNK_SAMPLES:
-        most = min(2, samples * layout.flops // CHUNK_FLOPS)
-    most = min(most, PARTIALS_BYTES // layout.partial_bytes)
+    least_samples = max(CHUNK_SAMPLES, min(layout.parameters * itemsize // CHUNK_GRADIENT_BYTES, 4 * CHUNK_SAMPLES))
+    most = samples // least_samples
+    if least_samples == CHUNK_SAMPLES and TWO_CHUNKS <= samples < 2 * CHUNK_SAMPLES:
+        most = 2
+    most = min(most, samples * layout.flops // CHUNK_FLOPS, MANY_CHUNKS)
     number = 1 << max(most.bit_length() - 1, 0)
     return max(min(number, samples), -(-samples // (CHUNK_TILES * layout.tile_samples)))
 

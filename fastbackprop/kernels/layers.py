@@ -29,10 +29,10 @@ Measured: with whole columns, the backward product of 1024 units ran at 44 inste
 """
 
 SAMPLES = 128
-"""The samples of a transposed tile that one pass over the weight gradient takes: 4 vectors of each are 32 KB."""
+"""Samples of a transposed tile whose terms of the weight gradient are summed at once: 4 vectors of each are 32 KB."""
 
 COLUMN_BYTES = 4096
-"""Bytes of each of these that it takes at once for all rows, so that they stay in L2.
+"""Bytes of a sample of a transposed tile that a product takes at once for all rows, so that they stay in L2.
 
 With all of them, 10000-50-10 took 1.2 to 1.6 times as long in float64, and 1024 units reached 81 % of the peak instead
 of 88. With 1024 bytes, 3072-100-10 and 784-512-10 took 1 to 10 % longer (one thread, Zen 5).
@@ -167,16 +167,17 @@ def dot_gradient(
 
 @intrinsic
 def weight_gradient(
-    typing_context, dl_dweights, row, dl_df, df_stride, transposed, stride, units_out, units_in, samples, added
+    typing_context, dl_dweights, row, dl_df, df_stride, transposed, stride, units_out, units_in, samples, samples_before
 ):
-    """dl_dweights = dl_df h^T over one tile, along the units, from h already transposed; += where `added` is not 0.
+    """dl_dweights = dl_df h^T over one tile, along the units, from h already transposed; += where samples_before is not
+    0.
 
     Rows of dl_dweights and of `transposed` are whole vectors: what they hold behind units_in is read, and overwritten
     in dl_dweights. Samples need not be a multiple of anything: tails are not read. The terms of SAMPLES samples are
     summed before they are added: so a sum of thousands of samples rounds as rarely as NumPy's.
     """
 
-    def emit(simd, dl_dweights, row, dl_df, df_stride, transposed, stride, units_out, units_in, samples, added):
+    def emit(simd, dl_dweights, row, dl_df, df_stride, transposed, stride, units_out, units_in, samples, before):
         builder = simd.builder
         for s, depth in simd.parts(samples, SAMPLES):
             for first, count in simd.range(simd.blocks(units_in, simd.lanes), COLUMN_BYTES // simd.target.vector_bytes):
@@ -194,7 +195,7 @@ def weight_gradient(
                     vectors=count,
                     depth=depth,
                     fresh=simd.true,
-                    added=builder.icmp_signed("!=", simd.add(s, added), simd.int(0)),
+                    added=builder.icmp_signed("!=", simd.add(s, before), simd.int(0)),
                     # Rows of wide networks come from L3: prefetching them saves 1 to 7 %. Prefetching a transposed
                     # tile, weights, or what products write saved nothing, nor did a panel that stays in L1 for all
                     # rows.

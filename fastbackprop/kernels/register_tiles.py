@@ -1,13 +1,13 @@
 """Register tiles: the two products that all of backpropagation is made of.
 
 A tile of samples is stored feature-major: units in rows, samples contiguous along a row. A row starts at a cache
-line, or anywhere in an array of the caller. Whole vectors are read and written, so these kernels have no remainder
-along the samples.
+line, or anywhere in an array of the caller. Whole vectors are read and written, so there is no remainder along the
+samples; `rest` is for rows of weights (see samples).
 
     multiply  C[i, s]  = S[i, s] + sum_p A[i, p] B[p, s]    A: weights, broadcast;  lanes along s
     dots      C[i, p]  = sum_s G[i, s] H[p, s]              both operands contiguous; lanes along s
 
-The instructions of a register tile stand there once for every shape that one can have, behind a switch (see
+The instructions of a register tile are emitted once for every shape that a tile can have, behind a switch (see
 Simd.tiles). Edges get a tile of their own shape, and no operand is padded to more than whole vectors. Strides and
 offsets are in bytes. Arguments come as outputs, inputs, sizes.
 """

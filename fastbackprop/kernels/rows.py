@@ -39,7 +39,7 @@ def copy_rows(typing_context, target, target_stride, source, source_row, source_
 
         with builder.if_else(builder.icmp_signed("==", source_column, itemsize)) as (then, otherwise):
             with then, simd.loop(rows) as r:
-                # A call of memcpy for each row would take longer than the copy of the 32 samples of a strip.
+                # A call of memcpy for each row would take longer than the copy of a strip.
                 to, start = place(r.index, simd.int(0))
                 vectors = builder.sdiv(count, simd.int(simd.lanes))
                 with simd.loop(vectors) as v:
@@ -72,6 +72,18 @@ def copy_rows(typing_context, target, target_stride, source, source_row, source_
 
 
 @intrinsic
+def clear(typing_context, start, count):
+    """start[s] = 0 for s < count."""
+
+    def generate(context, builder, signature, arguments):
+        simd = Simd(context, builder, start.dtype)
+        cgutils.memset(builder, arguments[0], simd.mul(arguments[1], simd.itemsize), 0)
+        return context.get_dummy_value()
+
+    return types.void(start, types.intp), generate
+
+
+@intrinsic
 def clear_tail(typing_context, tile, stride, rows, count, samples):
     """tile[r, s] = 0 for count <= s < samples."""
 
@@ -98,14 +110,14 @@ def relu_rows(typing_context, h, h_stride, f, f_stride, rows, samples):
 
 
 @intrinsic
-def fill_row(typing_context, row, count):
+def fill_with_ones(typing_context, row, count):
     """row[s] = 1 for s < count."""
 
     def emit(simd, row, count):
         with simd.loop(count) as s:
             simd.store(simd.constant(1.0), row, simd.mul(s.index, simd.itemsize))
 
-    return types.void(row, types.intp), outlined("fill_row", row.dtype, emit)
+    return types.void(row, types.intp), outlined("fill_with_ones", row.dtype, emit)
 
 
 @intrinsic

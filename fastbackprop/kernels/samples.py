@@ -56,7 +56,7 @@ def forward_samples(typing_context, f, f_stride, weights, biases, h, h_stride, u
 
 
 @intrinsic
-def sum_rows(typing_context, c, c_stride, h, a, a_row, a_column, b, b_stride, rows, columns, depth, with_mask):
+def multiply_samples(typing_context, c, c_stride, h, a, a_row, a_column, b, b_stride, rows, columns, depth, with_mask):
     """c[i, p] = m(h[i, p]) sum_q a[i, q] b[q, p], with the mask m of backward_layer where with_mask is 1, else m = 1.
 
     c is written in rows of `columns` elements. h has c's strides and is read where there is a mask. c must not alias a
@@ -88,7 +88,7 @@ def sum_rows(typing_context, c, c_stride, h, a, a_row, a_column, b, b_stride, ro
 
     strides = [types.intp] * 2
     arguments = (c, types.intp, h, a, *strides, b, types.intp, *[types.intp] * 4)
-    return types.void(*arguments), outlined("sum_rows", c.dtype, emit)
+    return types.void(*arguments), outlined("multiply_samples", c.dtype, emit)
 
 
 @intrinsic

@@ -2,8 +2,8 @@
 
 LLVM's auto-vectoriser does not build register tiles (numba keeps the SLP vectoriser off), so the micro-kernels
 write vector IR themselves, through a :class:`Simd`: a builder that knows its element type and its target's vectors.
-Its width is read from the target inside code generation, never from a module global: the target is part of the key
-of numba's cache, a global is not, and a cache shared by two machines would serve the wrong one.
+Its width is read from the target inside code generation, never from a module global: the target is part of
+the name of a kernel's file, a global is not, and a cache shared by two machines would serve the wrong one.
 
 Pointers are ``CPointer(element)``; offsets and strides are in BYTES, so that one kernel serves every memory layout.
 Addresses come from getelementptr on the array's data pointer: LLVM 22 miscompiles arithmetic on integers that are
@@ -227,7 +227,7 @@ class Simd:
         """Run the code emitted in this context `count` times; yields the loop, with its index.
 
         LLVM is told not to unroll it. A register tile has enough to do in one step; unrolled by four, as LLVM would,
-        the sweep took a fifth longer to compile.
+        kernels took a fifth longer to compile.
         """
         with cgutils.for_range(self.builder, count) as loop:
             yield loop
@@ -326,16 +326,6 @@ def outlined(name, element, emit):
 
 
 @intrinsic
-def vector_lanes(typing_context, element):
-    """The number of lanes of the target's vectors of `element`, a compile-time constant."""
-
-    def generate(context, builder, signature, arguments):
-        return ir.Constant(INT, Simd(context, builder, element.dtype).lanes)
-
-    return types.intp(element), generate
-
-
-@intrinsic
 def pointer(typing_context, array):
     """The address of an array's first element."""
 
@@ -343,22 +333,6 @@ def pointer(typing_context, array):
         return cgutils.create_struct_proxy(array)(context, builder, arguments[0]).data
 
     return types.CPointer(array.dtype)(array), generate
-
-
-@intrinsic
-def row_of(typing_context, table, number):
-    """The address of a row of an array, whose rows are contiguous.
-
-    What is read through it takes far fewer instructions of LLVM than an element of an array, so less to compile.
-    """
-
-    def generate(context, builder, signature, arguments):
-        table, number = arguments
-        array = cgutils.create_struct_proxy(signature.args[0])(context, builder, table)
-        offset = builder.mul(number, builder.extract_value(array.strides, 0))
-        return builder.gep(array.data, [offset], source_etype=BYTE)
-
-    return types.CPointer(table.dtype)(table, types.intp), generate
 
 
 @intrinsic

@@ -192,7 +192,7 @@ def meet(call, threads, before):
 
 
 @phase
-def part(call, thread, threads, before):
+def finish(call, thread, threads, before):
     """The last meeting: thread 0 goes on when all have come. The others no longer touch the record."""
     if threads > 1:
         count_one(counter(call, ARRIVED))

@@ -41,7 +41,7 @@ def run_call(
     gradient,
     parameters,
     places,
-    part,
+    bounds,
     scale,
     boxes,
     patience,
@@ -55,7 +55,7 @@ def run_call(
     parameters     (P,) in pack order: read; (0,) where `places` says where they are
     places         a row (address, stride of rows, stride of columns) for each array of the lists all_weights,
                    all_biases and those of the notebooks; the first two are written for a vector of parameters
-    part           first_sample, first_chunk, end_chunk, is_first, is_last: see Call
+    bounds         first_sample, first_chunk, end_chunk, is_first, is_last: see records.call_record
     scale          what dl/df_K is multiplied with
     """
     call = call_at(words, net_input)
@@ -67,11 +67,12 @@ def run_call(
     call.columns_out, call.columns_out_row = pointer(columns_out), columns_out.strides[0]
     call.wants_columns_out = min(columns_out.shape[1], 1)
     call.gradient, call.scale = pointer(gradient), scale
-    call.first_sample, call.first_chunk, call.end_chunk, call.is_first, call.is_last = part
+    call.first_sample, call.first_chunk, call.end_chunk, call.is_first, call.is_last = bounds
     layers, columns = call.layers, columns_at(places, net_input)
     call.all_weights, call.all_biases = columns, record_at(columns, layers)
     call.all_f, call.all_h = record_at(columns, 2 * layers), record_at(columns, 3 * layers)
     call.all_dl_dh, call.all_dl_df = record_at(columns, 4 * layers), record_at(columns, 5 * layers)
+    call.wants_intermediates = places.shape[0] > 4 * layers
     call.in_place = 1
     for row in range(2 * layers, places.shape[0]):
         if places[row, 2] != call.itemsize:

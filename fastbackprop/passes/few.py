@@ -11,7 +11,7 @@ each a matrix (samples, units). Measured: N = 1 of 1-6x5-1 takes 18 instead of 4
 
 from fastbackprop.kernels.jit import phase
 from fastbackprop.kernels.records import record_at
-from fastbackprop.kernels.rows import clear_tail, fill_row
+from fastbackprop.kernels.rows import clear, fill_with_ones
 from fastbackprop.kernels.samples import relu
 from fastbackprop.kernels.simd import advance
 
@@ -72,10 +72,10 @@ def take_loss_of_few(call, output):
     target, weights = advance(rows, call.outputs * row), advance(rows, 2 * call.outputs * row)
     call.copy_rows(rows, row, output, item, call.outputs * item, call.outputs, samples)
     call.copy_rows(target, row, call.target, call.target_row, call.target_column, call.target_rows, samples)
-    fill_row(weights, samples)
+    fill_with_ones(weights, samples)
     if call.is_weighted:
         call.copy_rows(weights, row, call.sample_weight, 0, call.weight_column, 1, samples)
-    clear_tail(losses, 0, 1, 0, samples)
+    clear(losses, samples)
     call.loss(losses, rows, samples, call.outputs, call.target_rows, samples, call.scale)
     call.copy_rows(output, call.outputs * item, rows, item, row, samples, call.outputs)
     total = 0.0
@@ -92,9 +92,9 @@ def weight_gradient_of_few(call, layer, dl_df):
     dl_dweights = advance(call.gradient, layer.weights_at)
     dl_dbiases = advance(call.gradient, layer.biases_at)
     # fmt: off
-    call.sum_rows(
+    call.multiply_samples(
         dl_dweights, row,
-        dl_dweights,
+        dl_dweights,  # not read: there is no mask
         dl_df, item, units * item,
         h, row,
         units, layer.units_in, samples, 0,
@@ -113,7 +113,7 @@ def backward_few(call, dl_dh, dl_df, k, with_mask):
     layer, samples, item = record_at(call.layer, k), call.samples, call.itemsize
     row = layer.units_in * item
     # fmt: off
-    call.sum_rows(
+    call.multiply_samples(
         dl_dh, row,
         advance(call.tiles, layer.h_at * samples),
         dl_df, layer.units_out * item, item,

@@ -9,7 +9,7 @@ from fastbackprop.kernels.jit import phase
 from fastbackprop.kernels.records import record_at
 from fastbackprop.kernels.rows import clear_tail, relu_rows, whole_vectors
 from fastbackprop.kernels.simd import advance
-from fastbackprop.parallel.team import PIECES, claim, part
+from fastbackprop.parallel.team import PIECES, claim, finish
 from fastbackprop.passes.tile import (
     add_chunks,
     add_layer_gradient,
@@ -67,7 +67,7 @@ def forward_pass(call, thread, threads):
             for k in range(call.layers):
                 h, h_row = forward_columns(call, tile, k, h, h_row, first, count)
         chunk = call.first_chunk + claim(call, PIECES)
-    part(call, thread, threads, 0)
+    finish(call, thread, threads, 0)
 
 
 @phase
@@ -107,7 +107,6 @@ def backward_pass(call, thread, threads):
             count = min(call.tile_samples, end - first)
             begin_backward(call, tile, losses, first, count)
             in_place = is_in_place(call, count, tile)
-            h, h_row = tile, call.row_bytes
             for k in range(call.layers - 1, -1, -1):
                 layer = record_at(call.layer, k)
                 h, h_row = tile, call.row_bytes
@@ -130,7 +129,7 @@ def begin_backward(call, tile, losses, first, count):
     output, f = advance(tile, call.output_at), record_at(call.all_f, call.layers - 1)
     take_columns(call, f, output, first, call.outputs, count, False)
     take_loss(call, tile, losses, first, count)
-    if call.wants_columns_out:
+    if call.wants_intermediates:
         give_rows(call, record_at(call.all_dl_df, call.layers - 1), output, first, call.outputs, count)
 
 
@@ -142,7 +141,7 @@ def backward_columns(call, tile, k, first, count, in_place):
     """
     layer, samples = record_at(call.layer, k), whole_vectors(count, tile)
     rows, columns = advance(tile, layer.h_at), record_at(call.all_f, k - 1)
-    for with_mask in range(0 if call.wants_columns_out else 1, 2):
+    for with_mask in range(0 if call.wants_intermediates else 1, 2):
         f, f_row = take_columns(call, columns, rows, first, layer.units_in, count, in_place)
         # fmt: off
         call.backward_layer(
@@ -154,6 +153,6 @@ def backward_columns(call, tile, k, first, count, in_place):
         )
         # fmt: on
         clear_tail(rows, call.row_bytes, layer.units_in, count, samples)
-        if call.wants_columns_out:
+        if call.wants_intermediates:
             wanted = record_at(call.all_dl_df if with_mask else call.all_dl_dh, k - 1)
             give_rows(call, wanted, rows, first, layer.units_in, count)

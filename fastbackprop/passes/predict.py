@@ -1,7 +1,7 @@
 """The prediction: each chunk of a batch goes through the network, and only the output is kept."""
 
 from fastbackprop.kernels.simd import advance
-from fastbackprop.parallel.team import PIECES, claim, part
+from fastbackprop.parallel.team import PIECES, claim, finish
 from fastbackprop.passes.tile import cut, forward, give_columns, load
 
 
@@ -17,4 +17,4 @@ def predict_pass(call, thread, threads):
             forward(call, tile, count)
             give_columns(call, advance(tile, call.output_at), first, call.outputs, count)
         chunk = call.first_chunk + claim(call, PIECES)
-    part(call, thread, threads, 0)
+    finish(call, thread, threads, 0)

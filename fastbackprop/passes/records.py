@@ -69,6 +69,7 @@ def call_record(element):
             "all_h": columns,
             "all_dl_dh": columns,
             "all_dl_df": columns,
+            "wants_intermediates": INT,  # whether the last two are there
             "in_place": INT,  # whether those four are contiguous along their rows
             "net_input": rows,  # (D_i, samples)
             "input_row": INT,

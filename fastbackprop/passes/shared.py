@@ -9,9 +9,9 @@ order of the samples. So the bits of the result do not depend on how many thread
 
 from fastbackprop.kernels.jit import phase
 from fastbackprop.kernels.records import record_at
-from fastbackprop.kernels.rows import clear_tail
+from fastbackprop.kernels.rows import clear, clear_tail
 from fastbackprop.kernels.simd import advance
-from fastbackprop.parallel.team import BLOCKS, PIECES, claim, meet, part
+from fastbackprop.parallel.team import BLOCKS, PIECES, claim, finish, meet
 from fastbackprop.passes.tile import (
     add_block,
     add_losses,
@@ -40,7 +40,7 @@ def shared_pass(call, thread, threads):
         number = claim(call, BLOCKS)
     if thread == 0:
         add_losses(call, call.sample_losses, call.samples)
-    part(call, thread, threads, met)
+    finish(call, thread, threads, met)
 
 
 @phase
@@ -59,7 +59,7 @@ def strip_forward_and_back(call, tile, strip, strips):
     if count > 0:
         rows = advance(call.tiles, tile * call.tile_bytes + begin * call.itemsize)
         losses = advance(call.sample_losses, first * 8)
-        clear_tail(losses, 0, 1, 0, count)
+        clear(losses, count)
         load(call, rows, first, count)
         forward(call, rows, count)
         take_loss(call, rows, losses, first, count)
@@ -76,7 +76,7 @@ def sum_block(call, scratch, block):
     """
     layer = record_at(call.layer, block.k)
     partial, biases = advance(scratch, block.partial_at), advance(scratch, layer.partial_biases_at)
-    clear_tail(biases, 0, 1, 0, block.rows)
+    clear(biases, block.rows)
     if not layer.along_units:
         clear_tail(partial, block.partial_row, block.rows, 0, block.columns)
     tile = call.tiles

@@ -15,9 +15,9 @@ once, and no phase is compiled on its own. With `register_jitable` a pass compil
 
 from fastbackprop.kernels.jit import phase
 from fastbackprop.kernels.records import record_at
-from fastbackprop.kernels.rows import clear_tail, fill_row, sum_row, whole_vectors
+from fastbackprop.kernels.rows import clear, clear_tail, fill_with_ones, sum_row, whole_vectors
 from fastbackprop.kernels.simd import advance
-from fastbackprop.parallel.team import BLOCKS, claim, meet, part
+from fastbackprop.parallel.team import BLOCKS, claim, finish, meet
 
 
 @phase
@@ -33,7 +33,7 @@ def load(call, tile, first, count):
     columns, samples = advance(call.net_input, first * call.input_column), whole_vectors(count, tile)
     call.copy_rows(tile, call.row_bytes, columns, call.input_row, call.input_column, call.inputs, count)
     clear_tail(tile, call.row_bytes, call.inputs, count, samples)
-    fill_row(advance(tile, call.ones_at), samples)
+    fill_with_ones(advance(tile, call.ones_at), samples)
 
 
 @phase
@@ -65,7 +65,7 @@ def take_loss(call, tile, losses, first, count):
         weight = advance(call.sample_weight, first * call.weight_column)
         call.copy_rows(weights, call.row_bytes, weight, 0, call.weight_column, 1, count)
     else:
-        fill_row(weights, count)
+        fill_with_ones(weights, count)
     row = call.row_bytes // call.itemsize
     call.loss(losses, advance(tile, call.output_at), row, call.outputs, call.target_rows, count, call.scale)
 
@@ -113,13 +113,14 @@ def give_columns(call, rows, first, units, count):
 
 @phase
 def add_weight_gradient(
-    call, layer, partial, row, biases, dl_df, h, h_row, ones, transposed, units, inputs, count, added
+    call, layer, partial, row, biases, dl_df, h, h_row, ones, transposed, units, inputs, count, samples_before
 ):
     """dl/dOmega_k += dl/df_k h_k^T and dl/dbeta_k += dl/df_k 1^T over one tile, for some rows and columns of layer k.
 
     partial (units, inputs) and biases (units,) are those of the gradient that is summed; dl_df has rows `units`, h rows
     `inputs`. Narrow layers take it along the samples; wide ones along the units, from transposed activations, and only
-    the bias gradient along the samples. partial is written where nothing was `added` before and the layer is wide.
+    the bias gradient along the samples. partial is added to, but written where the layer is wide and samples_before is
+    0.
     """
     samples = whole_vectors(count, dl_df)
     first = 0
@@ -131,7 +132,7 @@ def add_weight_gradient(
             partial, row,
             dl_df, call.row_bytes,
             transposed, layer.transposed_row,
-            units, inputs, count, added,
+            units, inputs, count, samples_before,
         )
     call.dot_gradient(
         partial, row,
@@ -145,7 +146,7 @@ def add_weight_gradient(
 
 
 @phase
-def add_layer_gradient(call, tile, partial, k, h, h_row, count, added):
+def add_layer_gradient(call, tile, partial, k, h, h_row, count, samples_before):
     """The whole weight gradient of layer k over one tile, added to a partial gradient."""
     layer = record_at(call.layer, k)
     weights, biases = advance(partial, layer.partial_at), advance(partial, layer.partial_biases_at)
@@ -153,7 +154,7 @@ def add_layer_gradient(call, tile, partial, k, h, h_row, count, added):
     transposed = advance(tile, call.transposed_at)
     units, inputs, row = layer.units_out, layer.units_in, layer.partial_row
     add_weight_gradient(
-        call, layer, weights, row, biases, dl_df, h, h_row, ones, transposed, units, inputs, count, added
+        call, layer, weights, row, biases, dl_df, h, h_row, ones, transposed, units, inputs, count, samples_before
     )
 
 
@@ -161,8 +162,8 @@ def add_layer_gradient(call, tile, partial, k, h, h_row, count, added):
 def begin_chunk(call, losses, chunk):
     """The partial gradient of a chunk: 0 where products add to it from the start. The losses of its samples are 0."""
     partial = advance(call.partials, (chunk - call.first_chunk) * call.partial_bytes)
-    clear_tail(advance(partial, call.cleared_at), 0, 1, 0, call.cleared_bytes // call.itemsize)
-    clear_tail(losses, 0, 1, 0, call.tile_samples)
+    clear(advance(partial, call.cleared_at), call.cleared_bytes // call.itemsize)
+    clear(losses, call.tile_samples)
     return partial
 
 
@@ -191,7 +192,7 @@ def add_chunks(call, thread, threads):
         number = claim(call, BLOCKS)
     if thread == 0:
         add_losses(call, call.losses, chunks)
-    part(call, thread, threads, met)
+    finish(call, thread, threads, met)
 
 
 @phase
