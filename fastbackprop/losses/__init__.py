@@ -6,7 +6,7 @@
 tile_loss(losses, rows, stride, units, target_rows, count, scale) takes `count` samples of a tile, D_o = units. rows are
 the rows of the tile from the first of the output on, `stride` elements apart:
 
-    output, then dl/df_K | target | sample weights w | one number for each sample: two sums, a maximum
+    output, then dl/df_K | target | sample weights w | three rows of workspace
 
 It adds w times the loss of each sample to its entry of `losses`, in double precision, and writes scale w times the
 derivative by the output in place of it; the target's and the last three rows may be overwritten. NaN and infinities go
@@ -21,8 +21,8 @@ import importlib
 import pkgutil
 from typing import Any
 
-LOSSES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
-"""The names of all losses."""
+LOSSES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_"))
+"""The names of all losses; a file whose name begins with an underscore is none."""
 
 
 @functools.cache
