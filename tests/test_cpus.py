@@ -19,7 +19,9 @@ def cgroups(monkeypatch, tmp_path):
         monkeypatch.setattr(cpus, "CGROUPS", tmp_path)
         read_text = Path.read_text
         monkeypatch.setattr(
-            Path, "read_text", lambda path: lines if str(path) == "/proc/self/cgroup" else read_text(path)
+            Path,
+            "read_text",
+            lambda path, **options: lines if str(path) == "/proc/self/cgroup" else read_text(path, **options),
         )
         cpus.quota.cache_clear()
         return cpus.quota()
@@ -51,9 +53,13 @@ def test_version_1(cgroups, quota, expected):
     assert cgroups("4:cpu,cpuacct:/job\n3:memory:/job\n0::/\n", files) == expected
 
 
+def test_lines_of_another_form_say_nothing(cgroups):
+    assert cgroups("nonsense\n1:2\n0::/\udcff\n", {}) is None
+
+
 def test_without_cgroups(cgroups, monkeypatch):
     assert cgroups("", {}) is None
-    monkeypatch.setattr(Path, "read_text", lambda path: path.stat() and "")
+    monkeypatch.setattr(Path, "read_text", lambda path, **_: path.stat() and "")
     monkeypatch.setattr(cpus, "Path", lambda _path: Path("nowhere"))
     cpus.quota.cache_clear()
     assert cpus.quota() is None

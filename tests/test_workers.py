@@ -155,7 +155,7 @@ def test_workers_fall_asleep_and_end_when_asked():
         pytest.skip("there is one processor")
     for _ in range(3):
         assert crew.muster(1)[0, STATE] in (AWAY, WAITING)
-        until(lambda: crew.bells[0].empty() and crew.boxes[0, STATE] == AWAY)
+        until(lambda: crew.workers[0].bell.empty() and crew.boxes[0, STATE] == AWAY)
     crew.looks, looks = 10**12, crew.looks
     try:
         crew.muster(1)
@@ -193,8 +193,8 @@ def test_workers_that_are_on_their_way_are_not_woken_again():
         pytest.skip("there is one processor")
     for _ in range(50):
         crew.muster(1)
-        assert crew.bells[0].qsize() <= 1
-    until(lambda: crew.boxes[0, STATE] == AWAY and crew.bells[0].empty())
+        assert crew.workers[0].bell.qsize() <= 1
+    until(lambda: crew.boxes[0, STATE] == AWAY and crew.workers[0].bell.empty())
 
 
 def test_workers_that_ended_are_replaced():
@@ -208,6 +208,50 @@ def test_workers_that_ended_are_replaced():
         crew.dismiss()
         assert not any(worker.is_alive() for worker in old)
     assert len(crew.muster(1)) == 1
+
+
+def test_a_worker_that_died_is_replaced(monkeypatch):
+    """As after an interrupt in the middle of a fork, or memory that ran out."""
+    monkeypatch.setattr(cpus, "processors", lambda: 3)
+    crew = workers.Crew()
+    try:
+        crew.muster(2)
+        first, second = crew.workers
+        until(lambda: crew.boxes[:2, STATE].tolist() == [AWAY, AWAY])
+        first.bell.put(False)
+        first.join()
+        assert not first.is_working
+        assert len(crew.muster(2)) == 2
+        assert crew.workers[0] is not first
+        assert crew.workers[1] is second
+        until(lambda: crew.boxes[0, STATE] == WAITING)
+    finally:
+        crew.dismiss()
+
+
+def test_a_worker_that_was_not_started_is_replaced(monkeypatch):
+    """An interrupt came before it was."""
+    monkeypatch.setattr(cpus, "processors", lambda: 2)
+    crew, start = workers.Crew(), threading.Thread.start
+
+    def interrupted(_thread):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        crew.muster(1)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    try:
+        assert len(crew.muster(1)) == 1
+        assert [worker.is_working for worker in crew.workers] == [True]
+    finally:
+        crew.dismiss()
+
+
+def test_more_threads_than_processors_are_not_counted(monkeypatch):
+    monkeypatch.setattr(cpus, "processors", lambda: 4)
+    assert [workers.count_threads(threads, 100) for threads in (1, 2, 3, 4, 5, 1000)] == [1, 2, 3, 4, 4, 4]
+    assert workers.count_threads(1000, 3) == 3
 
 
 def test_no_more_workers_than_processors(monkeypatch):
@@ -234,7 +278,7 @@ def test_a_system_without_threads(monkeypatch, dtype):
     parameters = network((5, 20, 1), dtype)
     net_input, y = batch((5, 20, 1), 30_000, dtype)
     got = fb.loss_and_gradients(net_input, *parameters, y, num_threads=4)
-    assert not crew.workers
+    assert not any(worker.is_working for worker in crew.workers)
     assert_same_bits(list(got), list(fb.loss_and_gradients(net_input, *parameters, y, num_threads=1)))
 
 

@@ -1,12 +1,13 @@
 """A call: the records that a pass reads, filled once for a plan, with the addresses of all that is compiled."""
 
+import functools
 import importlib
 from typing import Any
 
 import numpy as np
 
 from fastbackprop.arguments.checks import Array, DType
-from fastbackprop.engine.plan import PLANS
+from fastbackprop.engine.plan import PLANS, Layout
 
 PASSES = {
     ("gradient", "few"): ("few", "few_gradient_pass", ("rows", "samples")),
@@ -46,11 +47,10 @@ class Call:
         self.address = int(entry.compiled_pass(find_pass((what, plan.scheme)), dtype).address)
         kind = records.call_record(element)
         self.words = np.zeros(len(kind.fields), np.int64)
-        self.doubles = self.words.view(np.float64)
+        self.doubles, self.loss_at = self.words.view(np.float64), list(kind.fields).index("loss_sum")
         self.index = {field: number for number, field in enumerate(kind.fields)}
-        self.layers = table(records.layer_record(element).dtype, layout.layers)
-        self.blocks = table(records.block_record(element).dtype, layout.blocks)
-        self.set(layer=self.layers.ctypes.data, block=self.blocks.ctypes.data)
+        self.tables = tables(layout, dtype)
+        self.set(**{name: table.ctypes.data for name, table in self.tables.items()})
         self.set(chunks=plan.chunks, batch_samples=samples, tile_samples=plan.tile_samples, **layout.call)
         narrow = not any(layer["along_units"] for layer in layout.layers)
         for group in PASSES[what, plan.scheme][2]:
@@ -73,9 +73,20 @@ class Call:
     @property
     def loss_sum(self) -> float:
         """The loss of all samples."""
-        return self.doubles.item(self.index["loss_sum"])
+        return self.doubles.item(self.loss_at)
 
 
-def table(dtype: Any, rows: tuple[dict[str, int], ...]) -> Array:
-    """Records, one for each row; fields that a row does not name are 0."""
-    return np.array([tuple(row.get(name, 0) for name in dtype.names) for row in rows], dtype)
+@functools.lru_cache(maxsize=64)
+def tables(layout: Layout, dtype: DType) -> dict[str, Array]:
+    """The records of the layers and blocks of a layout; fields that these do not name are 0."""
+    import numba
+
+    from fastbackprop.passes import records
+
+    element = numba.from_dtype(dtype)
+    kinds = {"layer": records.layer_record(element).dtype, "block": records.block_record(element).dtype}
+    rows = {"layer": layout.layers, "block": layout.blocks}
+    return {
+        name: np.array([tuple(row.get(field, 0) for field in kind.names) for row in rows[name]], kind)
+        for name, kind in kinds.items()
+    }

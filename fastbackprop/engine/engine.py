@@ -11,13 +11,13 @@ from fastbackprop.engine.calls import Call
 from fastbackprop.engine.memory import aligned, empty
 from fastbackprop.engine.plan import GIVEN_BYTES, STAGED_BYTES
 from fastbackprop.engine.results import returned
-from fastbackprop.parallel.workers import count_threads, helpers
+from fastbackprop.parallel.workers import NO_HELPERS, count_threads, helpers
 
 PAUSES_PER_MEGAFLOP = 32
 """Pauses, for each 2**20 floating-point operations of a slice, that a call waits for a worker which was asleep."""
 
-KEPT_CALLS = 8
-"""Calls whose records are kept: those of the last sizes of a batch."""
+KEPT_CALLS = 64
+"""Calls whose records are kept, a kilobyte each: those of the last sizes of a batch."""
 
 
 class Engine:
@@ -55,7 +55,7 @@ class Engine:
         call = self.calls.get((what, samples))
         if call is None:
             if len(self.calls) >= KEPT_CALLS:
-                self.calls.clear()
+                del self.calls[next(iter(self.calls))]
             call = self.calls[what, samples] = Call(what, self.layer_sizes, self.dtype, samples)
         return call
 
@@ -96,7 +96,9 @@ class Engine:
             if batch.vector is None:
                 places, _lists = batch.locate(self.dtype, first, last)  # which live as long as their addresses
             bounds = first, first_chunk, end_chunk, first_chunk == 0, end_chunk == plan.chunks
-            boxes, patience = helpers(threads), pauses(plan.flops * (last - first))
+            boxes, patience = NO_HELPERS, 0
+            if threads > 1:
+                boxes, patience = helpers(threads), pauses(plan.flops * (last - first))
             # When this returns, no worker touches the arrays any longer.
             call.run(call.words, *arrays, gradient, vector, places, bounds, batch.scale, boxes, patience, call.address)
             if batch.progress is not None:
@@ -124,6 +126,7 @@ class Engine:
             "losses": 8 * chunks,
             "sample_losses": 8 * samples,
         }
+        self.nbytes = -1  # if this is interrupted, no address is taken for a valid one
         for name, size in sizes.items():
             if name not in self.buffers or self.buffers[name].nbytes < size:
                 self.buffers[name] = aligned(-(-size // 8), np.dtype(np.float64))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastbackprop.arguments.checks import Array, DType
-from fastbackprop.engine.plan import CACHE_LINE
+from fastbackprop.kernels import CACHE_LINE
 
 LEAST_BYTES = 96 * 1024
 """Bytes of an array from which memory is kept: from some size on, the C library gives back what is free.

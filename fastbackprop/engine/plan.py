@@ -12,7 +12,7 @@ import functools
 import itertools
 from dataclasses import dataclass
 
-CACHE_LINE = 64
+from fastbackprop.kernels import CACHE_LINE
 
 FEW = 8
 """Samples: batches of at most so many go through the network with vector lanes along the units, see passes.few."""
@@ -118,7 +118,7 @@ BLOCK_ELEMENTS = 4096
 """Elements of a block that is summed over partial gradients."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """Where a pass finds what it reads: the fields of the records of its layers and blocks, and of a call's network."""
 
@@ -143,7 +143,7 @@ class Layout:
         return self.call["partial_bytes"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """How one batch goes through the network."""
 
@@ -203,8 +203,9 @@ def plan_gradient(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> 
     """How the gradient of a batch is computed."""
     if 0 < samples <= FEW:
         return plan_few(layer_sizes, itemsize, samples)
-    layout = private_layout(layer_sizes, itemsize)
-    if layout.partial_bytes <= PRIVATE_BYTES:
+    weights = sum(a * b for a, b in itertools.pairwise(layer_sizes))
+    layout = private_layout(layer_sizes, itemsize) if weights * itemsize <= PRIVATE_BYTES else None
+    if layout is not None and layout.partial_bytes <= PRIVATE_BYTES:
         chunks = count_chunks(layout, itemsize, samples)
         is_worth_sharing = samples > STRIP and samples * layout.flops >= SHARED_FLOPS
         if chunks != 1 or not is_worth_sharing:  # threads share the one chunk of a batch that is too small for two

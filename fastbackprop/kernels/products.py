@@ -62,8 +62,14 @@ def addresses(dtype, group):
     writers = {"rows": write_rows, "tiles": write_tiles, "transposed": write_transposed, "samples": write_samples}
     table = np.zeros(len(names), np.int64)
     kinds = types.Array(types.int64, 1, "C"), types.Array(element, 1, "C")
-    compile_entry(writers[group], types.void(*kinds))(table, np.empty(0, dtype))
+    write = compile_entry(writers[group], types.void(*kinds))
+    write(table, np.empty(0, dtype))
+    _owners.append(write)
     return dict(zip(names, table.tolist(), strict=True))
+
+
+_owners: list[object] = []
+"""What keeps the compiled products in memory."""
 
 
 def write_rows(table, like):

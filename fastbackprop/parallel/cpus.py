@@ -37,10 +37,11 @@ def processors() -> int:
 def quota() -> int | None:
     """The processors that the cgroup of this process may use at once, rounded up; None where there is no quota."""
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = Path("/proc/self/cgroup").read_text(errors="surrogateescape").splitlines()
     except OSError:
         return None
-    shares = [share for line in lines for share in shares_of(*line.split(":", 2)[1:])]
+    groups = [line.split(":", 2)[1:] for line in lines if line.count(":") >= 2]
+    shares = [share for controllers, path in groups for share in shares_of(controllers, path)]
     return max(math.ceil(min(shares)), 1) if shares else None
 
 

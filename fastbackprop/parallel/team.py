@@ -175,7 +175,7 @@ def claim(call, number):
 
 @phase
 def wait(call, count):
-    """Go on when so many threads have arrived. A thread that waits long yields its processor now and then."""
+    """Go on when so many threads have arrived. A thread that waits long yields its processor."""
     looks = 0
     while load(counter(call, ARRIVED)) < count:
         looks += 1
@@ -247,7 +247,8 @@ def run_pass(typing_context, address, call, thread, threads):
 def run(call, boxes, patience, address):
     """Run the pass at that address on this thread, and on all workers that answer; returns how many threads there were.
 
-    Workers that are AWAY are waited for, for `patience` pauses: they may have been woken.
+    Workers that are AWAY are waited for, for `patience` pauses in all: they may have been woken. A worker that was
+    WAITING has LOOKS pauses to answer, and what is left of the patience.
     """
     for number in range(3):
         store(counter(call, number), 0)
@@ -266,12 +267,12 @@ def run(call, boxes, patience, address):
     for number in range(boxes.shape[0]):
         if called >> number & 1:
             state = cell(boxes, number, STATE)
-            left = LOOKS + patience - looks
-            looks = 0
+            own_looks = 0
             while load(state) == CALLED:
-                if looks >= left and exchange(state, CALLED, WAITING):
+                if own_looks >= LOOKS and looks >= patience and exchange(state, CALLED, WAITING):
                     called ^= 1 << number
                     break
+                own_looks += 1
                 looks += 1
                 pause()
             threads += called >> number & 1

@@ -29,9 +29,6 @@ from fastbackprop.parallel.boxes import AWAY, BOX, LEAVE, STATE
 AWAKE_SECONDS = 1e-3
 """Seconds that a worker looks at its box after the last call that it helped with."""
 
-TRIED_LOOKS = 10_000
-"""Looks that are timed, to find how many fit into that time."""
-
 MOST_HELPERS = 63
 """Workers, at most: a call keeps those it has called as bits of an integer."""
 
@@ -41,10 +38,11 @@ Progress = Callable[[int, int], object]
 
 
 def count_threads(num_threads: int | None, pieces: int) -> int:
-    """How many threads work on a call that has so many pieces."""
+    """How many threads work on a call that has so many pieces: no more than there are processors."""
     if pieces < 2:
         return 1
-    return min(num_threads or cpus.available_threads(), pieces)
+    threads = min(num_threads or cpus.available_threads(), pieces)
+    return threads if threads <= 2 else min(threads, cpus.processors(), MOST_HELPERS + 1)
 
 
 def helpers(threads: int) -> Array:
@@ -52,13 +50,37 @@ def helpers(threads: int) -> Array:
     return _crew.muster(threads - 1) if threads > 1 else NO_HELPERS
 
 
+class Worker(threading.Thread):
+    """A thread that helps with the calls that are posted to its box, whenever its bell is rung."""
+
+    def __init__(self, crew: "Crew", number: int) -> None:
+        super().__init__(name="fastbackprop", daemon=True)
+        self.crew, self.number = crew, number
+        self.bell: SimpleQueue[bool] = SimpleQueue()
+        self.has_ended = False
+
+    @property
+    def is_working(self) -> bool:
+        """Whether it was started and has not ended. Thread.is_alive may be wrong after an interrupt (Python 3.11)."""
+        return self.ident is not None and not self.has_ended
+
+    def run(self) -> None:
+        """Help until the bell is rung for the last time."""
+        from fastbackprop.parallel.team import serve  # imports numba
+
+        try:
+            while self.bell.get():
+                serve()(self.crew.boxes, self.number, self.crew.looks)
+        finally:
+            self.has_ended = True
+
+
 class Crew:
-    """The workers of this process: each has a box, and a bell that wakes it."""
+    """The workers of this process, each with a box of its own."""
 
     def __init__(self) -> None:
         self.boxes = NO_HELPERS
-        self.bells: list[SimpleQueue[bool]] = []
-        self.workers: list[threading.Thread] = []
+        self.workers: list[Worker] = []
         self.looks = 0
         self.lock = threading.RLock()
 
@@ -71,63 +93,58 @@ class Crew:
         return boxes
 
     def wake(self, count: int) -> Array:
-        """The same, where some workers sleep or do not exist."""
+        """The same, where some workers sleep, have ended or do not exist."""
         count = min(count, cpus.processors() - 1, MOST_HELPERS)
         if count > 0 and len(self.boxes) == 0:
             self.make_boxes()
-        while len(self.workers) < count and not sys.is_finalizing():
-            if not self.hire():
+        for number in range(count):
+            if not (number < len(self.workers) and self.workers[number].is_working) and not self.hire(number):
+                count = number
                 break
-        boxes = self.boxes[: min(count, len(self.workers))]
-        for worker in self.workers[: len(boxes)]:
+        for number, state in enumerate(self.boxes[:count, STATE].tolist()):
+            worker = self.workers[number]
             place(worker.native_id, count)
-        for number, state in enumerate(boxes[:, STATE].tolist()):
-            if state == AWAY and self.bells[number].empty():
+            if state == AWAY and worker.bell.empty():
                 self.boxes[number, LEAVE] = 0
-                self.bells[number].put(True)
-        return boxes
+                worker.bell.put(True)
+        return self.boxes[:count]
 
     def make_boxes(self) -> None:
-        """Make the boxes, and find how many looks a worker stays awake."""
-        from fastbackprop.parallel.team import serve  # imports numba
+        """Make the boxes, and find how many looks a worker stays awake: the first ones pause, the others yield."""
+        from fastbackprop.parallel.team import SPINS, serve  # imports numba
 
-        shortest = math.inf
+        seconds = [math.inf, math.inf]
         for _ in range(3):
-            start = time.perf_counter()
-            serve()(np.zeros((1, BOX), np.int64), 0, TRIED_LOOKS)
-            shortest = min(shortest, time.perf_counter() - start)
-        self.looks = round(AWAKE_SECONDS / shortest * TRIED_LOOKS)
+            for k, looks in enumerate((SPINS, 2 * SPINS)):
+                start = time.perf_counter()
+                serve()(np.zeros((1, BOX), np.int64), 0, looks)
+                seconds[k] = min(seconds[k], time.perf_counter() - start)
+        one_yield = max(seconds[1] - seconds[0], 1e-6) / SPINS
+        self.looks = SPINS + max(round((AWAKE_SECONDS - seconds[0]) / one_yield), 0)
         self.boxes = np.zeros((MOST_HELPERS, BOX), np.int64)
 
-    def hire(self) -> bool:
-        """Start one more worker; whether that was possible."""
-        number, bell = len(self.workers), SimpleQueue[bool]()
-        worker = threading.Thread(target=self.work, args=(number, bell), name="fastbackprop", daemon=True)
+    def hire(self, number: int) -> bool:
+        """Start the worker of that number; whether that was possible."""
+        if sys.is_finalizing():  # a new thread would never come to run
+            return False
+        worker = Worker(self, number)
+        self.workers[number : number + 1] = [worker]  # before it starts, so that an interrupt does not lose it
         try:
             worker.start()
         except RuntimeError:  # no more threads can be started
             return False
-        self.bells.append(bell)
-        self.workers.append(worker)
         return True
-
-    def work(self, number: int, bell: "SimpleQueue[bool]") -> None:
-        """Help with calls whenever the bell is rung, until it is rung for the last time."""
-        from fastbackprop.parallel.team import serve  # imports numba
-
-        run = serve()
-        while bell.get():
-            run(self.boxes, number, self.looks)
 
     def dismiss(self) -> None:
         """End the workers, those that help with a call after it. Later calls hire new ones."""
         with self.lock:
+            workers, self.workers = self.workers, []
             self.boxes[:, LEAVE] = 1
-            for bell in self.bells:
-                bell.put(False)
-            for worker in self.workers:
-                worker.join()
-            self.workers, self.bells = [], []
+            for worker in workers:
+                worker.bell.put(False)
+            for worker in workers:
+                if worker.is_working:
+                    worker.join()
 
 
 def place(worker: int | None, helpers: int) -> None:
