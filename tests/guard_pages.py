@@ -120,7 +120,13 @@ def main(side, seed):
         for dtype in "float32", "float64":
             everything(layer_sizes, samples, dtype, np.ascontiguousarray, guarded)
     plan.PRIVATE_BYTES = 100
-    for layer_sizes, samples in ((37, 18, 40, 3), 300), ((130, 5, 1), 1), ((5, 131, 2), 129), ((40, 40), 70):
+    for layer_sizes, samples in (
+        ((37, 18, 40, 3), 300),
+        ((130, 5, 1), 1),
+        ((5, 131, 2), 129),
+        ((40, 40), 70),
+        ((2000, 130), 300),
+    ):
         for dtype in "float32", "float64":
             pool._free.clear()
             everything(layer_sizes, samples, dtype, np.asfortranarray, guarded)

@@ -151,6 +151,30 @@ def test_the_error_is_not_larger_than_numpys(layer_sizes, samples):
     assert error(got) <= 1.5 * error(numpy)
 
 
+WIDE = {
+    "inputs in [0, 1]": ((784, 900, 10), lambda random: random.random((784, 8192)), 0.0),
+    "one sample over and over": ((784, 900, 10), lambda random: np.repeat(random.random((784, 1)), 8192, axis=1), 0.0),
+    "standard normal": ((2000, 400), lambda random: random.standard_normal((2000, 8192)), 0.0),
+    "an offset": ((2000, 400), lambda random: random.random((2000, 8192)), 50.0),
+    "a network that is not wide": ((784, 100, 10), lambda random: random.random((784, 8192)), 0.0),
+}
+
+
+@pytest.mark.parametrize("case", WIDE)
+def test_weight_gradients_of_wide_networks_are_as_exact_as_numpys(case):
+    """Those of the last layer, behind which there is no kink. 2e-7 is what a single rounding of each term would do."""
+    layer_sizes, inputs, target = WIDE[case]
+    all_weights, all_biases = network(layer_sizes, np.float32)
+    net_input = inputs(np.random.default_rng(1)).astype(np.float32)
+    y = np.full((layer_sizes[-1], 8192), target, np.float32)
+    wide = [[array.astype(np.float64) for array in arrays] for arrays in (all_weights, all_biases)]
+    exact = reference.loss_and_gradients(net_input.astype(np.float64), *wide, y.astype(np.float64))[1][-1]
+    got, numpy = (module.loss_and_gradients(net_input, all_weights, all_biases, y)[1][-1] for module in (fb, reference))
+    errors = [np.linalg.norm(result - exact) / np.linalg.norm(exact) for result in (got, numpy)]
+    assert errors[0] <= 1.5 * max(errors[1], 2e-7)
+    assert_close(fb.loss_and_gradients(net_input.astype(np.float64), *wide, y.astype(np.float64))[1][-1], exact)
+
+
 def test_same_bits_again_and_from_any_workspace(dtype):
     all_weights, all_biases = network(LAYER_SIZES, dtype)
     net_input, y = batch(LAYER_SIZES, 50_000, dtype)

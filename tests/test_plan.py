@@ -87,6 +87,32 @@ def test_the_blocks_are_the_gradient(layer_sizes, itemsize):
         assert (taken == 1).all()
 
 
+@pytest.mark.parametrize(("largest", "unit"), [(448, 64), (128, 1), (4096, 1), (64, 64)])
+def test_parts_are_even_and_never_too_large(largest, unit):
+    for total in [*range(1, 1500), 2000, 4095, 4096, 4097, 10_000]:
+        parts = plan.parts(total, largest, unit)
+        assert [first for first, _ in parts] + [total] == [0] + [last for _, last in parts]
+        sizes = [last - first for first, last in parts]
+        assert min(sizes) > 0
+        assert max(sizes) <= largest
+        assert max(sizes) - min(sizes) < 2 * unit
+        assert all(first % unit == 0 for first, _ in parts)
+        assert len(parts) == -(-total // largest)
+
+
+def test_blocks_fit_into_the_scratch_memory(itemsize):
+    for width in [*range(1, 1300, 7), 2000, 3072, 10_000]:
+        layout = plan.shared_layout((width, width, 3), itemsize)
+        call = layout.call
+        for block in layout.blocks:
+            layer = layout.layers[block["k"]]
+            assert block["rows"] * block["partial_row"] <= layer["partial_biases_at"]
+            assert layer["partial_biases_at"] + block["rows"] * itemsize <= call["transposed_at"]
+            assert block["columns"] * itemsize < layer["transposed_row"]
+            transposed = plan.SHARED_TILE_SAMPLES * layer["transposed_row"]
+            assert call["transposed_at"] + transposed <= layout.partial_bytes
+
+
 @of_networks
 def test_partial_gradients_do_not_overlap(layer_sizes, itemsize):
     """Rows of wide layers are whole vectors of every target; the blocks read what the products write."""

@@ -11,7 +11,7 @@ from tests.conftest import assert_close, assert_same_bits, smooth_batch
 from tests.test_layouts import ZOO
 
 PRIVATE_BYTES = plan.PRIVATE_BYTES
-SHAPES = [(300, 500, 2), (20, 400, 330, 3), (400, 400), (130, 1030, 1)]
+SHAPES = [(300, 500, 2), (20, 400, 330, 3), (400, 400), (130, 1030, 1), (2000, 100)]
 
 
 @pytest.fixture(autouse=True)
