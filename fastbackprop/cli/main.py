@@ -208,10 +208,10 @@ def check(options: argparse.Namespace) -> int:
 
 
 def _layer_sizes(text: str) -> tuple[int, ...]:
-    sizes = tuple(_whole(part) for part in text.split(","))
-    if len(sizes) < 2:
+    parts = text.split(",")
+    if len(parts) < 2:
         raise argparse.ArgumentTypeError(f"{text!r} is not two or more whole numbers, as in 784,256,10")
-    return sizes
+    return tuple(_whole(part) for part in parts)
 
 
 def info(num_threads: int) -> None:
