@@ -45,13 +45,16 @@ class Block:
     NumPy keeps what it takes an array from as the base of that array and of its views, and knows no more of the memory.
     """
 
+    memory: Array | None = None  # until it is there, after an interrupt
+
     def __init__(self, memory: Array) -> None:
         self.memory = memory
         self.__array_interface__ = memory.__array_interface__
 
     # Called at any time, by any thread, and when the interpreter ends and has taken away what a module has.
     def __del__(self, give_back: Any = give_back) -> None:
-        give_back(self.memory)
+        if self.memory is not None:
+            give_back(self.memory)
 
 
 def empty(shape: tuple[int, ...], dtype: DType) -> Array:
