@@ -69,10 +69,16 @@ TWO_CHUNKS = 96
 
 CHUNK_GRADIENT_BYTES = 8192
 """Bytes of a partial gradient for each sample of its chunk, at most, up to four times CHUNK_SAMPLES: larger partial
-gradients leave the caches."""
+gradients leave the caches.
+
+Measured: with 16384, 4,096 samples of 784-256x3-10 took 3 (float32) to 4 % (float64) longer.
+"""
 
 MANY_CHUNKS = 32
-"""Chunks into which a batch is cut where they are shorter than CHUNK_TILES tiles: enough for as many threads."""
+"""Chunks into which a batch is cut, at most, unless they would have more than CHUNK_TILES tiles: enough for 32 threads.
+
+Measured: this costs two threads 3 (float64) to 5 % (float32) of 4,096 samples of 784-100x3-10, compared with 16 chunks.
+"""
 
 PRIVATE_BYTES = 4 * 1024 * 1024
 """Bytes of a partial gradient, at most: larger gradients are shared."""
