@@ -118,7 +118,7 @@ def predictions(measured):
         case = Case(*result["case"])
         rows.append([network(case), f"{case.samples:,}", result["dtype"], *[f"{e:.0%}" for e in result["efficiency"]]])
     header = ["network", "samples", "dtype", *[f"{number} threads" for number in threads]]
-    return f"{table(header, rows)}\n\nPieces timed: {measured_on(measured)}"
+    return f"{table(header, rows)}\n\n{measured_on(measured)}"
 
 
 def insert(document, name, text):
