@@ -3,7 +3,7 @@
 import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
-from matplotlib.ticker import PercentFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, PercentFormatter, ScalarFormatter, StrMethodFormatter
 
 from benchmarks.cases import Case
 from benchmarks.growth import larger_half
@@ -61,6 +61,27 @@ def share(measured):
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     panels[0][0].set_ylabel("share of the FMA peak")
     panels[0][0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def others(measured, results):
+    """How many times as long as this package each other library takes, one row for each result."""
+    figure, axes = plt.subplots(figsize=(8, 0.5 * len(results) + 1.2))
+    names = {}
+    for row, result in enumerate(results):
+        case, libraries = Case(*result["case"]), result["libraries"]
+        names[row] = f"{'-'.join(map(str, case.layer_sizes))}\n{case.samples:,} samples"
+        for name, library in libraries.items():
+            times = library["median"] / libraries["fastbackprop"]["median"]
+            label = name if row == 0 else None
+            axes.plot(times, row, MARKERS[name], color=COLOURS[name], markersize=7, label=label, clip_on=False)
+    axes.axvline(1, color=COLOURS["fastbackprop"], linewidth=1)
+    axes.set(xscale="log", yticks=list(names), yticklabels=names.values(), ylim=(len(names) - 0.5, -0.5))
+    axes.set_xlabel(f"time over that of fastbackprop, float32, {measured['threads']} threads (right is slower)")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

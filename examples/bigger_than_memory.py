@@ -1,9 +1,12 @@
-"""SciPy's L-BFGS on more data than the workers' memory: every step is one pass over a zarr store, on a local cluster.
+"""
+More data than memory
+=====================
 
-    python bigger_than_memory.py 4
+SciPy's L-BFGS fits a network to 4 GB of samples in a zarr store, on a local cluster whose workers may hold 1 GB each.
+Every step is one pass over the store. The bars show the progress of each pass, and the dashboard what each worker does.
+This page shows the script without running it. Another number of gigabytes is the argument::
 
-draws 4 GB of samples, which is the default, and passes over them some 20 times. No worker may hold more than 1 GB. The
-bars show the progress of each pass, and the dashboard shows what each worker does.
+    python bigger_than_memory.py 0.5
 """
 
 import sys
