@@ -15,7 +15,13 @@ from benchmarks.libraries import LIBRARIES
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path("docs/performance")
-README_CASES = [NOTEBOOK, Case(8, 32, 1, 3, 100_000), Case(784, 256, 10, 3, 4096), MINIBATCH, Case(784, 1024, 10, 3, 2048)]
+README_CASES = [
+    NOTEBOOK,
+    Case(8, 32, 1, 3, 100_000),
+    Case(784, 256, 10, 3, 4096),
+    MINIBATCH,
+    Case(784, 1024, 10, 3, 2048),
+]
 """The rows of the table in README.md, in float32: the narrowest network, the widest, and others between them."""
 CHARTS = {
     "others": (lambda measured: charts.others(measured, readme_results(measured)), "table"),
@@ -97,7 +103,9 @@ def in_short(measured):
         times[2] += f" ({best})"
         rows.append([network(case), f"{case.samples:,}", *times, f"{result['ratio']:.2f}"])
     header = ["network", "samples", "fastbackprop", "NumPy", "fastest other library", "times as long as fastbackprop"]
-    about = "Median time of one gradient in float32. 1-6x5-1 has one input, five hidden layers of 6 units and one output."
+    about = (
+        "Median time of one gradient in float32. 1-6x5-1 has one input, five hidden layers of 6 units and one output."
+    )
     return "\n\n".join([table(header, rows), f"{about} {not_won(readme_results(measured))}", measured_on(measured)])
 
 

@@ -22,6 +22,9 @@ exclude_patterns = ["README.md"]  # included by guides.md
 default_role = "code"
 myst_heading_anchors = 3
 autodoc_typehints = "none"  # the docstrings have shapes and dtypes
+# scikit-learn adds these methods, and documents them.
+autodoc_default_options = {"exclude-members": "set_fit_request, set_partial_fit_request, set_score_request"}
+nitpick_ignore_regex = [("py:.*", r"(sklearn|torch|dask)\..*")]  # other projects have their own pages
 autosummary_generate = True
 numpydoc_class_members_toctree = False
 numpydoc_show_class_members = False
@@ -52,7 +55,7 @@ def point_links_to_pages(_app, _name, *text):
     source = re.sub(r"\]\((?:\.\./|docs/)+", "](", text[-1][0])
     source = re.sub(r"\]\(examples/(\w+)\.py\)", r"](auto_examples/\1.rst)", source)
     source = source.replace("](examples)", "](auto_examples/index.rst)").replace("](README.md", "](guides.md")
-    text[-1][0] = re.sub(r"\]\((CONTRIBUTING|CHANGELOG)\.md", lambda link: link[0].lower(), source)
+    text[-1][0] = re.sub(r"\]\([A-Z_]+\.md", lambda link: link[0].lower(), source)
 
 
 def list_guides(_app, name, text):

@@ -13,9 +13,9 @@ ORANGE, BLUE, GREEN, PURPLE, GREY = "#d55e00", "#0072b2", "#009e73", "#aa4499", 
 PHASES = [
     ("load", "h₀ = columns of the input", GREY),
     ("forward", "hₖ₊₁ = ReLU(Ωₖ hₖ + βₖ), each layer", BLUE),
-    ("take_loss", "∂ℓ/∂f of the last layer", PURPLE),
-    ("add_layer_gradient", "∂ℓ/∂Ωₖ += ∂ℓ/∂fₖ hₖᵀ", ORANGE),
-    ("backward", "∂ℓ/∂fₖ₋₁ = Ωₖᵀ ∂ℓ/∂fₖ · [hₖ > 0]", GREEN),
+    ("take_loss", "∂l/∂f of the last layer", PURPLE),
+    ("add_layer_gradient", "∂l/∂Ωₖ += ∂l/∂fₖ hₖᵀ", ORANGE),
+    ("backward", "∂l/∂fₖ₋₁ = Ωₖᵀ ∂l/∂fₖ · [hₖ > 0]", GREEN),
 ]
 
 
@@ -76,7 +76,7 @@ def draw_product(axes):
     axes.set_title("3  Product: sums stay in registers", loc="left")
     axes.text(0.0, 0.38, "Ω: weights", fontsize=9, color=GREY, va="top")
     axes.text(0.68, 0.93, "h: rows of the tile", fontsize=9, color=GREY, va="top", ha="center")
-    axes.text(0.68, 0.38, "f: 4 rows × 3 vectors of sums", fontsize=9, color=GREY, va="top", ha="center")
+    axes.text(0.68, 0.38, "f: 4 rows of 3 vectors of sums", fontsize=9, color=GREY, va="top", ha="center")
     for row in range(4):
         for column in range(5):
             chosen = column == 2

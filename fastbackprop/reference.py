@@ -66,7 +66,7 @@ def are_classes(net_output: Array, y: ArrayLike) -> bool:
 
 
 def binary_cross_entropies(net_output: Array, y: ArrayLike) -> Any:
-    """sum_i max(o_i, 0) - o_i y_i + log(1 + exp(-|o_i|)) for each sample."""
+    """sum_i max(o_i, 0) - o_i y_i + log(1 + exp(-abs(o_i))) for each sample."""
     return np.sum(np.maximum(net_output, 0) - net_output * y + np.log1p(np.exp(-np.abs(net_output))), axis=0)
 
 

@@ -95,7 +95,7 @@ def accelerate(module: nn.Sequential) -> "Accelerated":
 
 
 class Accelerated(nn.Sequential):
-    """A Sequential that runs on this package's kernels; made by :func:`accelerate`.
+    """A Sequential that runs on this package's kernels; made by :func:`fastbackprop.torch.accelerate`.
 
     Tensors on the CPU run on the kernels if all of them are float32, or all float64. Other devices and dtypes, and
     autocast, run the layers one by one, as the plain module does. So do calls of wide networks that may need gradients.
