@@ -5,12 +5,17 @@
 The guides are Markdown that GitHub shows as it is. The site adds its first page and the reference.
 """
 
+import os
 import re
 from pathlib import Path
+
+from sphinx_gallery.sorting import ExplicitOrder
 
 import fastbackprop
 
 DOCS = Path(__file__).parent
+GALLERY = ["swap_the_import", "digits", "lbfgs", "scikit_learn", "pytorch", "bigger_than_memory"]
+os.environ["TQDM_DISABLE"] = "1"  # a page cannot show a progress bar
 
 project = "fastbackprop"
 author = "The fastbackprop developers"
@@ -32,7 +37,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"^(?!.*bigger_than_memory)",  # this one is shown, but not run: it takes minutes and 4 GB
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": ExplicitOrder([*(f"{name}.py" for name in GALLERY), "*"]),
     "abort_on_example_error": True,
     "download_all_examples": False,
     "write_computation_times": False,
@@ -46,6 +51,7 @@ html_title = "fastbackprop"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+html_use_index = False
 html_sidebars = {"index": [], "performance": [], "engine": [], "contributing": [], "changelog": []}
 html_theme_options = {"navbar_align": "left", "footer_start": ["copyright"], "footer_end": ["sphinx-version"]}
 

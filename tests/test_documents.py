@@ -19,7 +19,7 @@ def text_of(document):
 
 GUIDES = [file for file in sorted((ROOT / "docs").glob("*.md")) if "```{include}" not in text_of(file)]
 """Pages that include another file are for the site alone."""
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "examples" / "README.md", *GUIDES]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *GUIDES]
 
 
 def python_blocks(document):
