@@ -184,7 +184,7 @@ class Plan:
         return longest(self.samples, self.chunks)
 
     def cut(self, chunk: int) -> int:
-        """Where a chunk of the batch begins, and the one before it ends; see passes.tile.cut."""
+        """Where a chunk of the batch begins, and the one before it ends; see passes.chunks.cut."""
         return min(STRIP * (-(-self.samples // STRIP) * chunk // max(self.chunks, 1)), self.samples)
 
     def slices(self, threads: int, most_samples: int | None = None) -> list[tuple[int, int]]:
