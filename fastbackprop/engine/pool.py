@@ -1,5 +1,9 @@
 """Engines for the functions that are given no workspace: kept between calls, one caller each."""
 
+from collections.abc import Callable
+from typing import Any
+
+from fastbackprop.arguments.batch import Batch
 from fastbackprop.arguments.checks import DType
 from fastbackprop.engine.engine import Engine
 
@@ -8,6 +12,14 @@ KEPT = 8
 
 KEPT_BYTES = 256 * 1024 * 1024
 """Bytes of their buffers, at most."""
+
+
+def run(compute: Callable[[Engine, Batch], Any], batch: Batch) -> Any:
+    """What an engine's method returns for a batch. After an error, the engine is not used again."""
+    engine = borrow(batch.layer_sizes, batch.dtype)
+    result = compute(engine, batch)
+    give_back(engine)
+    return result
 
 
 def borrow(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:

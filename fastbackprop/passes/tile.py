@@ -50,16 +50,28 @@ def forward(call, tile, count):
 @phase
 def take_loss(call, tile, losses, first, count):
     """dl/df_K in place of the output, and the loss of each sample is added to its own of the losses."""
-    target = advance(call.target, first * call.target_column)
-    rows, weights = advance(tile, call.target_at), advance(tile, call.weight_at)
-    call.copy_rows(rows, call.row_bytes, target, call.target_row, call.target_column, call.target_rows, count)
-    if call.is_weighted:
-        weight = advance(call.sample_weight, first * call.weight_column)
-        call.copy_rows(weights, call.row_bytes, weight, 0, call.weight_column, 1, count)
-    else:
-        fill_with_ones(weights, count)
+    take_target(call, tile, first, count)
+    take_weights(call, advance(tile, call.weight_at), first, count)
     row = call.row_bytes // call.itemsize
     call.loss(losses, advance(tile, call.output_at), row, call.outputs, call.target_rows, count, call.scale)
+
+
+@phase
+def take_target(call, tile, first, count):
+    """The target, to its rows."""
+    target = advance(call.target, first * call.target_column)
+    rows = advance(tile, call.target_at)
+    call.copy_rows(rows, call.row_bytes, target, call.target_row, call.target_column, call.target_rows, count)
+
+
+@phase
+def take_weights(call, row, first, count):
+    """The weight of each sample, to a row: 1 where there are none."""
+    if call.is_weighted:
+        weight = advance(call.sample_weight, first * call.weight_column)
+        call.copy_rows(row, call.row_bytes, weight, 0, call.weight_column, 1, count)
+    else:
+        fill_with_ones(row, count)
 
 
 @phase
