@@ -24,7 +24,7 @@ def clipped_gradients(
     out: Gradients | None = None,
     num_threads: int | None = None,
     progress: Callable[[int, int], object] | None = None,
-) -> tuple[float, list[Array], list[Array], Array]:
+) -> tuple[Any, ...]:
     """The sum of the samples' gradients, each scaled down to a norm of at most max_norm before it is summed.
 
     One forward and one backward pass, in memory that does not grow with the number of samples but for the norms.
@@ -67,7 +67,8 @@ def clipped_gradients(
     "Efficient per-example gradient computations" (2015). Clipping is that of Abadi et al., "Deep learning with
     differential privacy" (2016). No noise is added.
 
-    A gradient whose norm is infinite is multiplied by 0, and 0 times infinity is NaN.
+    What is multiplied is dl/df_k. That of a gradient whose norm is infinite is multiplied by 0, and 0 times infinity is
+    NaN.
 
     Examples
     --------
@@ -149,7 +150,7 @@ def squared_gradient_sums(
     loss: str = "least_squares",
     num_threads: int | None = None,
     progress: Callable[[int, int], object] | None = None,
-) -> tuple[float, list[Array], list[Array], list[Array], list[Array]]:
+) -> tuple[Any, ...]:
     """The loss, its gradient, and for each parameter the sum over the samples of their squared derivatives.
 
     Divided by N and with the cross-entropy as the loss, the last are the diagonal of the empirical Fisher matrix.
@@ -203,7 +204,7 @@ def per_sample_gradients(
     out: Gradients | None = None,
     num_threads: int | None = None,
     progress: Callable[[int, int], object] | None = None,
-) -> tuple[Array, list[Array], list[Array]]:
+) -> tuple[Any, ...]:
     """The loss and the gradient of each sample: N times the memory of one gradient.
 
     Parameters

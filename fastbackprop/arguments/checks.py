@@ -279,12 +279,13 @@ def check_max_norm(max_norm: Any) -> float:
     """max_norm as a float: a positive number, which may be infinite."""
     if isinstance(max_norm, (bool, np.bool_)) or not isinstance(max_norm, numbers.Real):
         raise TypeError(f"max_norm is {reprlib.repr(max_norm)}; expected a positive number")
-    if not max_norm > 0:
-        raise ValueError(f"max_norm is {max_norm}; expected a positive number")
     try:
-        return float(max_norm)
+        norm = float(max_norm)
     except OverflowError:  # an integer or a fraction beyond all doubles
-        return math.inf
+        norm = math.inf if operator.gt(max_norm, 0) else -math.inf
+    if not norm > 0:  # NaN neither
+        raise ValueError(f"max_norm is {max_norm}; expected a positive number")
+    return norm
 
 
 def check_dtype(dtype: DTypeLike) -> DType:

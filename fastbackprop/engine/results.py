@@ -40,7 +40,7 @@ def sample_arrays(batch: Batch, dtype: DType) -> list[Array]:
         arrays = given(batch)
         if all(is_written_in_place(array, batch, dtype) for array in arrays):
             return arrays
-    shapes = [(parameter_count(batch.layer_sizes),)]
+    shapes: list[tuple[int, ...]] = [(parameter_count(batch.layer_sizes),)]
     if batch.vector is None:
         shapes = [*batch.shapes.weights, *batch.shapes.biases]
     size = sum(math.prod(shape) for shape in shapes) * batch.samples * dtype.itemsize

@@ -146,7 +146,8 @@ def clip_tile(call, tile, partial, losses, first, count, samples_before):
 def take_factors(call, tile, losses, first, count):
     """The factor of each sample's gradient, in place of its weight w: scale w min(1, max_norm / norm).
 
-    And w times its loss is added to its own of the losses. max_norm / NaN is NaN, and stays: min gives its first argument where neither is less.
+    And w times its loss is added to its own of the losses. max_norm / NaN is NaN and stays, as the first argument of
+    min.
     """
     row = advance(tile, call.weight_at)
     take_weights(call, row, first, count)
