@@ -70,18 +70,19 @@ def others(measured, results):
     names = {}
     for row, result in enumerate(results):
         case, libraries = Case(*result["case"]), result["libraries"]
-        names[row] = f"{'-'.join(map(str, case.layer_sizes))}\n{case.samples:,} samples"
+        names[row] = f"{'-'.join(map(str, case.layer_sizes))}\n{case.samples:,} samples, {result['dtype']}"
         for name, library in libraries.items():
             times = library["median"] / libraries["fastbackprop"]["median"]
-            label = name if row == 0 else None
-            axes.plot(times, row, MARKERS[name], color=COLOURS[name], markersize=7, label=label, clip_on=False)
+            axes.plot(times, row, MARKERS[name], color=COLOURS[name], markersize=7, label=name, clip_on=False)
     axes.axvline(1, color=COLOURS["fastbackprop"], linewidth=1)
     axes.set(xscale="log", yticks=list(names), yticklabels=names.values(), ylim=(len(names) - 0.5, -0.5))
-    axes.set_xlabel(f"time over that of fastbackprop, float32, {measured['threads']} threads (right is slower)")
+    axes.set_xlabel(f"time over that of fastbackprop, {measured['threads']} threads (right is slower)")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.minorticks_off()
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    handles, labels = axes.get_legend_handles_labels()
+    marks = dict(zip(labels, handles, strict=True))  # one for each library
+    axes.legend(marks.values(), marks, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

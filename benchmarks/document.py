@@ -98,11 +98,12 @@ def in_short(measured):
     """The table of a few cases: this package, NumPy, and the fastest of the others."""
     rows = []
     for result in readme_results(measured):
-        case, libraries, best = Case(*result["case"]), result["libraries"], result["best_peer"]
-        times = [seconds(libraries[name]["median"]) for name in ("fastbackprop", "NumPy", best)]
-        times[2] += f" ({best})"
-        rows.append([network(case), f"{case.samples:,}", *times, f"{result['ratio']:.2f}"])
-    header = ["network", "samples", "fastbackprop", "NumPy", "fastest other library", "times as long as fastbackprop"]
+        case, times = Case(*result["case"]), {name: found["median"] for name, found in result["libraries"].items()}
+        ours = times.pop("fastbackprop")
+        best = min(times, key=times.get)
+        rows.append([network(case), f"{case.samples:,}", seconds(ours), seconds(times["NumPy"])])
+        rows[-1] += [f"{seconds(times[best])} ({best})", f"{times[best] / ours:.2f}"]
+    header = ["network", "samples", "fastbackprop", "NumPy", "fastest other library", "fastest other / fastbackprop"]
     about = (
         "Median time of one gradient in float32. 1-6x5-1 has one input, five hidden layers of 6 units and one output."
     )

@@ -51,7 +51,7 @@ class Entry:
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """What check_gradients found."""
+    """The result of check_gradients. ``print(report)`` shows it."""
 
     entries: list[Entry]
 
@@ -67,7 +67,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing failed, and at least something could be compared."""
+        """Whether no entry failed and at least one could be compared."""
         return not self.failures and len(self.kinks) < len(self.entries)
 
     def raise_if_failed(self) -> None:
@@ -129,18 +129,18 @@ def check_gradients(
     net_input, all_weights, all_biases, y, loss, reduction, sample_weight
         As for :func:`loss_and_gradients`.
     gradients : (all_dl_dweights, all_dl_dbiases), optional
-        What to check, such as the result of your own backward pass; the default is :func:`loss_and_gradients`.
+        The gradients to check, such as those of your own backward pass. The default is :func:`loss_and_gradients`.
     tolerance : float, optional
-        Of a difference, relative to the largest derivative of the same array; 1e-6 for float64 and 2e-4 for float32.
-        To it are added the rounding error of the difference itself and that of the gradient, which is all that is
-        left of a gradient near a minimum, where the terms of its sum over the samples cancel.
+        The largest allowed difference, relative to the largest derivative of the same array. The default is 1e-6 for
+        float64 and 2e-4 for float32. The rounding errors of the central difference and of the gradient are added to
+        it: near a minimum, the terms of the gradient cancel, and only rounding errors are left.
     every_entry : bool, optional
-        Check each parameter, or only one random direction through each array. The default is every entry, unless
-        that takes more than about ten seconds.
+        Check each parameter, or only one random direction through each array. By default, every parameter is checked
+        unless this takes more than about ten seconds.
     seed : int
-        For the random directions.
+        The seed of the random directions.
     raise_on_failure : bool
-        Raise where a derivative is wrong.
+        Raise an AssertionError if a derivative is wrong.
 
     Returns
     -------
@@ -151,7 +151,7 @@ def check_gradients(
     Raises
     ------
     AssertionError
-        With the report as its text, where ``raise_on_failure`` is true and a derivative is wrong.
+        With the report as its text, if ``raise_on_failure`` is true and a derivative is wrong.
     ValueError, TypeError
         As :func:`loss_and_gradients`.
 

@@ -1,4 +1,4 @@
-"""The notebooks' six functions: the same names, arguments and results, on batches of columns."""
+"""The notebooks' six functions, with the same names, arguments and results. Samples are columns."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from fastbackprop.engine.pool import borrow, give_back
 
 
 def ReLU(preactivation: ArrayLike) -> Any:
-    """max(0, f) entry by entry, NaN where f is NaN.
+    """max(0, f) of each entry f. ReLU of NaN is NaN.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def ReLU(preactivation: ArrayLike) -> Any:
 
 
 def indicator_function(x: ArrayLike) -> Array:
-    """1 where x > 0 and 0 where x <= 0: the derivative of ReLU, with 0 at 0. NaN where x is NaN.
+    """The derivative of ReLU: 1 where x > 0, 0 where x <= 0, NaN where x is NaN.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def compute_network_output(
     all_biases : list of K + 1 arrays
         ``all_biases[k]`` is (D_{k+1}, 1) or (D_{k+1},).
     append_output : bool
-        Append the output to ``all_h``, which then has K + 2 entries, as some notebooks have it.
+        Append the output to ``all_h``, as some notebooks do. ``all_h`` then has K + 2 entries.
 
     Returns
     -------
@@ -175,12 +175,12 @@ def backward_pass(
     all_weights, all_biases : lists of K + 1 arrays
         As for :func:`compute_network_output`.
     all_f : list of K + 1 arrays
-        The preactivations; the masks are taken from them.
+        The preactivations. Their signs decide the derivative of each ReLU.
     all_h : list of K + 1 or K + 2 arrays
-        The activations; a (K + 2)th entry is ignored.
+        The activations. Entry K + 2 is ignored.
     y : array (D_o, N)
-        The target, as for :func:`loss_and_gradients`: for ``"softmax_cross_entropy"`` also class numbers. A callable
-        loss gets it as it is.
+        The target, as for :func:`loss_and_gradients`. ``"softmax_cross_entropy"`` also takes class numbers. A callable
+        loss gets y unchanged.
     loss : str or callable
         ``"least_squares"``, ``"half_least_squares"``, ``"softmax_cross_entropy"``, ``"binary_cross_entropy"``, or a
         function ``(net_output, y) -> dl_doutput`` (D_o, N), such as a script's own ``d_loss_d_output``.
@@ -192,7 +192,7 @@ def backward_pass(
     all_dl_dweights, all_dl_dbiases : lists of K + 1 arrays
         Summed over the batch; each has its parameter's shape.
     all_dl_dh, all_dl_df : lists of K + 1 arrays
-        Where ``intermediates`` is true: ``all_dl_dh[k]`` is (D_k, N), ``all_dl_df[k]`` is (D_{k+1}, N).
+        Only if ``intermediates`` is true. ``all_dl_dh[k]`` is (D_k, N), ``all_dl_df[k]`` is (D_{k+1}, N).
 
     Raises
     ------
@@ -201,7 +201,7 @@ def backward_pass(
 
     Notes
     -----
-    Equations 7.21, 7.22 and 7.25 of Prince, "Understanding Deep Learning". Nothing that is passed in is changed.
+    Equations 7.21, 7.22 and 7.25 of Prince, "Understanding Deep Learning". The arguments are not changed.
 
     Examples
     --------
