@@ -41,6 +41,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "download_all_examples": False,
     "write_computation_times": False,
+    "remove_config_comments": True,
     "show_signature": False,
     "min_reported_time": 1e9,
 }
