@@ -79,7 +79,7 @@ def test_the_readme_is_one_screen():
     assert len(text_of(ROOT / "README.md").splitlines()) < 120
 
 
-def test_the_newest_versions_in_the_guide_are_those_of_pyproject():
+def test_the_tested_versions_are_the_same_everywhere():
     pyproject = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
     rows = re.findall(
         r"^\| (\S+) \| ([\d.]+) \| ([\d.]+) \|$", text_of(ROOT / "docs" / "troubleshooting.md"), re.MULTILINE
@@ -96,6 +96,10 @@ def test_the_newest_versions_in_the_guide_are_those_of_pyproject():
     }.items():
         assert re.search(r">=([\d.]+)", requirement)[1] == tested[name][0], requirement
     assert f"Programming Language :: Python :: {tested['python'][1]}" == pyproject["classifiers"][-3]
+    workflow = text_of(ROOT / ".github" / "workflows" / "ci.yml")
+    for name in "scikit-learn", "torch", "dask":
+        for version in tested[name]:
+            assert re.search(rf"{name}=={re.escape(version)}\.", workflow), (name, version)
 
 
 def test_no_labels_overlap_in_the_picture_of_the_engine():
