@@ -40,11 +40,11 @@ def test_chunks_cover_the_batch(layer_sizes, itemsize, what):
         assert bounds[-1] == samples
         lengths = np.diff(bounds)
         assert lengths.min() > 0
-        assert lengths.max() <= made.longest < lengths.max() + plan.STRIP
-        assert lengths.max() - lengths.min() <= plan.STRIP
-        assert all(bound % plan.STRIP == 0 for bound in bounds[:-1])
+        assert lengths.max() <= made.longest < lengths.max() + plan.GRAIN
+        assert lengths.max() - lengths.min() <= plan.GRAIN
+        assert all(bound % plan.GRAIN == 0 for bound in bounds[:-1])
         assert made.tile_samples <= made.layout.tile_samples
-        assert made.tile_samples % plan.STRIP == 0
+        assert made.tile_samples % plan.GRAIN == 0
         for threads, most in itertools.product((1, 2, 3, 64), (None, 1, 1000)):
             slices = made.slices(threads, most)
             assert list(itertools.chain.from_iterable(range(*part) for part in slices)) == list(range(made.chunks))

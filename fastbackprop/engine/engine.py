@@ -110,7 +110,8 @@ class Engine:
         """The loss, and a vector of what a pass sums."""
         gradient = np.empty(call.plan.layout.sums, self.dtype)
         call.set_loss(batch.tile_loss)
-        return self._run(batch, call, columns_out, gradient) * batch.scale, gradient
+        loss = self._run(batch, call, columns_out, gradient)
+        return loss * batch.scale, gradient  # passes scale dl/df_K, not the loss
 
     def _run(self, batch: Batch, call: Call, columns_out: Array, gradient: Array) -> float:
         """Run a pass over the batch; the loss of its samples. columns_out and gradient are written."""

@@ -17,7 +17,7 @@ from fastbackprop.kernels import CACHE_LINE
 FEW = 8
 """Samples: batches of at most so many go through the network with vector lanes along the units, see passes.few."""
 
-STRIP = 16
+GRAIN = 16
 """Samples: chunks and strips begin at multiples of it. A cache line of float32.
 
 Measured: with 32, 96 samples of 784-100x3-10 and 160 of 64-128x4-10, of which one of two threads had twice as many,
@@ -25,7 +25,7 @@ took 10 to 15 % longer, others as long.
 """
 
 TILE_BYTES = 256 * 1024
-"""Bytes of a tile's rows: half of an L2 of 512 KB."""
+"""Bytes of a tile's rows that are aimed at, half of an L2 of 512 KB: the least samples of a tile come first."""
 
 TILE_SAMPLES = 128, 512
 """Samples of a tile, at least and at most: weights and gradients are read once for every tile.
@@ -65,7 +65,8 @@ CHUNK_SAMPLES = 128
 read again."""
 
 TWO_CHUNKS = 96
-"""Samples from which a batch is cut in two all the same, so that two threads need not read from each other's caches."""
+"""Samples from which a batch is cut in two though chunks are shorter than that, so that two threads need not read from
+each other's caches."""
 
 CHUNK_GRADIENT_BYTES = 8192
 """Bytes of a partial gradient for each sample of its chunk, at most, up to four times CHUNK_SAMPLES: larger partial
@@ -87,8 +88,8 @@ PARTIALS_BYTES = 128 * 1024 * 1024
 """Bytes of all partial gradients of a slice, at most: there is room for 32, if there are as many threads."""
 
 SLICE_FLOPS = 2**31
-"""Floating-point operations of a slice for each thread, at most, if that is more than a chunk: 20 to 40 ms. Ctrl-C and
-progress are answered between slices."""
+"""Floating-point operations of a slice for each thread, at most, if that is more than a chunk or a group: 20 to 40 ms.
+Ctrl-C and progress are answered between slices."""
 
 STAGED_BYTES = 2 * 1024 * 1024
 """Bytes of the columns of a slice, at most, where these are converted first, if each thread has more than one chunk."""
@@ -168,12 +169,12 @@ class Plan:
     flops: int
     """Floating-point operations for each sample."""
     has_sums: bool = True
-    """Whether each chunk has a partial gradient."""
+    """Whether partial gradients, or the scratch memory of a shared pass, need a buffer."""
 
     @functools.cached_property
     def pieces(self) -> int:
         """How many threads can work on a slice at once."""
-        return -(-self.longest // STRIP) if self.scheme == "shared" else min(self.chunks, self.most_chunks)
+        return -(-self.longest // GRAIN) if self.scheme == "shared" else min(self.chunks, self.most_chunks)
 
     @functools.cached_property
     def at_once(self) -> list[tuple[int, int]]:
@@ -186,8 +187,8 @@ class Plan:
         return longest(self.samples, self.chunks)
 
     def cut(self, chunk: int) -> int:
-        """Where a chunk of the batch begins, and the one before it ends; see passes.chunks.cut."""
-        return min(STRIP * (-(-self.samples // STRIP) * chunk // max(self.chunks, 1)), self.samples)
+        """Where a chunk of the batch begins, and the one before it ends."""
+        return cut(self.samples, self.chunks, GRAIN, chunk)
 
     def slices(self, threads: int, most_samples: int | None = None) -> list[tuple[int, int]]:
         """The ranges of chunks of each slice: as many for each thread, as even as can be.
@@ -215,13 +216,14 @@ def plan_gradient(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> 
     layout = private_layout(layer_sizes, itemsize) if weights * itemsize <= PRIVATE_BYTES else None
     if layout is not None and layout.partial_bytes <= PRIVATE_BYTES:
         chunks = count_chunks(layout, itemsize, samples)
-        is_worth_sharing = samples > STRIP and samples * layout.flops >= SHARED_FLOPS
+        is_worth_sharing = samples > GRAIN and samples * layout.flops >= SHARED_FLOPS
         if chunks != 1 or not is_worth_sharing:  # threads share the one chunk of a batch that is too small for two
             return cut_in_chunks(layout, samples, chunks)
     layout = shared_layout(layer_sizes, itemsize)
     group_tiles = min(GROUP_TILES, max(GROUP_BYTES // layout.tile_bytes, 2))
     groups = -(-samples // (group_tiles * SHARED_TILE_SAMPLES))
-    return Plan("shared", layout, samples, groups, 1, even_tile(layout, longest(samples, groups)), layout.flops)
+    tile_samples = even_tile(layout, longest(samples, groups))
+    return Plan("shared", layout, samples, groups, 1, tile_samples, layout.flops)  # a slice is one group
 
 
 def plan_backward_pass(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
@@ -302,22 +304,30 @@ def cut_in_chunks(layout: Layout, samples: int, chunks: int) -> Plan:
 
 def cut_short(layout: Layout, samples: int, flops: int) -> Plan:
     """A private plan without sums, whose chunks may be short."""
-    short = min(-(-samples // STRIP), MANY_CHUNKS, samples * flops // CHUNK_FLOPS)
+    short = min(-(-samples // GRAIN), MANY_CHUNKS, samples * flops // CHUNK_FLOPS)
     chunks = max(short, -(-samples // (CHUNK_TILES * layout.tile_samples)))
     tile_samples = even_tile(layout, longest(samples, chunks))
     return Plan("private", layout, samples, chunks, max(chunks, 1), tile_samples, flops, has_sums=False)
 
 
+def cut(samples: int, chunks: int, grain: int, chunk: int) -> int:
+    """Where a chunk of so many samples begins, and the one before it ends: as even as multiples of a grain allow.
+
+    Compiled code uses it too.
+    """
+    return min(grain * ((samples + grain - 1) // grain * chunk // max(chunks, 1)), samples)
+
+
 def longest(samples: int, chunks: int) -> int:
-    """Samples of the longest of so many chunks, which begin at multiples of STRIP."""
-    strips = -(-samples // STRIP)
-    return min(STRIP * -(-strips // max(chunks, 1)), samples)
+    """Samples of the longest of so many chunks, which begin at multiples of GRAIN."""
+    grains = -(-samples // GRAIN)
+    return min(GRAIN * -(-grains // max(chunks, 1)), samples)
 
 
 def even_tile(layout: Layout, samples: int) -> int:
-    """Samples of a tile, so that the tiles of so many samples are as even as multiples of STRIP allow."""
+    """Samples of a tile, so that the tiles of so many samples are as even as multiples of GRAIN allow."""
     tiles = max(-(-samples // layout.tile_samples), 1)
-    return max(round_up(-(-samples // tiles), STRIP), STRIP)
+    return max(round_up(-(-samples // tiles), GRAIN), GRAIN)
 
 
 def count_chunks(layout: Layout, itemsize: int, samples: int) -> int:
@@ -538,7 +548,7 @@ def finished(
 ) -> Layout:
     """A layout, with what follows from the layers alone."""
     call |= {"itemsize": itemsize, "layers": len(layers), "inputs": layer_sizes[0], "outputs": layer_sizes[-1]}
-    call |= {"blocks": len(blocks), "strip": STRIP}
+    call |= {"blocks": len(blocks), "grain": GRAIN}
     weights = sum(a * b for a, b in itertools.pairwise(layer_sizes))
     parameters = weights + sum(layer_sizes[1:])
     return Layout(tuple(layers), tuple(blocks), call, tile_samples, rows, parameters, parameters, 6 * weights)
