@@ -46,7 +46,7 @@ def run(name, folder, *arguments):
 def test_no_example_is_left_out():
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(NEEDS)
     for path in EXAMPLES.glob("*.py"):
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 70
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 75
 
 
 def test_swap_the_import(tmp_path):
