@@ -18,7 +18,7 @@ FLOORS = [
         "passes/__init__.py",
     ],
     ["engine/__init__.py", "arguments/__init__.py", "cli/__init__.py", "parallel/boxes.py", "parallel/cpus.py"],
-    ["arguments/checks.py", "engine/plan.py"],
+    ["arguments/checks.py", "engine/limits.py", "engine/layout.py", "engine/plan.py"],
     ["kernels/"],
     ["parallel/"],
     ["losses/"],
