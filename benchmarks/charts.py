@@ -1,5 +1,8 @@
 """Charts of what has been measured, as SVG and PNG."""
 
+import tempfile
+from pathlib import Path
+
 import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
@@ -11,12 +14,13 @@ from benchmarks.growth import larger_half
 COLOURS = {
     "fastbackprop": "#d55e00",
     "NumPy": "#0072b2",
+    "NumPy as in the notebooks": "#e69f00",
     "PyTorch": "#009e73",
     "PyTorch compiled": "#56b4e9",
     "JAX": "#cc79a7",
     "scikit-learn": "#7f7f7f",
 }
-MARKERS = dict(zip(COLOURS, "osDd^v", strict=True))
+MARKERS = dict(zip(COLOURS, "osPDd^v", strict=True))
 STYLE = {
     "svg.hashsalt": "fastbackprop",  # the same figures give the same file
     "svg.fonttype": "none",
@@ -143,6 +147,17 @@ def growth(measured):
         axes.legend(frameon=False, fontsize=8)
     panels[0].set_ylabel("seconds for a gradient")
     return figure
+
+
+def show(figure, file):
+    """Open a window, where there is a display and no file is given; save a PNG otherwise, and print where."""
+    if file is None and plt.get_backend().lower() != "agg":
+        plt.show()
+        return
+    file = file or Path(tempfile.mkdtemp()) / "chart.png"
+    figure.savefig(file, dpi=150, bbox_inches="tight")
+    plt.close(figure)
+    print(f"chart: {file}")
 
 
 def draw(chart, measured, file):
