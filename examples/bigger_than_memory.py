@@ -64,7 +64,9 @@ if __name__ == "__main__":  # workers are processes, which import this file
     print(f"after {result.nit} iterations: mean squared error {result.fun:.4f}")
     figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
     axes.semilogy(range(1, len(losses) + 1), losses, marker="o")
-    axes.set(xlabel="pass over the store", ylabel="mean squared error", title=f"{gigabytes:g} GB of samples")
+    axes.set(
+        xlabel="pass over the store", ylabel="mean squared error", title=f"L-BFGS over {gigabytes:g} GB of samples"
+    )
     figure.savefig("bigger_than_memory.png", dpi=150)
 
 # %%
