@@ -12,6 +12,12 @@ from fastbackprop.arguments.checks import Array, DType, Shapes
 LARGEST_RECORD = 2**31 - 1
 """Bytes of a structured dtype, at most."""
 
+LEAST_BYTES = 64 * 1024
+"""Bytes of a gradient for each of its arrays, from which small ones are copied: below, copying would take time."""
+
+SMALL_BYTES = 8 * 1024
+"""Bytes of the largest array that is copied. All others are views of one vector, which each of them keeps alive."""
+
 
 def returned(gradient: Array, batch: Batch) -> tuple[Any, ...]:
     """A gradient in pack order as what the call returns."""
@@ -22,11 +28,17 @@ def returned(gradient: Array, batch: Batch) -> tuple[Any, ...]:
         return (gradient if out is None else out,)
     gradients = split(gradient, batch.shapes)
     if out is None:
-        return gradients
+        has_room = gradient.nbytes >= LEAST_BYTES * 2 * len(gradients[0])
+        return tuple(map(with_own_memory, gradients)) if has_room else gradients
     for targets, arrays in zip(out, gradients, strict=True):
         for target, array in zip(targets, arrays, strict=True):
             np.copyto(target, array)
     return tuple(out)
+
+
+def with_own_memory(arrays: list[Array]) -> list[Array]:
+    """The arrays, small ones copied: a bias gradient that is kept would keep the whole gradient in memory."""
+    return [array.copy() if array.nbytes <= SMALL_BYTES else array for array in arrays]
 
 
 def split(vector: Array, shapes: Shapes) -> tuple[list[Array], list[Array]]:
