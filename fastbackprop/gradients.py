@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbackprop.arguments.batch import Batch, check_callables
-from fastbackprop.arguments.checks import OUTPUT_SHAPE, Array, Gradients, Loss, check_columns
+from fastbackprop.arguments.checks import OUTPUT_SHAPE, Array, Gradients, Loss, as_numbers, check_columns
 from fastbackprop.engine.pool import borrow, give_back
 
 
@@ -239,7 +239,7 @@ def with_callables(
     check_callables(loss, reduction, sample_weight)
     value, derivative = loss
     net_output = predict(net_input, all_weights, all_biases)
-    total = np.asarray(value(net_output, y))
+    total = np.asarray(as_numbers(value(net_output, y), "what the value of loss returned"))
     if total.size != 1:
         raise ValueError(f"what the value of loss returned has shape {total.shape}; expected one number")
     dl_doutput = derivative(net_output, y)

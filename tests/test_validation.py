@@ -62,7 +62,7 @@ CASES = {
     "an array for a list": (
         lambda a: {"all_weights": a["all_weights"][0]},
         TypeError,
-        "all_weights is a ndarray; expected a list of arrays, one for each layer",
+        "all_weights has type ndarray; expected a list of arrays, one for each layer",
     ),
     "float16": (
         lambda a: {"net_input": a["net_input"].astype(np.float16)},
