@@ -144,7 +144,7 @@ def test_results_of_calls_stay_what_they_were(dtype):
 
 
 def test_small_gradients_do_not_keep_the_large_ones_in_memory(dtype):
-    sizes = (784, 300, 10)
+    sizes = (784, 700, 10)
     parameters = network(sizes, dtype)
     for samples in 3, 100:
         net_input, y = batch(sizes, samples, dtype)

@@ -189,7 +189,7 @@ class Batch(Network):
         self.tile_loss = module.tile_loss
         self.target = module.check_target(y, self.layer_sizes[-1], self.samples)
         self.widen_by_target(y, self.target)
-        if type(reduction) is not str or reduction != "sum" or sample_weight is not None:
+        if reduction != "sum" or sample_weight is not None:
             self.scale, self.sample_weight = check_weighting(reduction, sample_weight, self.samples)
 
     def set_seed(self, dl_doutput: ArrayLike, name: str = "dl_doutput") -> None:
@@ -292,7 +292,7 @@ def check_loss(loss: Any) -> None:
 def check_callables(loss: Any, reduction: str, sample_weight: ArrayLike | None) -> None:
     """Refuse what is no pair of callables, and what goes with named losses alone."""
     check_loss(loss)
-    if type(reduction) is not str or reduction != "sum" or sample_weight is not None:
+    if reduction != "sum" or sample_weight is not None:
         raise ValueError(
             "reduction or sample_weight is given with callables for loss; expected a name: "
             "callables see the whole batch and do both themselves"

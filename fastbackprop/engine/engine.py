@@ -78,7 +78,7 @@ class Engine:
         if batch.vector is None:
             batch.convert(self.dtype)
         else:
-            vector = np.ascontiguousarray(*native([batch.vector], self.dtype))
+            vector = np.ascontiguousarray(batch.vector, self.dtype)
         columns = [batch.net_input, batch.target, batch.sample_weight, columns_out]
         threads = count_threads(batch.num_threads, plan.pieces)
         slices = plan.at_once
