@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from fastbackprop import reference
 from fastbackprop.arguments.batch import Batch, check_callables
-from fastbackprop.arguments.checks import Array, Gradients, Loss, check_gradient_lists
+from fastbackprop.arguments.checks import Array, Gradients, Loss, check_gradient_lists, check_tolerance, shown
 from fastbackprop.gradients import loss_and_gradients
 
 EVERY_ENTRY = 2**28  # multiply-adds: 187 parameters and 3838 samples, just as many, took 12 s
@@ -175,6 +175,11 @@ def check_gradients(
     (True, 7)
     """
     batch = Batch(net_input, all_weights, all_biases)
+    tolerance = TOLERANCE[batch.dtype.name] if tolerance is None else check_tolerance(tolerance)
+    try:
+        rng = np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"seed is {shown(seed)}; expected a whole number from 0 up") from None
     if isinstance(loss, str):
         batch.set_loss(y, loss, reduction, sample_weight)
     else:
@@ -190,9 +195,6 @@ def check_gradients(
     sizes = [array.size for array in [*batch.weights, *batch.biases]]
     if every_entry is None:
         every_entry = 2 * sum(sizes) ** 2 * max(batch.samples, 1) <= EVERY_ENTRY
-    if tolerance is None:
-        tolerance = TOLERANCE[batch.dtype.name]
-    rng = np.random.default_rng(seed)
     entries = []
     for layer in range(len(batch.weights)):
         for parameter, part in ("all_weights", 0), ("all_biases", 1):

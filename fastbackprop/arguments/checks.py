@@ -328,6 +328,16 @@ def check_num_threads(num_threads: Any) -> int | None:
     return count
 
 
+def check_tolerance(tolerance: Any) -> float:
+    """tolerance as a number from 0 up."""
+    expected = "expected a number from 0 up, or None"
+    if not isinstance(tolerance, (int, float, np.integer, np.floating)):
+        raise TypeError(f"tolerance is {shown(tolerance)}; {expected}")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance is {shown(tolerance)}; {expected}")
+    return float(tolerance)
+
+
 def check_dtype(dtype: DTypeLike) -> DType:
     """float32 or float64 as a dtype."""
     try:
