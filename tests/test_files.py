@@ -395,7 +395,6 @@ def test_a_write_that_fails_is_one_line_and_leaves_what_was_there():
     program = (
         "import resource, sys\n"
         "from fastbackprop.cli.main import main\n"
-        "from fastbackprop.kernels import cache\n"
         "from fastbackprop.cli import files\n"
         "write = files.write_arrays\n"
         "def limited(*arguments):\n"

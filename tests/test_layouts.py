@@ -272,6 +272,11 @@ def each_call(problem, options):
         yield list(source.backward_pass(all_weights, all_biases, f, h, y, intermediates=True))[:2]
         yield list(source.vjp(net_input, all_weights, all_biases, y, input_gradient=True))
         yield source.predict(net_input, all_weights, all_biases)
+        problem_ = net_input, all_weights, all_biases, y
+        yield list(source.clipped_gradients(*problem_, 1.0))[1:]
+        yield list(source.squared_gradient_sums(*problem_))[1:]
+        yield list(source.per_sample_gradient_norms(*problem_))
+        yield list(source.per_sample_gradients(*problem_))
         yield [source.ReLU(y), source.indicator_function(y)]
         yield [source.least_squares_loss(f[-1], y), source.d_loss_d_output(f[-1], y)]
     workspace = fb.Workspace([2, 3, 2], all_f[0].dtype)

@@ -215,6 +215,10 @@ def test_no_warning_on_the_way(mode, samples, dtype):
         assert not report.passed
         fb.loss_and_gradients(net_input, *wide, y)
         fb.predict(net_input, *parameters)
+        fb.clipped_gradients(net_input, *parameters, y, 1.0, sample_weight=far_apart)
+        fb.per_sample_gradient_norms(net_input, *parameters, y)
+        fb.squared_gradient_sums(net_input, *parameters, y)
+        fb.per_sample_gradients(net_input, *parameters, y)
         fb.vjp(net_input, *parameters, y)
         fb.vjp(net_input * dtype.type(0), *parameters, y)
         _, all_f, all_h = fb.compute_network_output(net_input, *parameters)
