@@ -1,7 +1,8 @@
 """Bad input: a table of malformed calls. Each raises an error that names the argument, and changes nothing.
 
 A row of the table is tried with every call that takes what it changes. Targets of the cross-entropies are in
-test_losses.py, what else the calls on single samples refuse is in test_per_sample.py, files and options of the command line in test_files.py and test_main.py.
+test_losses.py, what else the calls on single samples refuse is in test_per_sample.py, files and options of the command
+line are in test_files.py and test_main.py.
 """
 
 import warnings
