@@ -49,7 +49,8 @@ def loss_and_gradients(
     reduction : {"sum", "mean"}
         The mean divides by N, or by the sum of sample_weight. Not with callables.
     sample_weight : array (N,), optional
-        A factor for the loss of each sample. Not with callables.
+        A factor for the loss of each sample. Not with callables. Only ratios of weights matter for the mean, however
+        large or small they are. The sum takes them in the dtype of the result, where 1e-50 is 0 in float32.
     input_gradient : bool
         Also return the derivative by the input.
     out : (list, list), optional
@@ -65,7 +66,8 @@ def loss_and_gradients(
     loss : float
     all_dl_dweights, all_dl_dbiases : lists of K + 1 arrays
         Each gradient has its parameter's shape; the dtype is that of NumPy's promotion of net_input, the parameters
-        and a floating y, where integers count as float64.
+        and a floating y, where integers count as float64. Most of them are views of one vector: copy a gradient that
+        you keep for long, or it keeps all others in memory.
     dl_dinput : array (D_i, N)
         Where ``input_gradient`` is true.
 
