@@ -29,7 +29,7 @@ CHECK_BLOCK = 65536  # entries of a target that are checked at once, from a cach
 SUM_TOLERANCE = 1e-4
 """How far from 1 a column of probabilities may sum: float32 ones of thousands of classes come within a tenth of it."""
 FAR_FROM_ONE = 2.0**-64, 2.0**64
-"""If the largest sample weight of a mean is not between these two, all weights are scaled: float32 may not hold them."""
+"""If the largest sample weight of a mean is not between these two, all are scaled: float32 may not hold them."""
 MOST_PARAMETERS = 2**44
 """The most parameters of a network, 128 TB of float64: offsets within its plan are integers of 64 bits."""
 NO_WEIGHT: dict[DType, Array] = {FLOAT32: np.empty(0, FLOAT32), FLOAT64: np.empty(0, FLOAT64)}
