@@ -92,7 +92,7 @@ def loss_and_gradients(
     Raises
     ------
     TypeError
-        As :func:`fastbackprop.loss_and_gradients`; ``y is a ndarray; expected a dask array: pass
+        As :func:`fastbackprop.loss_and_gradients`; ``y has type ndarray; expected a dask array: pass
         dask.array.from_array(y, chunks=(net_input.chunks[1],))``; callables for loss.
     ValueError
         As :func:`fastbackprop.loss_and_gradients`, and for chunks: ``net_input has 2 chunks along its rows; expected
@@ -293,7 +293,7 @@ def _check_chunks(array: Any, name: str) -> None:
         along = "'auto'" if name == "net_input" else "net_input.chunks[1]"
         chunks = f"(-1, {along})" if np.ndim(array) == 2 else f"({along},)"
         raise TypeError(
-            f"{name} is a {type(array).__name__}; expected a dask array: "
+            f"{name} has type {type(array).__name__}; expected a dask array: "
             f"pass dask.array.from_array({name}, chunks={chunks})"
         )
     if any(map(math.isnan, array.shape)):

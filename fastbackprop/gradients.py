@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbackprop.arguments.batch import Batch, check_callables
-from fastbackprop.arguments.checks import OUTPUT_SHAPE, Array, Gradients, Loss, check_columns
+from fastbackprop.arguments.checks import OUTPUT_SHAPE, Array, Gradients, Loss, as_numbers, check_columns
 from fastbackprop.engine.engine import Engine
 from fastbackprop.engine.pool import run
 
@@ -52,7 +52,8 @@ def loss_and_gradients(
     reduction : {"sum", "mean"}
         The mean divides by N, or by the sum of sample_weight. Not allowed with callables.
     sample_weight : array (N,), optional
-        A factor for the loss of each sample. Not allowed with callables.
+        A factor for the loss of each sample. Not allowed with callables. A mean depends only on the ratios of the
+        weights, however large or small they are. A sum takes them in the dtype of the result: 1e-50 is 0 in float32.
     input_gradient : bool
         Also return the derivative by the input.
     out : (list, list), optional
@@ -68,7 +69,8 @@ def loss_and_gradients(
     loss : float
     all_dl_dweights, all_dl_dbiases : lists of K + 1 arrays
         Each gradient has its parameter's shape. The dtype is float32 if net_input, all parameters and a floating y are
-        float32, else float64. Integers in net_input and the parameters count as float64.
+        float32, else float64. Integers in net_input and the parameters count as float64. Most gradients are views of
+        one vector: copy what you keep for long, or it keeps the others in memory.
     dl_dinput : array (D_i, N)
         Only if ``input_gradient`` is true.
 
@@ -233,7 +235,7 @@ def with_callables(
     check_callables(loss, reduction, sample_weight)
     value, derivative = loss
     net_output = predict(net_input, all_weights, all_biases)
-    total = np.asarray(value(net_output, y))
+    total = np.asarray(as_numbers(value(net_output, y), "what the value of loss returned"))
     if total.size != 1:
         raise ValueError(f"what the value of loss returned has shape {total.shape}; expected one number")
     dl_doutput = derivative(net_output, y)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbackprop.arguments.batch import Batch, ForwardPass
-from fastbackprop.arguments.checks import Array
+from fastbackprop.arguments.checks import Array, as_numbers, shown
 from fastbackprop.engine.engine import Engine
 from fastbackprop.engine.memory import empty_columns
 from fastbackprop.engine.pool import run
@@ -31,7 +31,7 @@ def ReLU(preactivation: ArrayLike) -> Any:
     >>> ReLU(np.array([-1.0, 0.0, 2.0, np.nan]))
     array([ 0.,  0.,  2., nan])
     """
-    return np.maximum(preactivation, 0)
+    return np.maximum(as_numbers(preactivation, "preactivation"), 0)
 
 
 def indicator_function(x: ArrayLike) -> Array:
@@ -52,7 +52,7 @@ def indicator_function(x: ArrayLike) -> Array:
     >>> indicator_function(np.array([-1.0, 0.0, 2.0, np.nan]))
     array([ 0.,  0.,  1., nan])
     """
-    indicator = np.array(x)
+    indicator = np.array(as_numbers(x, "x"))
     indicator[indicator > 0] = 1
     indicator[indicator <= 0] = 0
     return indicator
@@ -77,8 +77,9 @@ def least_squares_loss(net_output: Any, y: Any) -> Any:
     >>> float(least_squares_loss(np.array([[1.0, 2.0]]), np.array([[0.0, 4.0]])))
     5.0
     """
-    error = net_output - y
-    return np.sum(error * error)
+    error = _errors(net_output, y)
+    with np.errstate(all="ignore"):
+        return np.sum(error * error)
 
 
 def d_loss_d_output(net_output: Any, y: Any) -> Any:
@@ -100,7 +101,22 @@ def d_loss_d_output(net_output: Any, y: Any) -> Any:
     >>> d_loss_d_output(np.array([[1.0, 2.0]]), np.array([[0.0, 4.0]]))
     array([[ 2., -4.]])
     """
-    return 2.0 * (net_output - y)
+    error = _errors(net_output, y)
+    with np.errstate(all="ignore"):
+        return 2.0 * error
+
+
+def _errors(net_output: Any, y: Any) -> Any:
+    """o - y."""
+    output, target = as_numbers(net_output, "net_output"), as_numbers(y, "y")
+    try:
+        np.broadcast_shapes(np.shape(output), np.shape(target))
+    except ValueError:
+        raise ValueError(
+            f"y has shape {np.shape(target)}; expected one that broadcasts with net_output, {np.shape(output)}"
+        ) from None
+    with np.errstate(all="ignore"):
+        return output - target
 
 
 def compute_network_output(
@@ -218,7 +234,7 @@ def backward_pass(
     elif isinstance(loss, str):
         batch.set_loss(y, loss, "sum", None)
     else:
-        raise TypeError(f"loss is {loss!r}; expected a name or a callable (net_output, y) -> dl_doutput")
+        raise TypeError(f"loss is {shown(loss)}; expected a name or a callable (net_output, y) -> dl_doutput")
     batch.set_options(batch.dtype, input_gradient=intermediates)
     if intermediates:
         sizes = batch.layer_sizes[1:]
