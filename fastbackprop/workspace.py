@@ -4,8 +4,8 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -22,12 +22,10 @@ from fastbackprop.arguments.checks import (
     check_layer_sizes,
     check_num_threads,
 )
-from fastbackprop.engine.engine import Engine
+from fastbackprop.engine.pool import new_engine
 from fastbackprop.gradients import with_callables
 from fastbackprop.parallel.cpus import available_threads
 from fastbackprop.parallel.workers import Progress
-
-T = TypeVar("T")
 
 
 class Workspace:
@@ -86,7 +84,7 @@ class Workspace:
         self.dtype = check_dtype(dtype)
         self.num_threads = check_num_threads(num_threads)
         self._most_threads = self.num_threads or available_threads()
-        self._engine = Engine(self.layer_sizes, self.dtype)
+        self._engine = new_engine(self.layer_sizes, self.dtype)
         self._lock = threading.RLock()
         self._running = False
         _all_workspaces.add(self)
@@ -116,7 +114,8 @@ class Workspace:
             return with_callables(self.predict, self._vjp, *passed, options)
         batch = Batch(net_input, all_weights, all_biases, self.layer_sizes, self.dtype)
         batch.set_loss(y, loss, reduction, sample_weight)
-        return self._alone(Engine.differentiate, batch, progress, input_gradient, out)
+        result: tuple[Any, ...] = self._alone("differentiate", batch, progress, input_gradient, out)
+        return result
 
     def vjp(
         self,
@@ -151,7 +150,8 @@ class Workspace:
     ) -> tuple[Any, ...]:
         batch = Batch(net_input, all_weights, all_biases, self.layer_sizes, self.dtype)
         batch.set_seed(dl_doutput)
-        return self._alone(Engine.differentiate, batch, progress, input_gradient, out)[1:]
+        result: tuple[Any, ...] = self._alone("differentiate", batch, progress, input_gradient, out)
+        return result[1:]
 
     def predict(
         self,
@@ -163,7 +163,8 @@ class Workspace:
     ) -> Array:
         """As :func:`fastbackprop.predict`, on these buffers and in this dtype."""
         batch = Batch(net_input, all_weights, all_biases, self.layer_sizes, self.dtype)
-        return self._alone(Engine.predict, batch, progress)
+        net_output: Array = self._alone("predict", batch, progress)
+        return net_output
 
     def __repr__(self) -> str:
         return f"Workspace({self.layer_sizes}, {self.dtype}, num_threads={self.num_threads})"
@@ -174,13 +175,13 @@ class Workspace:
 
     def _alone(
         self,
-        compute: Callable[[Engine, Batch], T],
+        method: str,
         batch: Batch,
         progress: Progress | None,
         input_gradient: bool = False,
         out: Gradients | Array | None = None,
-    ) -> T:
-        """What an engine's method returns for a batch, when its other callers have finished."""
+    ) -> Any:
+        """What a method of the engine returns for a batch, when other callers have finished."""
         if batch.dtype is FLOAT64 and self.dtype is FLOAT32:
             raise TypeError(
                 f"{batch.widest}; expected float32, the dtype of this Workspace: "
@@ -193,10 +194,10 @@ class Workspace:
                 raise RuntimeError("progress called the Workspace whose call it reports on; expected another Workspace")
             self._running = True
             try:
-                return compute(self._engine, batch)
+                return getattr(self._engine, method)(batch)
             except BaseException:
                 # Buffers and records may have been left half made.
-                self._engine = Engine(self.layer_sizes, self.dtype)
+                self._engine = new_engine(self.layer_sizes, self.dtype)
                 raise
             finally:
                 self._running = False

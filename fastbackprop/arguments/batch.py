@@ -121,6 +121,8 @@ class Batch(Network):
 
     sample_weight = NO_WEIGHT[FLOAT32]
     scale = 1.0
+    loss: str | None = None
+    """The name of the loss; None where the derivative by the output is given."""
     tile_loss: Any = None
     """What makes dl/df_K of the output and the target of a tile, see losses."""
 
@@ -185,7 +187,7 @@ class Batch(Network):
         """Take a named loss, and y, broadcast to the shape of the output, or to (1, N) class numbers."""
         check_loss(loss)
         module = find_loss(loss)
-        self.tile_loss = module.tile_loss
+        self.loss, self.tile_loss = loss, module.tile_loss
         self.target = module.check_target(y, self.layer_sizes[-1], self.samples)
         self.widen_by_target(y, self.target)
         if reduction != "sum" or sample_weight is not None:

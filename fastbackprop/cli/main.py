@@ -16,7 +16,7 @@ import fastbackprop
 from fastbackprop.cli import files, profiling
 from fastbackprop.cli.demonstration import demonstrate, fits_into_memory
 from fastbackprop.losses import LOSSES
-from fastbackprop.parallel.cpus import available_threads
+from fastbackprop.parallel.cpus import available_threads, decided_by
 
 NETWORK_AND_BATCH = """\
 NET.npz holds weights_0, biases_0, weights_1, ...: what the functions take as all_weights[0], all_biases[0], ...
@@ -65,7 +65,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             )
         except (ValueError, MemoryError):
             parser.error(f"{options.batch} samples of that network are more than fits into memory")
-        info(num_threads)
+        info(num_threads, "--threads" if options.threads else decided_by())
         if profile:
             print(f"\n{profile}")
         return 0
@@ -214,7 +214,7 @@ def _layer_sizes(text: str) -> tuple[int, ...]:
     return tuple(_whole(part) for part in parts)
 
 
-def info(num_threads: int) -> None:
+def info(num_threads: int, decided_by: str) -> None:
     """Print what the package runs on."""
     import llvmlite
     import numba
@@ -230,7 +230,7 @@ def info(num_threads: int) -> None:
         "target": f"{cpu}, {triple}",
         "vectors": f"{8 * target.vector_bytes} bits, {target.registers} registers, "
         + ("fused multiply-add" if target.has_fma else "no fused multiply-add"),
-        "threads": f"{num_threads} on {os.cpu_count()} processors",
+        "threads": f"{num_threads} on {os.cpu_count()} processors, decided by {decided_by}",
         "cache folder": jit.cache_folder() or "none that can be written: kernels are compiled in every process",
     }
     for name, value in rows.items():
