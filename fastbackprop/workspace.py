@@ -4,13 +4,13 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastbackprop.arguments.batch import Batch
+from fastbackprop.arguments.batch import Batch, check_named
 from fastbackprop.arguments.checks import (
     FLOAT32,
     FLOAT64,
@@ -22,10 +22,13 @@ from fastbackprop.arguments.checks import (
     check_layer_sizes,
     check_num_threads,
 )
-from fastbackprop.engine.pool import new_engine
+from fastbackprop.engine.engine import Engine
+from fastbackprop.engine.pool import new_engine, run_on
 from fastbackprop.gradients import with_callables
 from fastbackprop.parallel.cpus import available_threads
 from fastbackprop.parallel.workers import Progress
+
+T = TypeVar("T")
 
 
 class Workspace:
@@ -114,8 +117,7 @@ class Workspace:
             return with_callables(self.predict, self._vjp, *passed, options)
         batch = Batch(net_input, all_weights, all_biases, self.layer_sizes, self.dtype)
         batch.set_loss(y, loss, reduction, sample_weight)
-        result: tuple[Any, ...] = self._alone("differentiate", batch, progress, input_gradient, out)
-        return result
+        return self._alone(Engine.differentiate, batch, progress, input_gradient=input_gradient, out=out)
 
     def vjp(
         self,
@@ -150,8 +152,7 @@ class Workspace:
     ) -> tuple[Any, ...]:
         batch = Batch(net_input, all_weights, all_biases, self.layer_sizes, self.dtype)
         batch.set_seed(dl_doutput)
-        result: tuple[Any, ...] = self._alone("differentiate", batch, progress, input_gradient, out)
-        return result[1:]
+        return self._alone(Engine.differentiate, batch, progress, input_gradient=input_gradient, out=out)[1:]
 
     def predict(
         self,
@@ -163,8 +164,79 @@ class Workspace:
     ) -> Array:
         """As :func:`fastbackprop.predict`, on these buffers and in this dtype."""
         batch = Batch(net_input, all_weights, all_biases, self.layer_sizes, self.dtype)
-        net_output: Array = self._alone("predict", batch, progress)
-        return net_output
+        return self._alone(Engine.predict, batch, progress)
+
+    def clipped_gradients(
+        self,
+        net_input: ArrayLike,
+        all_weights: Parameters,
+        all_biases: Sequence[ArrayLike] | None,
+        y: Any,
+        max_norm: float,
+        *,
+        loss: str = "least_squares",
+        reduction: str = "sum",
+        sample_weight: ArrayLike | None = None,
+        out: Gradients | Array | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Any, ...]:
+        """As :func:`fastbackprop.clipped_gradients`; for a vector of parameters ``loss, dl_dvector, norms``."""
+        batch = self._batch(net_input, all_weights, all_biases, y, loss)
+        batch.set_clipping(max_norm, reduction, sample_weight)
+        return self._alone(Engine.clip, batch, progress, out=out)
+
+    def per_sample_gradient_norms(
+        self,
+        net_input: ArrayLike,
+        all_weights: Parameters,
+        all_biases: Sequence[ArrayLike] | None,
+        y: Any,
+        *,
+        loss: str = "least_squares",
+        per_layer: bool = False,
+        progress: Progress | None = None,
+    ) -> tuple[Array, Array]:
+        """As :func:`fastbackprop.per_sample_gradient_norms`."""
+        batch = self._batch(net_input, all_weights, all_biases, y, loss)
+        return self._alone(Engine.layer_norms if per_layer else Engine.norms, batch, progress)
+
+    def squared_gradient_sums(
+        self,
+        net_input: ArrayLike,
+        all_weights: Parameters,
+        all_biases: Sequence[ArrayLike] | None,
+        y: Any,
+        *,
+        loss: str = "least_squares",
+        progress: Progress | None = None,
+    ) -> tuple[Any, ...]:
+        """As :func:`fastbackprop.squared_gradient_sums`; for a vector ``loss, dl_dvector, squared_dvector``."""
+        batch = self._batch(net_input, all_weights, all_biases, y, loss)
+        return self._alone(Engine.square, batch, progress)
+
+    def per_sample_gradients(
+        self,
+        net_input: ArrayLike,
+        all_weights: Parameters,
+        all_biases: Sequence[ArrayLike] | None,
+        y: Any,
+        *,
+        loss: str = "least_squares",
+        out: Gradients | Array | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Any, ...]:
+        """As :func:`fastbackprop.per_sample_gradients`; for a vector of P parameters ``losses, all_dl_dvector``, which
+        is (N, P)."""
+        batch = self._batch(net_input, all_weights, all_biases, y, loss)
+        return self._alone(Engine.differentiate_samples, batch, progress, out=out, of_samples=True)
+
+    def _batch(
+        self, net_input: ArrayLike, all_weights: Parameters, all_biases: Sequence[ArrayLike] | None, y: Any, loss: str
+    ) -> Batch:
+        check_named(loss)
+        batch = Batch(net_input, all_weights, all_biases, self.layer_sizes, self.dtype)
+        batch.set_loss(y, loss, "sum", None)
+        return batch
 
     def __repr__(self) -> str:
         return f"Workspace({self.layer_sizes}, {self.dtype}, num_threads={self.num_threads})"
@@ -175,26 +247,25 @@ class Workspace:
 
     def _alone(
         self,
-        method: str,
+        compute: Callable[[Engine, Batch], T],
         batch: Batch,
         progress: Progress | None,
-        input_gradient: bool = False,
-        out: Gradients | Array | None = None,
-    ) -> Any:
-        """What a method of the engine returns for a batch, when other callers have finished."""
+        **options: Any,
+    ) -> T:
+        """What an engine's method returns for a batch, when its other callers have finished."""
         if batch.dtype is FLOAT64 and self.dtype is FLOAT32:
             raise TypeError(
                 f"{batch.widest}; expected float32, the dtype of this Workspace: "
                 "pass .astype(np.float32), or make a Workspace of dtype float64"
             )
         most = self._most_threads
-        batch.set_options(self.dtype, input_gradient=input_gradient, out=out, num_threads=most, progress=progress)
+        batch.set_options(self.dtype, num_threads=most, progress=progress, **options)
         with self._lock:
             if self._running:
                 raise RuntimeError("progress called the Workspace whose call it reports on; expected another Workspace")
             self._running = True
             try:
-                return getattr(self._engine, method)(batch)
+                return run_on(self._engine, compute, batch)
             except BaseException:
                 # Buffers and records may have been left half made.
                 self._engine = new_engine(self.layer_sizes, self.dtype)

@@ -68,6 +68,22 @@ for dtype, sizes, samples in itertools.product(("f4", "f8"), ((1, 6, 6, 1), (5, 
     for intermediates in False, True:
         back = fb.backward_pass(weights, biases, *passed[1:], y, intermediates=intermediates)
         assert_close(back, reference.backward_pass(weights, biases, *passed[1:], y, intermediates=intermediates))
+    weight = {"sample_weight": np.linspace(0.5, 2, samples)}
+    for name, more, options in (
+        ("clipped_gradients", [0.5], weight),
+        ("clipped_gradients", [0.5], {"reduction": "mean"} if samples else {}),
+        ("squared_gradient_sums", [], {}),
+        ("per_sample_gradient_norms", [], {}),
+        ("per_sample_gradient_norms", [], {"per_layer": True}),
+        ("per_sample_gradients", [], {}),
+    ):
+        passed = x, weights, biases, y, *more
+        expected = getattr(reference, name)(*passed, **options)
+        for function in getattr(fb, name), getattr(workspace, name):
+            assert_close(list(function(*passed, **options)), list(expected), 1e-5)
+    if samples > 0:
+        losses, of_samples = workspace.per_sample_gradients(x, vector, None, y)
+        assert_close(of_samples.sum(axis=0), fb.pack(*reference.loss_and_gradients(x, weights, biases, y)[1:]), 1e-5)
     if samples == 300:
         assert fb.check_gradients(x, weights, biases, y).passed
 net_input = np.array([[np.inf, np.nan, 1e300]])

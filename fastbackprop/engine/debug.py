@@ -77,16 +77,15 @@ def check_and_run(call: Call, *passed: Any) -> Any:
 
     words, net_input, target, sample_weight, columns_out, gradient, parameters, places, bounds, _, boxes, *_ = passed
     layout, element, samples = call.plan.layout, call.dtype, net_input.shape[1]
-    inputs, outputs, count = layout.call["inputs"], layout.call["outputs"], layout.parameters
-    columns = [(units, samples) for units in (inputs, outputs)]
+    inputs, outputs, rows = layout.call["inputs"], layout.call["outputs"], len(columns_out)
     # fmt: off
     check_array("words", words, INT64, [(len(call.index),)])
-    check_array("net_input", net_input, element, columns[:1])
-    check_array("target", target, element, [*columns, (1, samples)])
+    check_array("net_input", net_input, element, [(inputs, samples)])
+    check_array("target", target, element, [(outputs, samples), (1, samples), net_input.shape])
     check_array("sample_weight", sample_weight, element, [(samples,), (0,)])
-    check_array("columns_out", columns_out, element, [*columns, (inputs, 0)])
-    check_array("gradient", gradient, element, [(count,), (0,)])
-    check_array("parameters", parameters, element, [(count,), (0,)])
+    check_array("columns_out", columns_out, element, [(rows, samples), (rows, 0)])
+    check_array("gradient", gradient, element, [(layout.sums,), (0,)])
+    check_array("parameters", parameters, element, [(layout.parameters,), (0,)])
     check_array("places", places, INT64, [(len(places), 3)])
     check_array("boxes", boxes, INT64, [(len(boxes), BOX)])
     # fmt: on

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import math
 import operator
+import os
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -73,6 +74,16 @@ def forget() -> None:
             with contextlib.suppress(IndexError):  # another thread may have been faster
                 free.popleft()
             kept -= size
+
+
+def check_size(nbytes: int, what: str, remedy: str) -> None:
+    """Refuse an array that is larger than the machine's memory: the system may hand it out, and end the process
+    later."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if nbytes > memory:
+        raise MemoryError(f"{what} take {nbytes / 2**30:.4g} GiB, and there are {memory / 2**30:.4g}: {remedy}")
 
 
 def new_memory(length: int) -> Array:

@@ -10,14 +10,14 @@ inputs give the same bits. Figures are of 2 processors with AVX-512 and 1 MB of 
 
 import functools
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastbackprop.kernels import CACHE_LINE
 
 FEW = 8
 """Samples: batches of at most so many go through the network with vector lanes along the units, see passes.few."""
 
-STRIP = 16
+GRAIN = 16
 """Samples: chunks and strips begin at multiples of it. A cache line of float32.
 
 Measured: with 32, 96 samples of 784-100x3-10 and 160 of 64-128x4-10, of which one of two threads had twice as many,
@@ -25,7 +25,7 @@ took 10 to 15 % longer, others as long.
 """
 
 TILE_BYTES = 256 * 1024
-"""Bytes of a tile's rows: half of an L2 of 512 KB."""
+"""Bytes of a tile's rows that are aimed at, half of an L2 of 512 KB: the least samples of a tile come first."""
 
 TILE_SAMPLES = 128, 512
 """Samples of a tile, at least and at most: weights and gradients are read once for every tile.
@@ -65,7 +65,8 @@ CHUNK_SAMPLES = 128
 read again."""
 
 TWO_CHUNKS = 96
-"""Samples from which a batch is cut in two all the same, so that two threads need not read from each other's caches."""
+"""Samples from which a batch is cut in two though chunks are shorter than that, so that two threads need not read from
+each other's caches."""
 
 CHUNK_GRADIENT_BYTES = 8192
 """Bytes of a partial gradient for each sample of its chunk, at most, up to four times CHUNK_SAMPLES: larger partial
@@ -87,8 +88,8 @@ PARTIALS_BYTES = 128 * 1024 * 1024
 """Bytes of all partial gradients of a slice, at most: there is room for 32, if there are as many threads."""
 
 SLICE_FLOPS = 2**31
-"""Floating-point operations of a slice for each thread, at most, if that is more than a chunk: 20 to 40 ms. Ctrl-C and
-progress are answered between slices."""
+"""Floating-point operations of a slice for each thread, at most, if that is more than a chunk or a group: 20 to 40 ms.
+Ctrl-C and progress are answered between slices."""
 
 STAGED_BYTES = 2 * 1024 * 1024
 """Bytes of the columns of a slice, at most, where these are converted first, if each thread has more than one chunk."""
@@ -135,6 +136,8 @@ class Layout:
     rows: int
     """The rows of a tile."""
     parameters: int
+    sums: int
+    """The elements of what is summed: a gradient, or that and the squares."""
     flops: int
     """Floating-point operations of a gradient, for each sample; those of a prediction are a third."""
 
@@ -166,12 +169,12 @@ class Plan:
     flops: int
     """Floating-point operations for each sample."""
     has_sums: bool = True
-    """Whether each chunk has a partial gradient."""
+    """Whether partial gradients, or the scratch memory of a shared pass, need a buffer."""
 
     @functools.cached_property
     def pieces(self) -> int:
         """How many threads can work on a slice at once."""
-        return -(-self.longest // STRIP) if self.scheme == "shared" else min(self.chunks, self.most_chunks)
+        return -(-self.longest // GRAIN) if self.scheme == "shared" else min(self.chunks, self.most_chunks)
 
     @functools.cached_property
     def at_once(self) -> list[tuple[int, int]]:
@@ -184,8 +187,8 @@ class Plan:
         return longest(self.samples, self.chunks)
 
     def cut(self, chunk: int) -> int:
-        """Where a chunk of the batch begins, and the one before it ends; see passes.tile.cut."""
-        return min(STRIP * (-(-self.samples // STRIP) * chunk // max(self.chunks, 1)), self.samples)
+        """Where a chunk of the batch begins, and the one before it ends."""
+        return cut(self.samples, self.chunks, GRAIN, chunk)
 
     def slices(self, threads: int, most_samples: int | None = None) -> list[tuple[int, int]]:
         """The ranges of chunks of each slice: as many for each thread, as even as can be.
@@ -213,13 +216,14 @@ def plan_gradient(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> 
     layout = private_layout(layer_sizes, itemsize) if weights * itemsize <= PRIVATE_BYTES else None
     if layout is not None and layout.partial_bytes <= PRIVATE_BYTES:
         chunks = count_chunks(layout, itemsize, samples)
-        is_worth_sharing = samples > STRIP and samples * layout.flops >= SHARED_FLOPS
+        is_worth_sharing = samples > GRAIN and samples * layout.flops >= SHARED_FLOPS
         if chunks != 1 or not is_worth_sharing:  # threads share the one chunk of a batch that is too small for two
             return cut_in_chunks(layout, samples, chunks)
     layout = shared_layout(layer_sizes, itemsize)
     group_tiles = min(GROUP_TILES, max(GROUP_BYTES // layout.tile_bytes, 2))
     groups = -(-samples // (group_tiles * SHARED_TILE_SAMPLES))
-    return Plan("shared", layout, samples, groups, 1, even_tile(layout, longest(samples, groups)), layout.flops)
+    tile_samples = even_tile(layout, longest(samples, groups))
+    return Plan("shared", layout, samples, groups, 1, tile_samples, layout.flops)  # a slice is one group
 
 
 def plan_backward_pass(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
@@ -236,13 +240,39 @@ def plan_prediction(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -
 
 
 def plan_forward_pass(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
-    """How the notebooks' forward pass is computed. It has no sums, so its chunks may be short."""
+    """How the notebooks' forward pass is computed."""
     layout = private_layout(layer_sizes, itemsize)
-    flops = layout.flops // 3
-    short = min(-(-samples // STRIP), MANY_CHUNKS, samples * flops // CHUNK_FLOPS)
-    chunks = max(short, -(-samples // (CHUNK_TILES * layout.tile_samples)))
-    tile_samples = even_tile(layout, longest(samples, chunks))
-    return Plan("private", layout, samples, chunks, max(chunks, 1), tile_samples, flops, has_sums=False)
+    return cut_short(layout, samples, layout.flops // 3)
+
+
+def plan_norms(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
+    """How the norm of each sample's gradient is computed."""
+    layout = kept_layout(layer_sizes, itemsize, 1, 1)
+    return cut_short(layout, samples, layout.flops * 2 // 3)
+
+
+def plan_layer_norms(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
+    """How the norms of each sample's gradient by the parameters of each layer are computed."""
+    layout = kept_layout(layer_sizes, itemsize, len(layer_sizes) - 1, 1)
+    return cut_short(layout, samples, layout.flops * 2 // 3)
+
+
+def plan_sample_gradients(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
+    """How the gradient of each sample is computed. To write an element takes as long as some 16 operations."""
+    layout = kept_layout(layer_sizes, itemsize, 1, 1)
+    return cut_short(layout, samples, layout.flops * 3)
+
+
+def plan_clipped_gradient(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
+    """How the sum of clipped gradients is computed: in chunks, however large their partial gradients."""
+    layout = kept_layout(layer_sizes, itemsize, 1, 1)
+    return cut_in_chunks(layout, samples, count_chunks(layout, itemsize, samples))
+
+
+def plan_squares(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
+    """How the sums of gradients and of their squares are computed: in chunks, however large their partial gradients."""
+    layout = kept_layout(layer_sizes, itemsize, 1, 2)
+    return cut_in_chunks(layout, samples, count_chunks(layout, itemsize, samples))
 
 
 PLANS = {
@@ -250,6 +280,11 @@ PLANS = {
     "prediction": plan_prediction,
     "forward pass": plan_forward_pass,
     "backward pass": plan_backward_pass,
+    "norms": plan_norms,
+    "layer norms": plan_layer_norms,
+    "sample gradients": plan_sample_gradients,
+    "clipped gradient": plan_clipped_gradient,
+    "squares": plan_squares,
 }
 """What is computed: its plan, by the sizes of the layers, the bytes of an element and the number of samples."""
 
@@ -267,16 +302,32 @@ def cut_in_chunks(layout: Layout, samples: int, chunks: int) -> Plan:
     return Plan("private", layout, samples, chunks, most, tile_samples, layout.flops)
 
 
+def cut_short(layout: Layout, samples: int, flops: int) -> Plan:
+    """A private plan without sums, whose chunks may be short."""
+    short = min(-(-samples // GRAIN), MANY_CHUNKS, samples * flops // CHUNK_FLOPS)
+    chunks = max(short, -(-samples // (CHUNK_TILES * layout.tile_samples)))
+    tile_samples = even_tile(layout, longest(samples, chunks))
+    return Plan("private", layout, samples, chunks, max(chunks, 1), tile_samples, flops, has_sums=False)
+
+
+def cut(samples: int, chunks: int, grain: int, chunk: int) -> int:
+    """Where a chunk of so many samples begins, and the one before it ends: as even as multiples of a grain allow.
+
+    Compiled code uses it too.
+    """
+    return min(grain * ((samples + grain - 1) // grain * chunk // max(chunks, 1)), samples)
+
+
 def longest(samples: int, chunks: int) -> int:
-    """Samples of the longest of so many chunks, which begin at multiples of STRIP."""
-    strips = -(-samples // STRIP)
-    return min(STRIP * -(-strips // max(chunks, 1)), samples)
+    """Samples of the longest of so many chunks, which begin at multiples of GRAIN."""
+    grains = -(-samples // GRAIN)
+    return min(GRAIN * -(-grains // max(chunks, 1)), samples)
 
 
 def even_tile(layout: Layout, samples: int) -> int:
-    """Samples of a tile, so that the tiles of so many samples are as even as multiples of STRIP allow."""
+    """Samples of a tile, so that the tiles of so many samples are as even as multiples of GRAIN allow."""
     tiles = max(-(-samples // layout.tile_samples), 1)
-    return max(round_up(-(-samples // tiles), STRIP), STRIP)
+    return max(round_up(-(-samples // tiles), GRAIN), GRAIN)
 
 
 def count_chunks(layout: Layout, itemsize: int, samples: int) -> int:
@@ -321,7 +372,46 @@ def few_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
 def private_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
     """Tiles in which dl/df_{k-1} takes the place of h_k, and partial gradients in which wide layers have padded
     rows."""
-    rows = rows_of_tile(layer_sizes)
+    layers, call, tile_samples = place_tile(layer_sizes, itemsize, rows_of_tile(layer_sizes))
+    blocks = place_partial(layers, call, itemsize)
+    return finished(layer_sizes, itemsize, layers, blocks, call, tile_samples, rows_of_tile(layer_sizes))
+
+
+@functools.lru_cache(maxsize=64)
+def kept_layout(layer_sizes: tuple[int, ...], itemsize: int, norms: int, gradients: int) -> Layout:
+    """Tiles that keep both h_k and dl/df_k of every layer, for what each sample says, see passes.per_sample.
+
+    dl/df_k have rows of their own, behind those of a private tile; the results of each sample, its loss and its
+    `norms`, have rows behind these, and in double precision behind the transposed activations. A partial gradient is
+    followed by one of squares where there are two `gradients`.
+    """
+    start = rows_of_tile(layer_sizes)
+    results = start + sum(layer_sizes[1:-1])
+    rows = results + 1 + norms
+    layers, call, tile_samples = place_tile(layer_sizes, itemsize, rows)
+    for layer, before in zip(layers[:-1], itertools.accumulate(layer_sizes[1:], initial=start), strict=False):
+        layer["dl_df_at"] = before * call["row_bytes"]
+    call["results_at"] = results * call["row_bytes"]
+    transposed = max(layer["transposed_row"] for layer in layers)
+    call["losses_at"] = round_up(call["transposed_at"] + tile_samples * transposed, CACHE_LINE)
+    call["norms_at"] = call["losses_at"] + 8 * tile_samples
+    call["tile_bytes"] = call["norms_at"] + norms * 8 * tile_samples
+    call |= {"norms": norms, "norms_row": 8 * tile_samples if norms == len(layers) else 0}
+    blocks = place_partial(layers, call, itemsize)
+    layout = finished(layer_sizes, itemsize, layers, blocks, call, tile_samples, rows)
+    if gradients == 1:
+        return layout
+    call["squares_at"] = layout.partial_bytes
+    behind = {"gradient_at": layout.parameters * itemsize, "partial_at": layout.partial_bytes}
+    squares = [block | {name: block[name] + offset for name, offset in behind.items()} for block in blocks]
+    call["partial_bytes"] *= 2
+    return replace(layout, blocks=(*blocks, *squares), call=call | {"blocks": 2 * len(blocks)}, sums=2 * layout.sums)
+
+
+def place_tile(
+    layer_sizes: tuple[int, ...], itemsize: int, rows: int
+) -> tuple[list[dict[str, int]], dict[str, int], int]:
+    """Where the rows of a tile lie, and behind them transposed activations; and the samples of a tile."""
     fitting = TILE_BYTES // (rows * itemsize) // CACHE_LINE * CACHE_LINE
     large = max(a * b for a, b in itertools.pairwise(layer_sizes)) * itemsize > LARGE_WEIGHTS_BYTES
     tile_samples = min(max(fitting, BESIDE_LARGE_WEIGHTS if large else TILE_SAMPLES[0]), TILE_SAMPLES[1])
@@ -331,8 +421,7 @@ def private_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
         layer["transposed_row"] = transposed_row(layer["units_in"], itemsize)
     transposed = max(layer["transposed_row"] * layer["along_units"] for layer in layers)
     call["tile_bytes"] = round_up(call["transposed_at"] + tile_samples * transposed, CACHE_LINE)
-    blocks = place_partial(layers, call, itemsize)
-    return finished(layer_sizes, itemsize, layers, blocks, call, tile_samples, rows)
+    return layers, call, tile_samples
 
 
 @functools.lru_cache(maxsize=64)
@@ -459,10 +548,10 @@ def finished(
 ) -> Layout:
     """A layout, with what follows from the layers alone."""
     call |= {"itemsize": itemsize, "layers": len(layers), "inputs": layer_sizes[0], "outputs": layer_sizes[-1]}
-    call |= {"blocks": len(blocks), "strip": STRIP}
+    call |= {"blocks": len(blocks), "grain": GRAIN}
     weights = sum(a * b for a, b in itertools.pairwise(layer_sizes))
     parameters = weights + sum(layer_sizes[1:])
-    return Layout(tuple(layers), tuple(blocks), call, tile_samples, rows, parameters, 6 * weights)
+    return Layout(tuple(layers), tuple(blocks), call, tile_samples, rows, parameters, parameters, 6 * weights)
 
 
 def padded(elements: int) -> int:

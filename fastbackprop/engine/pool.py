@@ -1,10 +1,16 @@
 """Engines: which kind a process has, and those of the functions without a workspace, kept between calls."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
+from fastbackprop.arguments.batch import Batch
 from fastbackprop.arguments.checks import DType
 from fastbackprop.engine.debug import IS_ON, DebugEngine
 from fastbackprop.engine.engine import Engine
 from fastbackprop.engine.oracle import OracleEngine
 from fastbackprop.kernels import may_compile
+
+T = TypeVar("T")
 
 KEPT = 8
 """Engines that are kept, at most."""
@@ -17,6 +23,20 @@ def new_engine(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
     """An engine: on kernels, with or without checks, or on the oracle."""
     kind = OracleEngine if not may_compile() else DebugEngine if IS_ON else Engine
     return kind(layer_sizes, dtype)
+
+
+def run(compute: Callable[[Engine, Batch], T], batch: Batch) -> T:
+    """What an engine's method returns for a batch. After an error, the engine is not used again."""
+    engine = borrow(batch.layer_sizes, batch.dtype)
+    result = run_on(engine, compute, batch)
+    give_back(engine)
+    return result
+
+
+def run_on(engine: Engine, compute: Callable[[Engine, Batch], T], batch: Batch) -> T:
+    """What a method of Engine returns, or the method of that name of the engine's own kind."""
+    result: T = getattr(engine, compute.__name__)(batch)
+    return result
 
 
 def borrow(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
