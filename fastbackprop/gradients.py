@@ -56,8 +56,8 @@ def loss_and_gradients(
     out : (list, list), optional
         Arrays to write the gradients to, with the parameters' shapes; these lists are returned.
     num_threads : int, optional
-        The default is FASTBACKPROP_NUM_THREADS, or the processors this process may run on. The result is the same
-        for any number, to the bit.
+        The default is FASTBACKPROP_NUM_THREADS, or the smallest of OMP_NUM_THREADS, NUMBA_NUM_THREADS and the
+        processors this process may use. The result is the same for any number, to the bit.
     progress : callable, optional
         Called as ``progress(done, total)`` now and then, in samples, on the calling thread.
 

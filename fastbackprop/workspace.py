@@ -41,8 +41,8 @@ class Workspace:
     dtype : {numpy.float64, numpy.float32}
         What is computed in. Integer inputs are converted to it; wider floating inputs are refused.
     num_threads : int, optional
-        The threads a call may use; the default is FASTBACKPROP_NUM_THREADS, or the processors this process may run on,
-        when the Workspace is made.
+        The threads a call may use. The default is FASTBACKPROP_NUM_THREADS, or the smallest of OMP_NUM_THREADS,
+        NUMBA_NUM_THREADS and the processors this process may use, when the Workspace is made.
 
     Raises
     ------
