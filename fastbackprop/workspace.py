@@ -23,7 +23,7 @@ from fastbackprop.arguments.checks import (
     check_num_threads,
 )
 from fastbackprop.engine.engine import Engine
-from fastbackprop.engine.pool import new_engine, run_on
+from fastbackprop.engine.pool import new_engine
 from fastbackprop.gradients import with_callables
 from fastbackprop.parallel.cpus import available_threads
 from fastbackprop.parallel.workers import Progress
@@ -265,7 +265,7 @@ class Workspace:
                 raise RuntimeError("progress called the Workspace whose call it reports on; expected another Workspace")
             self._running = True
             try:
-                return run_on(self._engine, compute, batch)
+                return compute(self._engine, batch)
             except BaseException:
                 # Buffers and records may have been left half made.
                 self._engine = new_engine(self.layer_sizes, self.dtype)

@@ -1,8 +1,7 @@
-"""The engine of a process in which numba must not compile: its methods compute with the oracle, in plain NumPy."""
+"""The engine of a process in which numba must not compile: its passes are functions of the oracle, in plain NumPy."""
 
-import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -10,123 +9,171 @@ import numpy as np
 from fastbackprop import reference
 from fastbackprop.arguments.addresses import native
 from fastbackprop.arguments.batch import Batch
-from fastbackprop.arguments.checks import Array, check_shapes
+from fastbackprop.arguments.checks import Array, DType, check_shapes
+from fastbackprop.engine.calls import Call
 from fastbackprop.engine.engine import Engine
-from fastbackprop.engine.results import parts_of_samples, returned, returned_samples, sample_arrays, split
+from fastbackprop.engine.plan import PLANS
+from fastbackprop.engine.results import split
+
+Arguments = tuple[Array, list[Array], list[Array], Array]
+"""The input, the weights, the biases and the target, in the dtype of the result; class numbers are left as they are."""
 
 
 class OracleEngine(Engine):
-    """An engine without buffers, threads and slices. It has each public method of Engine."""
+    """An engine without records, buffers and threads. It computes a batch at once."""
 
-    def differentiate(self, batch: Batch) -> tuple[Any, ...]:
-        """The loss, the gradients as lists or as a vector, and dl/dinput where asked."""
-        with computing(batch):
-            return self._gradients(batch, *self._forward(batch))
+    def _call(self, what: str, samples: int) -> Call:
+        return OracleCall(what, self.layer_sizes, self.dtype, samples)
 
-    def differentiate_columns(self, batch: Batch) -> tuple[Any, ...]:
-        """The same from the lists that the notebooks' forward pass returned; derivatives are written to more lists."""
-        layers = len(self.layer_sizes) - 1
-        all_f, all_h = batch.columns[:layers], [batch.net_input, *batch.columns[layers : 2 * layers - 1]]
-        with computing(batch):
-            return self._gradients(batch, native(all_f, self.dtype), native(all_h, self.dtype))
-
-    def predict(self, batch: Batch) -> Array:
-        """The network's output (D_o, N)."""
-        with computing(batch):
-            return self._forward(batch)[0][-1]
-
-    def predict_columns(self, batch: Batch) -> None:
-        """Write every f_k and h_{k+1} to the lists that the batch has taken."""
-        with computing(batch):
-            all_f, all_h = self._forward(batch)
-            copy_to(batch.columns, [*all_f, *all_h[1:], all_f[-1]])
-
-    def clip(self, batch: Batch) -> tuple[Any, ...]:
-        """The loss, the sum of the clipped gradients of the samples, and the norms (N,) they had."""
-        weight = batch.sample_weight if batch.sample_weight.size > 0 else None
-        with computing(batch):
-            loss, dweights, dbiases, norms = reference.clipped_gradients(
-                *self._arguments(batch), batch.max_norm, loss=str(batch.loss), sample_weight=weight
-            )
-            gradient = packed(dweights, dbiases) * self.dtype.type(batch.scale)
-        return loss * batch.scale, *returned(gradient, batch), norms
-
-    def square(self, batch: Batch) -> tuple[Any, ...]:
-        """The loss, the gradients, and the sums of the squares of those of each sample."""
-        with computing(batch):
-            loss, *sums = reference.squared_gradient_sums(*self._arguments(batch), loss=str(batch.loss))
-        return loss, *returned(packed(*sums[:2]), batch), *returned(packed(*sums[2:]), batch)
-
-    def norms(self, batch: Batch) -> tuple[Array, Array]:
-        """The loss and the norm of the gradient of each sample: (N,) and (N,)."""
-        with computing(batch):
-            return reference.per_sample_gradient_norms(*self._arguments(batch), loss=str(batch.loss))
-
-    def layer_norms(self, batch: Batch) -> tuple[Array, Array]:
-        """The same by the parameters of each layer: (N,) and (K + 1, N)."""
-        with computing(batch):
-            return reference.per_sample_gradient_norms(*self._arguments(batch), loss=str(batch.loss), per_layer=True)
-
-    def differentiate_samples(self, batch: Batch) -> tuple[Any, ...]:
-        """The loss of each sample (N,), and its gradients: lists of (N, ...), or (N, P)."""
-        arrays = sample_arrays(batch, self.dtype)
-        with computing(batch):
-            losses, dweights, dbiases = reference.per_sample_gradients(*self._arguments(batch), loss=str(batch.loss))
-        for part, array in zip(parts_of_samples(arrays, batch), dweights + dbiases, strict=True):
-            part[...] = array.reshape(part.shape)
-        return losses, *returned_samples(arrays, batch)
-
-    def _forward(self, batch: Batch) -> tuple[list[Array], list[Array]]:
-        """Every f_k and h_k."""
-        return reference.compute_network_output(*self._arguments(batch)[:3])[1:]
-
-    def _gradients(self, batch: Batch, all_f: list[Array], all_h: list[Array]) -> tuple[Any, ...]:
-        """What a gradient returns, from every f_k and h_k."""
-        _, weights, biases, target = self._arguments(batch)
-        weight, loss = batch.sample_weight.astype(self.dtype), 0.0
-        if weight.size == 0:
-            weight = np.ones(batch.samples, self.dtype)
-        dl_doutput = target
-        if batch.loss is not None:
-            value, derivative = reference.LOSSES[batch.loss]
-            loss = batch.scale * float(np.sum(value(all_f[-1], target) * weight, dtype=np.float64))
-            dl_doutput = (derivative(all_f[-1], target) * weight * batch.scale).astype(self.dtype, copy=False)
-        all_dl_dweights, all_dl_dbiases, all_dl_dh, all_dl_df = reference.backward_pass(
-            weights, biases, all_f, all_h, dl_doutput, loss=lambda _, given: given, intermediates=True
-        )
-        wanted = batch.columns[2 * len(all_f) :]
-        copy_to(wanted, [*all_dl_dh[1:], all_dl_df[-1], *all_dl_df] if wanted else [])
-        result = (loss, *returned(packed(all_dl_dweights, all_dl_dbiases), batch))
-        return (*result, all_dl_dh[0]) if batch.input_gradient else result
-
-    def _arguments(self, batch: Batch) -> tuple[Array, list[Array], list[Array], Array]:
-        """The input, the weights, the biases and the target, in the dtype of this engine."""
-        net_input, target = native([batch.net_input, batch.target], self.dtype)
-        if len(target) != self.layer_sizes[-1]:  # class numbers
-            target = batch.target
-        if batch.vector is None:
-            return net_input, native(batch.weights, self.dtype), native(batch.biases, self.dtype), target
-        pairs = tuple((units_out, units_in) for units_in, units_out in itertools.pairwise(self.layer_sizes))
-        shapes = check_shapes(pairs, tuple(pair[:1] for pair in pairs))
-        return net_input, *split(np.ascontiguousarray(batch.vector, self.dtype), shapes), target
+    def _run(self, batch: Batch, call: Call, columns_out: Array, gradient: Array) -> float:
+        assert isinstance(call, OracleCall)
+        with np.errstate(all="ignore"):  # as in kernels
+            loss = PASSES[call.what](batch, arguments(batch, self.dtype), columns_out, gradient)
+        if batch.progress is not None and batch.samples > 0:
+            batch.progress(batch.samples, batch.samples)
+        return loss
 
 
-@contextlib.contextmanager
-def computing(batch: Batch) -> Iterator[None]:
-    """NaN and infinities neither raise nor warn, and `progress` is called once, for the whole batch."""
-    with np.errstate(all="ignore"):
-        yield
-    if batch.progress is not None and batch.samples > 0:
-        batch.progress(batch.samples, batch.samples)
+class OracleCall(Call):
+    """What is computed. There is no record to write to: the batch has the name of the loss, and what else is set."""
+
+    def __init__(self, what: str, layer_sizes: tuple[int, ...], dtype: DType, samples: int) -> None:
+        self.what, self.plan = what, PLANS[what](layer_sizes, dtype.itemsize, samples)
+
+    def set_loss(self, tile_loss: Any) -> None:
+        """Nothing."""
+
+    def set_max_norm(self, max_norm: float) -> None:
+        """Nothing."""
 
 
-def packed(all_dl_dweights: list[Array], all_dl_dbiases: list[Array]) -> Array:
-    """A gradient in pack order."""
+def arguments(batch: Batch, dtype: DType) -> Arguments:
+    """What the oracle's functions take first."""
+    net_input, target = native([batch.net_input, batch.target], dtype)
+    if len(target) != batch.layer_sizes[-1]:
+        target = batch.target
+    if batch.vector is None:
+        return net_input, native(batch.weights, dtype), native(batch.biases, dtype), target
+    pairs = tuple((units_out, units_in) for units_in, units_out in itertools.pairwise(batch.layer_sizes))
+    shapes = check_shapes(pairs, tuple(pair[:1] for pair in pairs))
+    return net_input, *split(np.ascontiguousarray(batch.vector, dtype), shapes), target
+
+
+# Passes: columns_out and the gradient, in pack order, are written; the loss is returned.
+
+
+def gradient_pass(batch: Batch, given: Arguments, columns_out: Array, gradient: Array) -> float:
+    """The gradient, and dl/dinput."""
+    _, all_f, all_h = reference.compute_network_output(*given[:3])
+    return differentiate(batch, given, all_f, all_h, columns_out, gradient)
+
+
+def backward_pass(batch: Batch, given: Arguments, columns_out: Array, gradient: Array) -> float:
+    """The same from the notebooks' lists of f_k and h_k."""
+    layers, columns = len(batch.layer_sizes) - 1, native(batch.columns, gradient.dtype)
+    all_f, all_h = columns[:layers], [given[0], *columns[layers : 2 * layers - 1]]
+    return differentiate(batch, given, all_f, all_h, columns_out, gradient)
+
+
+def differentiate(
+    batch: Batch, given: Arguments, all_f: list[Array], all_h: list[Array], columns_out: Array, gradient: Array
+) -> float:
+    """The way back. Derivatives by f_k and h_k are written to the notebooks' lists of them."""
+    _, weights, biases, target = given
+    factor, loss, dl_doutput = sample_weight(batch, gradient.dtype), 0.0, target
+    if batch.loss is not None:
+        value, derivative = reference.LOSSES[batch.loss]
+        loss = float(np.sum(value(all_f[-1], target) * factor, dtype=np.float64))
+        dl_doutput = derivative(all_f[-1], target) * factor * gradient.dtype.type(batch.scale)
+    dweights, dbiases, all_dl_dh, all_dl_df = reference.backward_pass(
+        weights, biases, all_f, all_h, dl_doutput, loss=lambda _, seed: seed, intermediates=True
+    )
+    pack(gradient, dweights, dbiases)
+    if batch.input_gradient:
+        columns_out[:] = all_dl_dh[0]
+    wanted = batch.columns[2 * len(all_f) :]
+    copy(wanted, [*all_dl_dh[1:], all_dl_df[-1], *all_dl_df] if wanted else [])
+    return loss
+
+
+def predict_pass(_batch: Batch, given: Arguments, columns_out: Array, _gradient: Array) -> float:
+    """The network's output."""
+    columns_out[:] = reference.predict(*given[:3])
+    return 0.0
+
+
+def forward_pass(batch: Batch, given: Arguments, _columns_out: Array, _gradient: Array) -> float:
+    """f_k and h_{k+1}, to the notebooks' lists."""
+    _, all_f, all_h = reference.compute_network_output(*given[:3])
+    copy(batch.columns, [*all_f, *all_h[1:], all_f[-1]])
+    return 0.0
+
+
+def clipped_pass(batch: Batch, given: Arguments, columns_out: Array, gradient: Array) -> float:
+    """The sum of clipped gradients; the norms."""
+    loss, dweights, dbiases, columns_out[0] = reference.clipped_gradients(
+        *given, batch.max_norm, loss=str(batch.loss), sample_weight=sample_weight(batch, gradient.dtype)
+    )
+    pack(gradient, dweights, dbiases)
+    gradient *= gradient.dtype.type(batch.scale)
+    return float(loss)
+
+
+def squares_pass(batch: Batch, given: Arguments, _columns_out: Array, gradient: Array) -> float:
+    """The gradient, and behind it the sums of squares."""
+    loss, *sums = reference.squared_gradient_sums(*given, loss=str(batch.loss))
+    first, second = np.split(gradient, 2)
+    pack(first, *sums[:2])
+    pack(second, *sums[2:])
+    return float(loss)
+
+
+def norms_pass(batch: Batch, given: Arguments, columns_out: Array, _gradient: Array) -> float:
+    """The loss and the norm of each sample."""
+    columns_out[:] = reference.per_sample_gradient_norms(*given, loss=str(batch.loss))
+    return 0.0
+
+
+def layer_norms_pass(batch: Batch, given: Arguments, columns_out: Array, _gradient: Array) -> float:
+    """The loss of each sample, and its norm in each layer."""
+    options: dict[str, Any] = {"loss": batch.loss, "per_layer": True}
+    columns_out[0], columns_out[1:] = reference.per_sample_gradient_norms(*given, **options)
+    return 0.0
+
+
+def samples_pass(batch: Batch, given: Arguments, columns_out: Array, _gradient: Array) -> float:
+    """The loss of each sample, and its gradient."""
+    columns_out[0], dweights, dbiases = reference.per_sample_gradients(*given, loss=str(batch.loss))
+    copy(batch.sample_gradients, dweights + dbiases)
+    return 0.0
+
+
+PASSES: dict[str, Callable[[Batch, Arguments, Array, Array], float]] = {
+    "gradient": gradient_pass,
+    "prediction": predict_pass,
+    "forward pass": forward_pass,
+    "backward pass": backward_pass,
+    "clipped gradient": clipped_pass,
+    "squares": squares_pass,
+    "norms": norms_pass,
+    "layer norms": layer_norms_pass,
+    "sample gradients": samples_pass,
+}
+"""What is computed, see engine.calls: its pass."""
+
+
+def sample_weight(batch: Batch, dtype: DType) -> Array:
+    """The factor of each sample's loss."""
+    return batch.sample_weight.astype(dtype) if batch.sample_weight.size > 0 else np.ones(batch.samples, dtype)
+
+
+def pack(gradient: Array, all_dl_dweights: list[Array], all_dl_dbiases: list[Array]) -> None:
+    """Write a gradient in pack order."""
     pairs = zip(all_dl_dweights, all_dl_dbiases, strict=True)
-    return np.concatenate([array.ravel() for pair in pairs for array in pair])
+    np.concatenate([array.ravel() for pair in pairs for array in pair], out=gradient)
 
 
-def copy_to(targets: Iterable[Array], arrays: Iterable[Array]) -> None:
-    """Write arrays to others."""
+def copy(targets: Iterable[Array], arrays: Iterable[Array]) -> None:
+    """Write to arrays of as many elements."""
     for target, array in zip(targets, arrays, strict=True):
-        np.copyto(target, array)
+        target[...] = array.reshape(target.shape)

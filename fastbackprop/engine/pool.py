@@ -28,14 +28,8 @@ def new_engine(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
 def run(compute: Callable[[Engine, Batch], T], batch: Batch) -> T:
     """What an engine's method returns for a batch. After an error, the engine is not used again."""
     engine = borrow(batch.layer_sizes, batch.dtype)
-    result = run_on(engine, compute, batch)
+    result = compute(engine, batch)
     give_back(engine)
-    return result
-
-
-def run_on(engine: Engine, compute: Callable[[Engine, Batch], T], batch: Batch) -> T:
-    """What a method of Engine returns, or the method of that name of the engine's own kind."""
-    result: T = getattr(engine, compute.__name__)(batch)
     return result
 
 
