@@ -8,8 +8,8 @@ from fastbackprop.arguments.addresses import native
 from fastbackprop.arguments.batch import Batch
 from fastbackprop.arguments.checks import FLOAT64, Array, DType
 from fastbackprop.engine.calls import Call
+from fastbackprop.engine.limits import GIVEN_BYTES, STAGED_BYTES
 from fastbackprop.engine.memory import aligned, empty
-from fastbackprop.engine.plan import GIVEN_BYTES, STAGED_BYTES
 from fastbackprop.engine.results import parts_of_samples, returned, returned_samples, sample_arrays
 from fastbackprop.parallel.workers import NO_HELPERS, count_threads, helpers
 
