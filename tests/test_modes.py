@@ -14,7 +14,7 @@ def run(code, **environment):
     """A process in such a mode, with all warnings shown."""
     command = [sys.executable, "-W", "always", "-c", code]
     done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     return done
