@@ -59,8 +59,8 @@ def loss_and_gradients(
     out : (list, list), optional
         Arrays with the parameters' shapes, into which the gradients are written. The call returns these lists.
     num_threads : int, optional
-        The default is FASTBACKPROP_NUM_THREADS, or the number of processors that this process may use. The result has
-        the same bits for any number.
+        The default is FASTBACKPROP_NUM_THREADS, or the smallest of OMP_NUM_THREADS, NUMBA_NUM_THREADS and the number
+        of processors that this process may use. The result has the same bits for any number.
     progress : callable, optional
         Called as ``progress(done, total)`` on the calling thread, several times in long calls. Both are samples.
 

@@ -23,6 +23,7 @@ from fastbackprop.arguments.checks import (
     check_num_threads,
 )
 from fastbackprop.engine.engine import Engine
+from fastbackprop.engine.pool import new_engine
 from fastbackprop.gradients import with_callables
 from fastbackprop.parallel.cpus import available_threads
 from fastbackprop.parallel.workers import Progress
@@ -41,8 +42,9 @@ class Workspace:
         The dtype of the computation. Integers are converted to it. float64 arrays in a float32 Workspace raise an
         error.
     num_threads : int, optional
-        The largest number of threads of a call. The default is FASTBACKPROP_NUM_THREADS, or the number of processors
-        that this process may use. It is read when the Workspace is created.
+        The largest number of threads of a call. The default is FASTBACKPROP_NUM_THREADS, or the smallest of
+        OMP_NUM_THREADS, NUMBA_NUM_THREADS and the number of processors that this process may use, when the Workspace
+        is created.
 
     Raises
     ------
@@ -86,7 +88,7 @@ class Workspace:
         self.dtype = check_dtype(dtype)
         self.num_threads = check_num_threads(num_threads)
         self._most_threads = self.num_threads or available_threads()
-        self._engine = Engine(self.layer_sizes, self.dtype)
+        self._engine = new_engine(self.layer_sizes, self.dtype)
         self._lock = threading.RLock()
         self._running = False
         _all_workspaces.add(self)
@@ -266,7 +268,7 @@ class Workspace:
                 return compute(self._engine, batch)
             except BaseException:
                 # Buffers and records may have been left half made.
-                self._engine = Engine(self.layer_sizes, self.dtype)
+                self._engine = new_engine(self.layer_sizes, self.dtype)
                 raise
             finally:
                 self._running = False

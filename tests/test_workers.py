@@ -20,15 +20,18 @@ from fastbackprop.parallel import cpus, workers
 from fastbackprop.parallel.boxes import AWAY, BOX, CALLED, GO, HERE, STATE, WAITING
 from tests.conftest import assert_close, assert_same_bits, smooth_batch
 
+A_MINUTE = 2**31
+"""Pauses: so long a call waits for its workers, which a busy machine may keep from running."""
+
 
 @pytest.fixture
 def patient(monkeypatch, shared_from):
-    """Every call waits long for workers, even for more than there are processors; and counts its threads."""
+    """Every call waits for all its workers, even for more than there are processors; and counts its threads."""
     shared_from(2**19)  # 40-500-300-7
     monkeypatch.setattr(cpus, "processors", lambda: 64)
     monkeypatch.setattr(plan, "CHUNK_FLOPS", 2**12)
     monkeypatch.setattr(plan, "SHARED_FLOPS", 0)
-    monkeypatch.setattr(engine, "pauses", lambda _flops: 2**18)
+    monkeypatch.setattr(engine, "pauses", lambda _flops: A_MINUTE)
     seen, make = [], Call.__init__
 
     def counted(call, *arguments):
@@ -41,7 +44,12 @@ def patient(monkeypatch, shared_from):
         call.run = noted
 
     monkeypatch.setattr(Call, "__init__", counted)
-    return lambda sizes, dtype, threads: fb.Workspace(sizes, dtype, num_threads=threads), seen
+    crew = workers.Crew()
+    crew.make_boxes()
+    crew.looks = 10**12  # workers stay awake: a call is not to wait for one that falls asleep after it was looked for
+    monkeypatch.setattr(workers, "_crew", crew)
+    yield lambda sizes, dtype, threads: fb.Workspace(sizes, dtype, num_threads=threads), seen
+    crew.dismiss()
 
 
 @pytest.mark.parametrize(
@@ -78,11 +86,9 @@ def test_teams(layer_sizes, samples, dtype, patient):
     for count in 2, 3, 5, 8:
         workspace, wanted = make(layer_sizes, dtype, count), min(count, most)
         seen.clear()
-        for turn in range(100):
+        for _ in range(3):
             assert_same_bits(list(workspace.loss_and_gradients(*arguments, **options)), alone)
             assert_same_bits(workspace.predict(net_input, all_weights, all_biases), output)
-            if turn >= 2 and max(seen) == wanted:  # on a busy machine, not all workers come to every call
-                break
         assert max(seen) == wanted
 
 
@@ -289,7 +295,7 @@ def until(condition):
     """Wait for something to become true."""
     start = time.monotonic()
     while not condition():
-        assert time.monotonic() < start + 10
+        assert time.monotonic() < start + 60
         time.sleep(0)
 
 

@@ -127,6 +127,8 @@ class Batch(Network):
     max_norm = math.inf
     sample_gradients: Sequence[Array] = ()
     """Where the gradient of each sample is written: weights (N, D_{k+1}, D_k), then biases (N, D_{k+1}, ...)."""
+    loss: str | None = None
+    """The name of the loss; None where the derivative by the output is given."""
     tile_loss: Any = None
     """What makes dl/df_K of the output and the target of a tile, see losses."""
 
@@ -191,7 +193,7 @@ class Batch(Network):
         """Take a named loss, and y, broadcast to the shape of the output, or to (1, N) class numbers."""
         check_loss(loss)
         module = find_loss(loss)
-        self.tile_loss = module.tile_loss
+        self.loss, self.tile_loss = loss, module.tile_loss
         self.target = module.check_target(y, self.layer_sizes[-1], self.samples)
         self.widen_by_target(y, self.target)
         if reduction != "sum" or sample_weight is not None:

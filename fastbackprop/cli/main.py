@@ -17,7 +17,7 @@ from fastbackprop.arguments.checks import check_layer_sizes, shown
 from fastbackprop.cli import files, profiling
 from fastbackprop.cli.demonstration import demonstrate, fits_into_memory
 from fastbackprop.losses import LOSSES
-from fastbackprop.parallel.cpus import available_threads
+from fastbackprop.parallel.cpus import available_threads, decided_by
 
 NETWORK_AND_BATCH = """\
 NET.npz holds weights_0, biases_0, weights_1, ...: what the functions take as all_weights[0], all_biases[0], ...
@@ -74,7 +74,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             )
         except (ValueError, MemoryError):
             parser.error(f"{options.batch} samples of that network are more than fits into memory")
-        info(num_threads)
+        info(num_threads, "--threads" if options.threads else decided_by())
         if profile:
             print(f"\n{profile}")
         return 0
@@ -241,7 +241,7 @@ def _layer_sizes(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def info(num_threads: int) -> None:
+def info(num_threads: int, decided_by: str) -> None:
     """Print what the package runs on."""
     import llvmlite
     import numba
@@ -257,7 +257,7 @@ def info(num_threads: int) -> None:
         "target": f"{cpu}, {triple}",
         "vectors": f"{8 * target.vector_bytes} bits, {target.registers} registers, "
         + ("fused multiply-add" if target.has_fma else "no fused multiply-add"),
-        "threads": f"{num_threads} on {os.cpu_count()} processors",
+        "threads": f"{num_threads} on {os.cpu_count()} processors, decided by {decided_by}",
         "cache folder": jit.cache_folder() or "none that can be written: kernels are compiled in every process",
     }
     for name, value in rows.items():
