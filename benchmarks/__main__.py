@@ -8,7 +8,7 @@ Needs the extras `bench` and `peers`, and a quiet machine for some time; --quick
 import argparse
 import sys
 
-from benchmarks import compare, document, growth, products, schedule
+from benchmarks import compare, document, growth, numerics, products, schedule
 
 RUNS = {
     "table": (compare, ["--case", "table"]),
@@ -17,12 +17,14 @@ RUNS = {
     "growth": (growth, []),
     "products": (products, []),
     "schedule": (schedule, []),
+    "numerics": (numerics, []),
 }
 QUICK = {
     compare: ["--seconds", "0"],
     growth: ["--rounds", "2"],
     products: ["--rounds", "2"],
     schedule: ["--dtype", "float32"],
+    numerics: ["--quick"],
 }
 
 

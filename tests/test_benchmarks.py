@@ -21,6 +21,7 @@ from benchmarks import (
     growth,
     libraries,
     memory,
+    numerics,
     products,
     pytorch,
     sklearn_fit,
@@ -176,6 +177,7 @@ def test_what_the_documents_show_is_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(growth, "GROWTH", {"samples": ([1, 2, 4, 8], lambda n: Case(3, 8, 2, 2, n))})
     monkeypatch.setattr(growth, "GROWTH_OF_THREADS", tiny_cases[0])
     monkeypatch.setattr(products, "WIDTHS", [24, 40])
+    monkeypatch.setattr(numerics, "NUMERICS", {"samples": tiny_cases})
     monkeypatch.setattr(compare, "installed", lambda: ["fastbackprop", "NumPy"])
     monkeypatch.setattr(document, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -187,7 +189,8 @@ def test_what_the_documents_show_is_measured(tmp_path, monkeypatch, capsys):
     for name in document.CHARTS:
         for kind in ".svg", ".png":
             assert (tmp_path / document.FOLDER / name).with_suffix(kind).stat().st_size > 1000
-    assert "| 3-8-8-2 | 100 |" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    for name in "README.md", "docs/numerics.md":
+        assert "| 3-8-8-2 | 100 |" in (tmp_path / name).read_text(encoding="utf-8")
 
 
 def test_documents_say_what_their_results_say():
@@ -211,6 +214,18 @@ def test_cases_that_are_not_won_are_told():
         "784-100-10 with 8 samples in float32 (JAX, 2.00 times as fast)."
     )
     assert document.not_won([result(1.3)]) == "fastbackprop is fastest in every row."
+
+
+def test_errors_above_the_limit_are_told():
+    found = {"case": [1, 6, 1, 5, 10], "dtype": "float32", "errors": {"output": [1e-7, 1e-7], "input": [3.1e-7, 2e-7]}}
+    described = dict.fromkeys(("processor", "processors", "vector_bits", "python", "date", "command"), "")
+    text = document.errors(described | {"versions": {}, "results": [found]})
+    assert "| 1-6x5-1 | 10 | float32 | 1.0e-07 (1.00) | 3.1e-07 (1.55) |" in text
+    assert "Above 1.5: input of 1-6x5-1 with 10 samples in float32." in text
+    found["errors"]["input"][0] = 3e-7
+    assert "No error is more than 1.5 times NumPy's." in document.errors(
+        described | {"versions": {}, "results": [found]}
+    )
 
 
 def test_markers_must_be_there_once():

@@ -18,7 +18,7 @@ def test_storms(scenario):
     if scenario in ("loky", "threading"):
         pytest.importorskip("joblib")
     command = [sys.executable, "-m", "tests.storms", scenario]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     print(f"{scenario}: {done.stdout}", end="")
     assert done.returncode == 0, done.stderr[-2000:]
 
