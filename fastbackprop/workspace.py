@@ -60,7 +60,7 @@ class Workspace:
     need more), and a partial gradient for each chunk that is worked on at once, at most 128 MB. If a partial gradient
     has more than 4 MB (1,000,000 parameters in float32, 500,000 in float64), threads share one gradient instead: there
     are up to 8 tiles for all threads together, twice as large and at most 128 MB or two of them, and for many samples
-    one sum in float64. None of it grows with the number of samples.
+    one sum or two in float64. None of it grows with the number of samples.
 
     Examples
     --------
