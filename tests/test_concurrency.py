@@ -32,10 +32,13 @@ def call(times=1, digest=digest):
     for _ in range(times):
         assert digest(2) == expected
 
+def last(call=call, write=os.write):
+    call()
+    write(1, b"last ")
+
 class Last:
-    def __del__(self, call=call, write=os.write):
-        call()
-        write(1, b"last ")
+    def __del__(self, last=last):
+        last()
 
 def start(**options):
     threading.Thread(target=call, args=(10**9,), **options).start()
@@ -46,9 +49,9 @@ EXITS = {
     "by sys.exit while two threads call": ("start(daemon=True); start(daemon=True); sys.exit(3)", 3, ""),
     "by os._exit while a thread calls": ("start(daemon=True); os._exit(4)", 4, ""),
     "by an error while a thread calls": ("start(daemon=True); 1 / 0", 1, ""),
-    "with a call of atexit": ("atexit.register(call)", 0, ""),
-    "with a call of a destructor": ("last = Last()", 0, "last "),
-    "with a call of a destructor while a thread calls": ("last = Last(); start(daemon=True)", 0, "last "),
+    "with a call of atexit": ("atexit.register(last)", 0, "last "),
+    "with a call of atexit while a thread calls": ("atexit.register(last); start(daemon=True)", 0, "last "),
+    "with a call of a destructor": ("held = Last()", 0, "last "),
     "by a signal while a thread calls": ("start(daemon=True); os.kill(os.getpid(), 15); time.sleep(60)", -15, ""),
     "with calls of a thread that ends later": ("threading.Thread(target=call, args=(200,)).start()", 0, ""),
 }

@@ -137,6 +137,7 @@ class Data:
         self.reduction = "mean" if problem.is_mean and samples else "sum"
         self.options = {"loss": problem.loss, "reduction": self.reduction, "sample_weight": self.sample_weight}
         self.bounds, self.seed_bounds = self.sums_of_magnitudes()
+        self.terms = 4 * (samples + sum(sizes) + 16)
         assume(largest(self.bounds["f"]) < 1 / np.finfo(problem.dtype).eps)  # the forward pass is exact
         self.unit = np.float64(1.0)
         if problem.loss in SQUARES and problem.exponent is not None:  # the cross-entropies are not homogeneous
@@ -200,10 +201,8 @@ class Data:
         """Compare one result, or a list of them, with the oracle's."""
         expected = (self.seed_expected if is_seeded else self.expected)[name]
         bounds = self.seed_bounds if is_seeded else self.bounds
-        is_exact = is_seeded or (self.problem.loss in SQUARES and self.reduction == "sum")
-        epsilon = np.finfo(self.problem.dtype).eps
-        if is_exact and max(map(largest, bounds.values())) < 1 / epsilon:
-            epsilon = 0.0
+        is_sum = is_seeded or (self.problem.loss in SQUARES and self.reduction == "sum")
+        epsilon = 0.0 if is_sum and self.is_exact(bounds) else np.finfo(self.problem.dtype).eps
         arrays = [[item] if not isinstance(item, list) else item for item in (got, expected, bounds[name])]
         unit = self.unit**2 if name in ("weights", "loss") else self.unit
         for k, (array, wanted, bound) in enumerate(zip(*arrays, strict=True)):
@@ -212,9 +211,15 @@ class Data:
             assert array.dtype == dtype, label
             self.compare(label, array.astype(np.float64), np.reshape(wanted, array.shape), bound, unit, epsilon, dtype)
 
+    def is_exact(self, bounds):
+        """Whether whole numbers stay small enough to be added without rounding."""
+        return max(map(largest, bounds.values())) < 1 / np.finfo(self.problem.dtype).eps
+
     def compare(self, label, got, wanted, bound, unit, epsilon, dtype):
         """Equal, close by the magnitudes of the terms, or not finite where these overflow."""
-        terms = 4 * (self.problem.samples + sum(self.problem.layer_sizes) + 16)
+        if np.array_equal(got, wanted):
+            return
+        terms = self.terms
         bound = np.reshape(bound, got.shape)
         limit = terms * epsilon * bound * unit + terms * (bound + 1) * np.finfo(dtype).smallest_subnormal * (unit < 1)
         right = (got == wanted) | (np.isnan(got) & np.isnan(wanted)) | (abs(got - wanted) <= limit)
@@ -295,6 +300,30 @@ def check_notebook(data):
         data.check("biases", gradients[1], data.target_dtype)
 
 
+PER_SAMPLE = {
+    "clipped_gradients": (3.0,),
+    "per_sample_gradient_norms": (),
+    "squared_gradient_sums": (),
+    "per_sample_gradients": (),
+}
+
+
+def check_per_sample(data):
+    """Clipped sums, norms, sums of squares and gradients of single samples, of whole numbers."""
+    problem, is_sum = data.problem, data.problem.loss in SQUARES and data.reduction == "sum"
+    if not (is_sum and data.unit == 1 and problem.special is None and data.is_exact(data.bounds)):
+        return
+    error = data.terms * np.finfo(problem.dtype).eps
+    for name, more in PER_SAMPLE.items():
+        got = getattr(fb, name)(data.given["x"], *data.network, data.given["y"], *more, loss=problem.loss)
+        expected = getattr(reference, name)(data.x, data.weights, data.biases, data.y, *more, loss=problem.loss)
+        limits = {"rtol": error, "atol": 3 * error if more else 0.0}
+        for found, wanted in zip(got, expected, strict=True):
+            pairs = zip(found, wanted, strict=True) if isinstance(found, list) else [(found, wanted)]
+            for array, exact in pairs:
+                np.testing.assert_allclose(np.ravel(array), np.ravel(exact), err_msg=name, **limits)
+
+
 def check_shapes(gradients, network):
     """A gradient has its parameter's shape."""
     for arrays, parameters in zip(gradients, network, strict=True):
@@ -307,7 +336,7 @@ def check_any_call(problem):
         data = Data(problem)
         passed = [*data.network, [array for array in data.given.values() if array is not None]]
         before = copy.deepcopy(passed)
-        for check in check_fused, check_callables, check_seeded, check_notebook:
+        for check in check_fused, check_callables, check_seeded, check_notebook, check_per_sample:
             check(data)
         assert_same_bits(passed, before)
 
