@@ -3,10 +3,10 @@
     python -m benchmarks.numerics [--dtype float32] [--quick] [--json FILE]
 
 A result in float32 is compared with float64, one in float64 with the long double, and left out where that is not wider.
-The error of an array is the norm of its difference over the norm of the exact array, each over all networks and batches
-of a case; that of a list is the root of the mean of squares over its arrays. Weights are scaled so that activations
-keep their size through all layers. Samples near a kink are left out: rounding decides there between two right
-gradients.
+The error of an array is the norm of its difference over the norm of the exact array; that of a list is the root of the
+mean of squares over its arrays; that of a case is the median over several networks and batches. Weights are scaled so
+that activations keep their size through all layers. Samples near a kink are left out: rounding decides there between
+two right gradients.
 """
 
 import argparse
@@ -108,10 +108,12 @@ def squares(case, dtype, seed):
 def measure(name, case, dtype):
     """One result: the errors of this package and of NumPy."""
     rounds = int(min(max(ROUNDS_FLOPS // case.flops, 1), MOST_ROUNDS))
-    differences, exact = map(sum, zip(*[squares(case, dtype, seed) for seed in range(rounds)], strict=True))
-    layers = case.hidden + 1
-    parts = np.split(differences / exact, [1, 1 + layers, 1 + 2 * layers], axis=1)
-    errors = {key: np.sqrt(np.mean(part, axis=1)).tolist() for key, part in zip(RESULTS, parts, strict=True)}
+    layers, found = case.hidden + 1, []
+    for seed in range(rounds):
+        differences, exact = squares(case, dtype, seed)
+        parts = np.split(differences / exact, [1, 1 + layers, 1 + 2 * layers], axis=1)
+        found.append([np.sqrt(np.mean(part, axis=1)) for part in parts])
+    errors = dict(zip(RESULTS, np.median(found, axis=0).tolist(), strict=True))
     case = [case.inputs, case.width, case.outputs, case.hidden, case.samples]
     return {"sweep": name, "case": case, "dtype": dtype, "rounds": rounds, "errors": errors}
 
