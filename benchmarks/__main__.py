@@ -9,7 +9,7 @@ import argparse
 import sys
 import time
 
-from benchmarks import compare, document, growth, products, schedule
+from benchmarks import compare, document, growth, numerics, products, schedule
 
 RUNS = {
     "table": (compare, ["--case", "table"]),
@@ -18,12 +18,14 @@ RUNS = {
     "growth": (growth, []),
     "products": (products, []),
     "schedule": (schedule, []),
+    "numerics": (numerics, []),
 }
 QUICK = {
     compare: ["--seconds", "0"],
     growth: ["--rounds", "2"],
     products: ["--rounds", "2"],
     schedule: ["--dtype", "float32"],
+    numerics: ["--quick"],
 }
 
 

@@ -1,4 +1,4 @@
-"""Charts, and the tables in README.md and docs/performance.md, from the results in docs/performance.
+"""Charts, and the tables in README.md, docs/performance.md and docs/numerics.md, from the results in docs/performance.
 
     python -m benchmarks.document
 
@@ -151,6 +151,28 @@ def predictions(measured):
     return f"{table(header, rows)}\n\n{measured_on(measured)}"
 
 
+LIMIT = 1.5
+"""Times NumPy's error that one of this package may have."""
+
+
+def errors(measured):
+    """The errors of this package, and how many times those of NumPy they are."""
+    parts = list(measured["results"][0]["errors"])
+    rows, above = [], []
+    for result in measured["results"]:
+        case = Case(*result["case"])
+        row = [network(case), f"{case.samples:,}", result["dtype"]]
+        for part in parts:
+            own, numpys = result["errors"][part]
+            row.append(f"{own:.1e} ({own / numpys:.2f})")
+            if own > LIMIT * numpys:
+                above.append(f"{part} of {network(case)} with {case.samples:,} samples in {result['dtype']}")
+        rows.append(row)
+    header = ["network", "samples", "dtype", *parts]
+    verdict = f"Above {LIMIT}: {'; '.join(above)}." if above else f"No error is more than {LIMIT} times NumPy's."
+    return f"{table(header, rows)}\n\n{verdict} {measured_on(measured)}"
+
+
 def insert(document, name, text):
     """The document with the text between the markers of that name."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
@@ -171,6 +193,7 @@ SECTIONS = {
         "schedule": ("schedule", predictions),
         "products": ("products", layer_products),
     },
+    "docs/numerics.md": {"errors": ("numerics", errors)},
 }
 """Of each document, the results and the text of each section."""
 
