@@ -57,6 +57,4 @@ right.set(xlabel="step", ylabel="accuracy in %", title=f"Held-out digits: {accur
 for axes in left, right:
     axes.legend()
 figure.savefig("private_digits.png", dpi=150)
-print(
-    f"accuracy on {len(test_y)} held-out digits: {accuracies[-1]:.1%}, {plain[-1]:.1%} without; see private_digits.png"
-)
+print(f"accuracy on {len(test_y)} held-out digits: {accuracies[-1]:.1%}, {plain[-1]:.1%} without; see the picture")
