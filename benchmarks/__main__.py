@@ -8,18 +8,20 @@ Needs the extras `bench` and `peers`, and a quiet machine for some time; --quick
 import argparse
 import sys
 
-from benchmarks import compare, document, growth, products, schedule
+from benchmarks import compare, document, growth, per_sample, products, schedule
 
 RUNS = {
     "table": (compare, ["--case", "table"]),
     "curve": (compare, ["--case", "curve"]),
     "batches": (compare, ["--case", "batches", "--dtype", "float32", "--memory"]),
+    "per_sample": (per_sample, []),
     "growth": (growth, []),
     "products": (products, []),
     "schedule": (schedule, []),
 }
 QUICK = {
     compare: ["--seconds", "0"],
+    per_sample: ["--seconds", "0"],
     growth: ["--rounds", "2"],
     products: ["--rounds", "2"],
     schedule: ["--dtype", "float32"],

@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 
-from benchmarks import charts, machine
+from benchmarks import charts, machine, per_sample
 from benchmarks.cases import Case
 from benchmarks.libraries import LIBRARIES
 
@@ -121,6 +121,29 @@ def predictions(measured):
     return f"{table(header, rows)}\n\n{measured_on(measured)}"
 
 
+def samples(measured):
+    """What each sample says: times over those of a gradient, of a fill, and of clipped sums."""
+    names = [name for name in per_sample.PEERS if any(name in found["seconds"] for found in measured["results"])]
+    rows = []
+    for result in measured["results"]:
+        case, times = Case(*result["case"]), result["seconds"]
+        ratios = {name: per_sample.ratio(times, name) for name in times}
+        rows.append([network(case), f"{case.samples:,}", result["dtype"], seconds(times["gradient"])])
+        rows[-1] += [f"{ratios[name]:.2f}" for name in per_sample.SUMS]
+        rows[-1] += [seconds(times["gradients"]), f"{1 / ratios['gradients']:.0%}"]
+        rows[-1] += [f"{ratios[name]:.3g}" if name in ratios else "" for name in names]
+    header = ["network", "samples", "dtype", "gradient", *per_sample.SUMS]
+    header += ["gradients of each sample", "speed of a fill", *names]
+    large = Case(*measured["large"])
+    grown = [
+        f"{megabytes:.0f} MB for {name} in {dtype}"
+        for dtype, growth in measured["growth"].items()
+        for name, megabytes in growth.items()
+    ]
+    told = f"Memory that {large.samples:,} samples of {network(large)} take, beside the results: {', '.join(grown)}."
+    return "\n\n".join([table(header, rows), told, measured_on(measured)])
+
+
 def insert(document, name, text):
     """The document with the text between the markers of that name."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
@@ -137,6 +160,7 @@ SECTIONS = {
         "curve": ("curve", measured_on),
         "batches": ("batches", measured_on),
         "roofline": ("table", roofs),
+        "per_sample": ("per_sample", samples),
         "growth": ("growth", powers),
         "schedule": ("schedule", predictions),
         "products": ("products", layer_products),
