@@ -132,15 +132,17 @@ def samples(measured):
         rows[-1] += [f"{ratios[name]:.2f}" for name in per_sample.SUMS]
         rows[-1] += [seconds(times["gradients"]), f"{1 / ratios['gradients']:.0%}"]
         rows[-1] += [f"{ratios[name]:.3g}" if name in ratios else "" for name in names]
-    header = ["network", "samples", "dtype", "gradient", *per_sample.SUMS]
-    header += ["gradients of each sample", "speed of a fill", *names]
+    header = ["network", "samples", "dtype", "gradient", *[f"{name} / gradient" for name in per_sample.SUMS]]
+    header += ["gradients of each sample", "speed of a fill", *[f"{name} / clipped" for name in names]]
     large = Case(*measured["large"])
     grown = [
-        f"{megabytes:.0f} MB for {name} in {dtype}"
+        f"{', '.join(f'{name} {megabytes:.0f}' for name, megabytes in growth.items())} in {dtype}"
         for dtype, growth in measured["growth"].items()
-        for name, megabytes in growth.items()
     ]
-    told = f"Memory that {large.samples:,} samples of {network(large)} take, beside the results: {', '.join(grown)}."
+    told = (
+        f"Memory that a call takes beside its results, for {large.samples:,} samples of {network(large)}, in MB: "
+        f"{'; '.join(grown)}."
+    )
     return "\n\n".join([table(header, rows), told, measured_on(measured)])
 
 

@@ -40,6 +40,7 @@ from benchmarks.suite import startup
 from fastbackprop.parallel.cpus import available_threads
 
 ROUNDS = 3  # at least
+WARM = 5  # first calls with a warm cache
 STORED_BYTES = 2**30
 """The most bytes of gradients of single samples that are kept: batches of more are taken in pieces."""
 
@@ -310,15 +311,16 @@ print(time.perf_counter() - start)
 
 
 def first_calls(dtype):
-    """The median seconds of the first call of a process, by name: with nothing compiled, and with everything."""
-    times = {name: ([], []) for name in NAMES}
-    for _ in range(ROUNDS):
-        for name, (cold, warm) in times.items():
-            code = FIRST_CALL.format(dtype=dtype, name=NAMES[name], bound=", 1.0" * (name == "clipped"))
-            with tempfile.TemporaryDirectory() as cache:
-                cold.append(float(startup.run(code, cache)))
-                warm += [float(startup.run(code, cache)) for _ in range(2)]
-    return {name: tuple(map(statistics.median, found)) for name, found in times.items()}
+    """The seconds of the first call of a process, by name: with nothing compiled, and the median with everything."""
+
+    def first_call(name, folder):
+        code = FIRST_CALL.format(dtype=dtype, name=NAMES[name], bound=", 1.0" * (name == "clipped"))
+        return float(startup.run(code, Path(folder) / name))
+
+    with tempfile.TemporaryDirectory() as folder:
+        cold = {name: first_call(name, folder) for name in NAMES}
+        warm = [{name: first_call(name, folder) for name in NAMES} for _ in range(WARM)]
+    return {name: (cold[name], statistics.median(found[name] for found in warm)) for name in NAMES}
 
 
 def show(found, threads):
