@@ -2,11 +2,12 @@
 
     python -m benchmarks [--quick]
 
-Needs the extras `bench` and `peers`, and a quiet machine for some time; --quick is for seeing that it works.
+Needs the extras `bench` and `peers`, and a quiet machine for a quarter of an hour; --quick is for seeing that it works.
 """
 
 import argparse
 import sys
+import time
 
 from benchmarks import compare, document, growth, per_sample, products, schedule
 
@@ -36,7 +37,9 @@ def main(arguments):
     options = parser.parse_args(arguments)
     for name in options.only:
         script, chosen = RUNS[name]
+        start = time.perf_counter()
         script.main([*chosen, *QUICK[script] * options.quick, "--json", str(document.FOLDER / f"{name}.json")])
+        print(f"{name} took {time.perf_counter() - start:.0f} s", flush=True)
     document.main()
 
 
