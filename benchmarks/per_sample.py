@@ -37,6 +37,7 @@ from benchmarks import machine, memory, timing
 from benchmarks.cases import DTYPES, PER_SAMPLE, Case, arguments
 from benchmarks.compare import agrees, parse_cases, with_progress
 from benchmarks.suite import startup
+from fastbackprop import lean
 from fastbackprop.parallel.cpus import available_threads
 
 ROUNDS = 3  # at least
@@ -102,23 +103,17 @@ def own_calls(case, dtype, data, max_norm, threads):
 def numpy_clipped(case, dtype, data, max_norm, _threads):
     """One forward and one backward pass, norms by their formula, one set of weight gradients; all in place."""
     net_input, all_weights, all_biases, y = data
-    all_h = [net_input, *(np.empty((units, case.samples), dtype) for units in case.layer_sizes[1:])]
-    all_dl_df = [np.empty_like(h) for h in all_h[1:]]
-    positive = [np.empty(h.shape, bool) for h in all_h]
+    kept, _ = lean.buffers(case.layer_sizes, case.samples, dtype)
+    all_dl_df, positive = [np.empty_like(h) for h in kept], [np.empty(h.shape, bool) for h in kept]
     gradients = [np.empty_like(w) for w in all_weights], [np.empty_like(b) for b in all_biases]
-    last = len(all_weights) - 1
 
     def clipped():
-        for k, (weights, biases) in enumerate(zip(all_weights, all_biases, strict=True)):
-            np.matmul(weights, all_h[k], out=all_h[k + 1])
-            all_h[k + 1] += biases
-            if k < last:
-                np.maximum(all_h[k + 1], 0, out=all_h[k + 1])
+        all_h = [net_input, *lean.activations(net_input, all_weights, all_biases, kept)]
         np.subtract(all_h[-1], y, out=all_dl_df[-1])
         all_dl_df[-1] *= 2
-        for k in range(last, 0, -1):
+        for k in range(case.hidden, 0, -1):
             np.matmul(all_weights[k].T, all_dl_df[k], out=all_dl_df[k - 1])
-            all_dl_df[k - 1] *= np.greater(all_h[k], 0, out=positive[k])
+            all_dl_df[k - 1] *= np.greater(all_h[k], 0, out=positive[k - 1])
         squares = np.zeros(case.samples, dtype)
         for h, dl_df in zip(all_h[:-1], all_dl_df, strict=True):
             squares += np.einsum("ij,ij->j", dl_df, dl_df) * (np.einsum("ij,ij->j", h, h) + 1)
@@ -294,6 +289,8 @@ def grown(name, case, dtype, threads):
 
 def growths(case, dtype, threads):
     """The growth of each call whose memory is constant, measured in a process of its own."""
+    if sys.platform == "win32":  # which does not tell
+        return {}
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         return {name: pool.submit(grown, name, case, dtype, threads).result() for name in SUMS}
 

@@ -195,9 +195,9 @@ def test_other_clipped_sums_are_noticed(monkeypatch):
         per_sample.checked_calls(Case(3, 2, 2, 0, 9), "float64", ["NumPy"], 1)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak does not start anew")
 def test_growth_of_memory_in_a_call():
-    found = memory.grown(lambda: np.ones(2**23))
-    assert 55 < found < 80 or sys.platform == "win32"
+    assert 55 < memory.grown(lambda: np.ones(2**23)) < 80
 
 
 def test_first_calls(monkeypatch):
