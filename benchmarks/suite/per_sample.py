@@ -1,12 +1,18 @@
 """What each sample says, beside the oracle and the plain gradient."""
 
+import functools
+
 from benchmarks import cases, timing
 from benchmarks.suite import base
-from fastbackprop import loss_and_gradients
+from fastbackprop import loss_and_gradients, reference
 
 
 class _PerSample(base._Comparison):
     params = (cases.PER_SAMPLE[:-1], cases.DTYPES)
+
+    def setup(self, case, dtype):
+        super().setup(case, dtype)
+        self.numpy = functools.partial(self.call, reference)  # lean NumPy has no such calls
 
     def track_time_over_gradient(self, *_):
         return timing.over(self.ours, lambda: loss_and_gradients(*self.arguments))
