@@ -46,8 +46,8 @@ STORED_BYTES = 2**30
 """The most bytes of gradients of single samples that are kept: batches of more are taken in pieces."""
 
 CACHED_BYTES = 2**24
-"""The same for pieces that stay in a cache. Measured for 64-128x4-10 N=1024 in float32, on a busy machine: vmap(grad)
-of JAX took 52, 56, 600 and 530 ms with pieces of 4, 16, 64 and 256 MB."""
+"""The same for pieces that stay in a cache. Measured for 64-128x4-10 N=1024 in float32 on one processor: they took
+74 ms instead of 195 for all samples at once with JAX, 109 instead of 159 with PyTorch."""
 
 NAMES = {
     "gradient": "loss_and_gradients",
