@@ -9,12 +9,13 @@ import argparse
 import sys
 import time
 
-from benchmarks import compare, document, growth, numerics, products, schedule
+from benchmarks import compare, document, growth, numerics, per_sample, products, schedule
 
 RUNS = {
     "table": (compare, ["--case", "table"]),
     "curve": (compare, ["--case", "curve"]),
     "batches": (compare, ["--case", "batches", "--dtype", "float32", "--memory"]),
+    "per_sample": (per_sample, []),
     "growth": (growth, []),
     "products": (products, []),
     "schedule": (schedule, []),
@@ -22,6 +23,7 @@ RUNS = {
 }
 QUICK = {
     compare: ["--seconds", "0"],
+    per_sample: ["--seconds", "0"],
     growth: ["--rounds", "2"],
     products: ["--rounds", "2"],
     schedule: ["--dtype", "float32"],

@@ -90,6 +90,13 @@ GROWTH = {
 }
 GROWTH_OF_THREADS = Case(16, 64, 4, 4, 100_000)
 
+# What each sample says: beside other libraries, and in turns with the plain gradient.
+PER_SAMPLE = [
+    Case(8, 32, 1, 3, 4096),
+    Case(16, 64, 4, 4, 1024),
+    Case(784, 100, 10, 1, 256),
+    *[Case(64, 128, 10, 4, samples) for samples in (1024, 20_000)],
+]
 # Whose errors are compared with NumPy's.
 NUMERICS = {
     "samples": [

@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 
-from benchmarks import charts, machine
+from benchmarks import charts, machine, per_sample
 from benchmarks.cases import MINIBATCH, NOTEBOOK, Case
 from benchmarks.compare import best_other
 from benchmarks.libraries import LIBRARIES
@@ -173,6 +173,31 @@ def errors(measured):
     return f"{table(header, rows)}\n\n{verdict} {measured_on(measured)}"
 
 
+def samples(measured):
+    """What each sample says: times over those of a gradient, of a fill, and of clipped sums."""
+    names = [name for name in per_sample.PEERS if any(name in found["seconds"] for found in measured["results"])]
+    rows = []
+    for result in measured["results"]:
+        case, times = Case(*result["case"]), result["seconds"]
+        ratios = {name: per_sample.ratio(times, name) for name in times}
+        rows.append([network(case), f"{case.samples:,}", result["dtype"], seconds(times["gradient"])])
+        rows[-1] += [f"{ratios[name]:.2f}" for name in per_sample.SUMS]
+        rows[-1] += [seconds(times["gradients"]), f"{1 / ratios['gradients']:.0%}"]
+        rows[-1] += [f"{ratios[name]:.3g}" if name in ratios else "" for name in names]
+    header = ["network", "samples", "dtype", "gradient", *[f"{name} / gradient" for name in per_sample.SUMS]]
+    header += ["gradients of each sample", "speed of a fill", *[f"{name} / clipped" for name in names]]
+    large = Case(*measured["large"])
+    grown = [
+        f"{', '.join(f'{name} {megabytes:.0f}' for name, megabytes in growth.items())} in {dtype}"
+        for dtype, growth in measured["growth"].items()
+    ]
+    told = (
+        f"Memory that a call takes beside its results, for {large.samples:,} samples of {network(large)}, in MB: "
+        f"{'; '.join(grown)}."
+    )
+    return "\n\n".join([table(header, rows), told, measured_on(measured)])
+
+
 def insert(document, name, text):
     """The document with the text between the markers of that name."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
@@ -189,6 +214,7 @@ SECTIONS = {
         "curve": ("curve", measured_on),
         "batches": ("batches", measured_on),
         "roofline": ("table", roofs),
+        "per_sample": ("per_sample", samples),
         "growth": ("growth", powers),
         "schedule": ("schedule", predictions),
         "products": ("products", layer_products),

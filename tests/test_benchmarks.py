@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as main
@@ -23,6 +24,7 @@ from benchmarks import (
     libraries,
     memory,
     numerics,
+    per_sample,
     products,
     pytorch,
     sklearn_fit,
@@ -169,6 +171,44 @@ def test_the_comparison_with_pytorch_runs(capsys):
         assert re.search(rf"^{case}( +[\d.]+ us){{4}}( +[\d.]+x){{2}}$", printed, re.MULTILINE)
 
 
+def test_what_each_sample_says_beside_other_libraries(capsys, monkeypatch):
+    monkeypatch.setattr(per_sample, "growths", lambda *_: {})
+    monkeypatch.setattr(per_sample, "STORED_BYTES", 60_000)  # four pieces
+    per_sample.main(["--case", "3,8,2,2,200", "--dtype", "float64", "--threads", "1", "--seconds", "0"])
+    names = ["gradient", "fill", *per_sample.NAMES, *(set(per_sample.installed()) - set(per_sample.AT_ONCE))]
+    printed = capsys.readouterr().out
+    for name in names:
+        assert re.search(rf"^    {name} +[\d.]+ ms +[\d.]+$", printed, re.MULTILINE)
+    assert not re.search(r"^    (JAX|PyTorch)  ", printed, re.MULTILINE)
+
+
+def test_pieces_have_all_samples():
+    case = Case(64, 128, 10, 4, 20_000)
+    assert per_sample.stored_bytes(case, "float32") == 20_000 * 4 * (65 * 128 + 3 * 129 * 128 + 129 * 10)
+    assert per_sample.piece(case, "float32", 2**24) == 50
+    assert per_sample.piece(case, "float32", 1) == 1
+    assert per_sample.piece(case, "float32", 2**40) == 20_000
+
+
+def test_other_clipped_sums_are_noticed(monkeypatch):
+    monkeypatch.setitem(per_sample.PEERS, "NumPy", ("numpy", lambda *_: lambda: ([np.ones((2, 3))], [np.ones((2, 1))])))
+    with pytest.raises(SystemExit, match="NumPy gives other clipped sums than this package for 3-2x0-2 N=9 in float64"):
+        per_sample.checked_calls(Case(3, 2, 2, 0, 9), "float64", ["NumPy"], 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak does not start anew")
+def test_growth_of_memory_in_a_call():
+    assert 55 < memory.grown(lambda: np.ones(2**23)) < 80
+
+
+def test_first_calls(monkeypatch):
+    printed = iter(range(100))
+    monkeypatch.setattr(
+        per_sample.startup, "run", lambda code, cache: f"{compile(code, cache, 'exec') and next(printed)}"
+    )
+    assert list(per_sample.first_calls("float32").items())[:2] == [("gradient", (0, 15)), ("clipped", (1, 16))]
+
+
 def test_flops_and_bytes():
     case = Case(2, 3, 1, 2, 10)  # 2 -> 3 -> 3 -> 1
     assert case.forward_flops == 2 * 10 * (6 + 9 + 3)
@@ -192,6 +232,9 @@ def test_what_the_documents_show_is_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compare, "GROUPS", dict.fromkeys(cases.GROUPS, tiny_cases))
     monkeypatch.setattr(growth, "GROWTH", {"samples": ([1, 2, 4, 8], lambda n: Case(3, 8, 2, 2, n))})
     monkeypatch.setattr(growth, "GROWTH_OF_THREADS", tiny_cases[0])
+    monkeypatch.setattr(per_sample, "PER_SAMPLE", tiny_cases)
+    monkeypatch.setattr(per_sample, "LARGE", Case(3, 8, 2, 2, 1000))
+    monkeypatch.setattr(per_sample, "installed", lambda: ["NumPy"])
     monkeypatch.setattr(products, "WIDTHS", [24, 40])
     monkeypatch.setattr(numerics, "NUMERICS", {"samples": tiny_cases})
     monkeypatch.setattr(compare, "installed", lambda: ["fastbackprop", "NumPy", "NumPy as in the notebooks"])

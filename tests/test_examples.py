@@ -13,6 +13,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 NEEDS = {
     "swap_the_import.py": ["matplotlib"],
     "digits.py": ["matplotlib", "sklearn", "tqdm"],
+    "private_digits.py": ["matplotlib", "sklearn"],
+    "outliers.py": ["matplotlib", "sklearn"],
     "lbfgs.py": ["matplotlib", "scipy"],
     "scikit_learn.py": ["matplotlib", "sklearn"],
     "pytorch.py": ["matplotlib", "torch"],
@@ -59,6 +61,23 @@ def test_swap_the_import(tmp_path):
 def test_digits(tmp_path):
     printed = run("digits.py", tmp_path)
     assert float(re.search(r"held-out digits: ([\d.]+)%", printed)[1]) >= 97
+
+
+def test_private_digits(tmp_path):
+    """Noise costs accuracy, but not much."""
+    printed = run("private_digits.py", tmp_path)
+    private, plain = map(float, re.search(r"held-out digits: ([\d.]+)%, ([\d.]+)% without", printed).groups())
+    assert 90 < private < plain
+    assert plain >= 97
+
+
+def test_outliers(tmp_path):
+    printed = run("outliers.py", tmp_path)
+    wrong, found, precision = re.search(
+        r"^(\d+) of 1797 labels are wrong\nof the (\d+) digits .*, ([\d.]+)% have a wrong label", printed
+    ).groups()
+    assert wrong == found
+    assert float(precision) >= 85
 
 
 def test_lbfgs(tmp_path):
