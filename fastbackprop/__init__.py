@@ -17,6 +17,12 @@ from fastbackprop.notebook import (
     least_squares_loss,
 )
 from fastbackprop.packing import pack, unpack
+from fastbackprop.per_sample import (
+    clipped_gradients,
+    per_sample_gradient_norms,
+    per_sample_gradients,
+    squared_gradient_sums,
+)
 from fastbackprop.workspace import Workspace
 
 __version__ = "0.1.0"
@@ -26,14 +32,18 @@ __all__ = [
     "Workspace",
     "backward_pass",
     "check_gradients",
+    "clipped_gradients",
     "compute_network_output",
     "d_loss_d_output",
     "indicator_function",
     "least_squares_loss",
     "loss_and_gradients",
     "pack",
+    "per_sample_gradient_norms",
+    "per_sample_gradients",
     "predict",
     "reference",
+    "squared_gradient_sums",
     "unpack",
     "vjp",
     "warmup",

@@ -163,6 +163,103 @@ def loss_and_gradients(
     return total, *_gradients(all_weights, all_biases, all_f, all_h, dl_doutput, input_gradient)
 
 
+def clipped_gradients(
+    net_input: Array,
+    all_weights: Sequence[Array],
+    all_biases: Sequence[Array],
+    y: ArrayLike,
+    max_norm: float,
+    *,
+    loss: str = "least_squares",
+    reduction: str = "sum",
+    sample_weight: ArrayLike | None = None,
+) -> tuple[Any, ...]:
+    """sum_n w_n min(1, max_norm / norm_n) times the gradient of sample n, and the norms."""
+    all_h, all_dl_df, losses = _of_samples(net_input, all_weights, all_biases, y, loss)
+    norms = np.sqrt(np.sum(_squared_norms(all_h, all_dl_df), axis=0))
+    weight = np.ones(len(losses)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    scale = 1 if reduction == "sum" else 1 / len(losses)
+    with np.errstate(divide="ignore"):
+        factors = (scale * weight * np.minimum(1, max_norm / norms)).astype(net_input.dtype)
+    all_dl_df = [dl_df * factors for dl_df in all_dl_df]
+    total = float(np.sum(weight * losses) * scale)
+    return total, *_summed(all_h, all_dl_df, all_biases), norms.astype(net_input.dtype)
+
+
+def per_sample_gradient_norms(
+    net_input: Array,
+    all_weights: Sequence[Array],
+    all_biases: Sequence[Array],
+    y: ArrayLike,
+    *,
+    loss: str = "least_squares",
+    per_layer: bool = False,
+) -> tuple[Array, Array]:
+    """The loss l_n of each sample, and the root of sum_k ||dl_n/df_k||^2 (||h_k||^2 + 1), or of each of its terms."""
+    all_h, all_dl_df, losses = _of_samples(net_input, all_weights, all_biases, y, loss)
+    squares = _squared_norms(all_h, all_dl_df)
+    norms = np.sqrt(squares if per_layer else np.sum(squares, axis=0))
+    return losses, norms.astype(net_input.dtype)
+
+
+def squared_gradient_sums(
+    net_input: Array,
+    all_weights: Sequence[Array],
+    all_biases: Sequence[Array],
+    y: ArrayLike,
+    *,
+    loss: str = "least_squares",
+) -> tuple[Any, ...]:
+    """The loss, its gradient, and the sums of (dl/df_k)^2 (h_k^2)^T and (dl/df_k)^2."""
+    all_h, all_dl_df, losses = _of_samples(net_input, all_weights, all_biases, y, loss)
+    squared = [h * h for h in all_h], [dl_df * dl_df for dl_df in all_dl_df]
+    total = float(np.sum(losses, dtype=np.float64))
+    return total, *_summed(all_h, all_dl_df, all_biases), *_summed(*squared, all_biases)
+
+
+def per_sample_gradients(
+    net_input: Array,
+    all_weights: Sequence[Array],
+    all_biases: Sequence[Array],
+    y: ArrayLike,
+    *,
+    loss: str = "least_squares",
+) -> tuple[Array, Arrays, Arrays]:
+    """The loss of each sample, and its gradient: the outer products dl/df_k h_k^T, and dl/df_k."""
+    all_h, all_dl_df, losses = _of_samples(net_input, all_weights, all_biases, y, loss)
+    all_dl_dweights = [dl_df.T[:, :, None] * h.T[:, None, :] for dl_df, h in zip(all_dl_df, all_h, strict=True)]
+    all_dl_dbiases = [
+        dl_df.T.reshape(-1, *np.shape(biases)) for dl_df, biases in zip(all_dl_df, all_biases, strict=True)
+    ]
+    return losses, all_dl_dweights, all_dl_dbiases
+
+
+def _of_samples(
+    net_input: Array, all_weights: Sequence[Array], all_biases: Sequence[Array], y: ArrayLike, loss: str
+) -> tuple[Arrays, Arrays, Array]:
+    """h_k and dl/df_k of every layer, and the loss of each sample."""
+    net_output, all_f, all_h = compute_network_output(net_input, all_weights, all_biases)
+    *_, all_dl_df = backward_pass(all_weights, all_biases, all_f, all_h, y, loss=loss, intermediates=True)
+    return all_h, all_dl_df, LOSSES[loss][0](net_output, y)
+
+
+def _squared_norms(all_h: Arrays, all_dl_df: Arrays) -> Array:
+    """||dl/df_k||^2 (||h_k||^2 + 1) of each layer and sample, in double precision."""
+    all_h, all_dl_df = ([np.asarray(array, np.float64) for array in arrays] for arrays in (all_h, all_dl_df))
+    return np.array(
+        [np.sum(d * d, axis=0) * (np.sum(h * h, axis=0) + 1) for d, h in zip(all_dl_df, all_h, strict=True)]
+    )
+
+
+def _summed(all_h: Arrays, all_dl_df: Arrays, all_biases: Sequence[Array]) -> tuple[Arrays, Arrays]:
+    """dl/dOmega_k = dl/df_k h_k^T and dl/dbeta_k = sum dl/df_k."""
+    all_dl_dweights = [dl_df @ h.T for dl_df, h in zip(all_dl_df, all_h, strict=True)]
+    all_dl_dbiases = [
+        np.sum(dl_df, axis=1).reshape(np.shape(biases)) for dl_df, biases in zip(all_dl_df, all_biases, strict=True)
+    ]
+    return all_dl_dweights, all_dl_dbiases
+
+
 def loss_value(
     net_output: Array,
     y: Any,

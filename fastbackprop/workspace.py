@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastbackprop.arguments.batch import Batch
+from fastbackprop.arguments.batch import Batch, check_named
 from fastbackprop.arguments.checks import (
     FLOAT32,
     FLOAT64,
@@ -116,7 +116,7 @@ class Workspace:
             return with_callables(self.predict, self._vjp, *passed, options)
         batch = Batch(net_input, all_weights, all_biases, self.layer_sizes, self.dtype)
         batch.set_loss(y, loss, reduction, sample_weight)
-        return self._alone(Engine.differentiate, batch, progress, input_gradient, out)
+        return self._alone(Engine.differentiate, batch, progress, input_gradient=input_gradient, out=out)
 
     def vjp(
         self,
@@ -151,7 +151,7 @@ class Workspace:
     ) -> tuple[Any, ...]:
         batch = Batch(net_input, all_weights, all_biases, self.layer_sizes, self.dtype)
         batch.set_seed(dl_doutput)
-        return self._alone(Engine.differentiate, batch, progress, input_gradient, out)[1:]
+        return self._alone(Engine.differentiate, batch, progress, input_gradient=input_gradient, out=out)[1:]
 
     def predict(
         self,
@@ -165,6 +165,78 @@ class Workspace:
         batch = Batch(net_input, all_weights, all_biases, self.layer_sizes, self.dtype)
         return self._alone(Engine.predict, batch, progress)
 
+    def clipped_gradients(
+        self,
+        net_input: ArrayLike,
+        all_weights: Parameters,
+        all_biases: Sequence[ArrayLike] | None,
+        y: Any,
+        max_norm: float,
+        *,
+        loss: str = "least_squares",
+        reduction: str = "sum",
+        sample_weight: ArrayLike | None = None,
+        out: Gradients | Array | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Any, ...]:
+        """As :func:`fastbackprop.clipped_gradients`; for a vector of parameters ``loss, dl_dvector, norms``."""
+        batch = self._batch(net_input, all_weights, all_biases, y, loss)
+        batch.set_clipping(max_norm, reduction, sample_weight)
+        return self._alone(Engine.clip, batch, progress, out=out)
+
+    def per_sample_gradient_norms(
+        self,
+        net_input: ArrayLike,
+        all_weights: Parameters,
+        all_biases: Sequence[ArrayLike] | None,
+        y: Any,
+        *,
+        loss: str = "least_squares",
+        per_layer: bool = False,
+        progress: Progress | None = None,
+    ) -> tuple[Array, Array]:
+        """As :func:`fastbackprop.per_sample_gradient_norms`."""
+        batch = self._batch(net_input, all_weights, all_biases, y, loss)
+        return self._alone(Engine.layer_norms if per_layer else Engine.norms, batch, progress)
+
+    def squared_gradient_sums(
+        self,
+        net_input: ArrayLike,
+        all_weights: Parameters,
+        all_biases: Sequence[ArrayLike] | None,
+        y: Any,
+        *,
+        loss: str = "least_squares",
+        progress: Progress | None = None,
+    ) -> tuple[Any, ...]:
+        """As :func:`fastbackprop.squared_gradient_sums`; for a vector ``loss, dl_dvector, squared_dvector``."""
+        batch = self._batch(net_input, all_weights, all_biases, y, loss)
+        return self._alone(Engine.square, batch, progress)
+
+    def per_sample_gradients(
+        self,
+        net_input: ArrayLike,
+        all_weights: Parameters,
+        all_biases: Sequence[ArrayLike] | None,
+        y: Any,
+        *,
+        loss: str = "least_squares",
+        out: Gradients | Array | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Any, ...]:
+        """As :func:`fastbackprop.per_sample_gradients`; for a vector of P parameters ``losses, all_dl_dvector``, which
+        is (N, P)."""
+        batch = self._batch(net_input, all_weights, all_biases, y, loss)
+        return self._alone(Engine.differentiate_samples, batch, progress, out=out, of_samples=True)
+
+    def _batch(
+        self, net_input: ArrayLike, all_weights: Parameters, all_biases: Sequence[ArrayLike] | None, y: Any, loss: str
+    ) -> Batch:
+        check_named(loss)
+        batch = Batch(net_input, all_weights, all_biases, self.layer_sizes, self.dtype)
+        batch.set_loss(y, loss, "sum", None)
+        return batch
+
     def __repr__(self) -> str:
         return f"Workspace({self.layer_sizes}, {self.dtype}, num_threads={self.num_threads})"
 
@@ -177,8 +249,7 @@ class Workspace:
         compute: Callable[[Engine, Batch], T],
         batch: Batch,
         progress: Progress | None,
-        input_gradient: bool = False,
-        out: Gradients | Array | None = None,
+        **options: Any,
     ) -> T:
         """What an engine's method returns for a batch, when its other callers have finished."""
         if batch.dtype is FLOAT64 and self.dtype is FLOAT32:
@@ -187,7 +258,7 @@ class Workspace:
                 "pass .astype(np.float32), or make a Workspace of dtype float64"
             )
         most = self._most_threads
-        batch.set_options(self.dtype, input_gradient=input_gradient, out=out, num_threads=most, progress=progress)
+        batch.set_options(self.dtype, num_threads=most, progress=progress, **options)
         with self._lock:
             if self._running:
                 raise RuntimeError("progress called the Workspace whose call it reports on; expected another Workspace")

@@ -76,6 +76,15 @@ def everything(layer_sizes, samples, dtype, layout, guarded):
         fb.loss_and_gradients(net_input, all_weights, all_biases, y, num_threads=num_threads, **options)
         fb.vjp(net_input, all_weights, all_biases, y, num_threads=num_threads)
         fb.predict(net_input, all_weights, all_biases, num_threads=num_threads)
+        given = net_input, all_weights, all_biases, y
+        fb.clipped_gradients(*given, 1.0, sample_weight=weight, num_threads=num_threads)
+        fb.squared_gradient_sums(*given, num_threads=num_threads)
+        for per_layer in False, True:
+            fb.per_sample_gradient_norms(*given, per_layer=per_layer, num_threads=num_threads)
+    shapes = [[(samples, *array.shape) for array in arrays] for arrays in (all_weights, all_biases)]
+    if samples * max(layer_sizes) < 10_000:
+        out = tuple([[guarded.empty(shape, dtype) for shape in part] for part in shapes])
+        fb.per_sample_gradients(*given, out=out)
     vector = place(fb.pack(all_weights, all_biases))
     fb.Workspace(layer_sizes, dtype).loss_and_gradients(net_input, vector, None, y, **options)
     targets = {loss: [place(layout(target_of(loss, y)))] for loss in ("softmax_cross_entropy", "binary_cross_entropy")}

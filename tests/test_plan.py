@@ -114,9 +114,10 @@ def test_blocks_fit_into_the_scratch_memory(itemsize):
 
 
 @of_networks
-def test_partial_gradients_do_not_overlap(layer_sizes, itemsize):
+@pytest.mark.parametrize("kept", [False, True])
+def test_partial_gradients_do_not_overlap(layer_sizes, itemsize, kept):
     """Rows of wide layers are whole vectors of every target; the blocks read what the products write."""
-    layout = plan.private_layout(layer_sizes, itemsize)
+    layout = plan.kept_layout(layer_sizes, itemsize, 1, 1) if kept else plan.private_layout(layer_sizes, itemsize)
     taken = np.zeros(layout.partial_bytes // itemsize, np.int8)
     for layer in layout.layers:
         width = layer["partial_row"] // itemsize
@@ -144,13 +145,47 @@ def test_partial_gradients_do_not_overlap(layer_sizes, itemsize):
 
 
 @of_networks
+def test_squares_stand_behind_a_gradient_and_are_summed_like_it(layer_sizes, itemsize):
+    once, twice = (plan.kept_layout(layer_sizes, itemsize, 1, gradients) for gradients in (1, 2))
+    assert twice.sums == 2 * once.sums == 2 * parameter_count(layer_sizes)
+    assert twice.call["squares_at"] == once.partial_bytes
+    assert twice.partial_bytes == 2 * once.partial_bytes
+    half = len(once.blocks)
+    assert twice.blocks[:half] == once.blocks
+    for block, squares in zip(once.blocks, twice.blocks[half:], strict=True):
+        behind = {"gradient_at": once.parameters * itemsize, "partial_at": once.partial_bytes}
+        assert squares == block | {name: block[name] + offset for name, offset in behind.items()}
+
+
+@of_networks
+def test_doubles_stand_behind_the_rows_of_a_tile(layer_sizes, itemsize):
+    """A row of losses, and one of norms, or one for each layer; in front of them a sample's activations fit."""
+    layers = len(layer_sizes) - 1
+    for norms in {1, layers}:
+        layout = plan.kept_layout(layer_sizes, itemsize, norms, 1)
+        call, row = layout.call, 8 * layout.tile_samples
+        transposed = layout.tile_samples * max(layer["transposed_row"] for layer in layout.layers)
+        assert layout.rows * call["row_bytes"] <= call["transposed_at"]
+        assert call["transposed_at"] + transposed <= call["losses_at"]
+        assert call["losses_at"] + row <= call["norms_at"]
+        assert call["norms_at"] + norms * row <= layout.tile_bytes
+        assert call["norms_row"] == (row if norms == layers else 0)
+
+
+@of_networks
 def test_rows_of_a_tile_do_not_overlap(layer_sizes, itemsize):
-    for layout in plan.private_layout(layer_sizes, itemsize), plan.shared_layout(layer_sizes, itemsize):
+    layouts = [plan.private_layout(layer_sizes, itemsize), plan.shared_layout(layer_sizes, itemsize)]
+    for layout in [
+        *layouts,
+        *(plan.kept_layout(layer_sizes, itemsize, norms, 1) for norms in (1, len(layer_sizes) - 1)),
+    ]:
         call, row, inputs, outputs = layout.call, layout.call["row_bytes"], layer_sizes[0], layer_sizes[-1]
         places = [(0, inputs), *((layer["f_at"], layer["units_out"]) for layer in layout.layers)]
         places += [(call["target_at"], outputs), (call["weight_at"], plan.LOSS_ROWS), (call["ones_at"], 1)]
         own = [(layer["dl_df_at"], layer["units_out"]) for layer in layout.layers if layer["dl_df_at"] != layer["f_at"]]
         places += own + [(call["dl_dinput_at"], inputs)] * bool(call["dl_dinput_at"])
+        if "results_at" in call:
+            places.append((call["results_at"], 1 + call["norms"]))
         taken = np.zeros(layout.rows, np.int8)
         for at, rows in places:
             taken[at // row : at // row + rows] += 1

@@ -18,7 +18,7 @@ FLOORS = [
     ["passes/"],
     ["arguments/"],
     ["engine/"],
-    ["gradients.py", "notebook.py", "workspace.py", "packing.py", "checking.py"],
+    ["gradients.py", "notebook.py", "workspace.py", "packing.py", "checking.py", "per_sample.py"],
     ["__init__.py"],
     ["cli/"],
     ["__main__.py"],

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from fastbackprop.arguments.checks import (
     Parameters,
     Shapes,
     check_columns,
+    check_max_norm,
     check_num_threads,
     check_out,
     check_out_vector,
@@ -121,6 +123,9 @@ class Batch(Network):
 
     sample_weight = NO_WEIGHT[FLOAT32]
     scale = 1.0
+    max_norm = math.inf
+    sample_gradients: Sequence[Array] = ()
+    """Where the gradient of each sample is written: weights (N, D_{k+1}, D_k), then biases (N, D_{k+1}, ...)."""
     tile_loss: Any = None
     """What makes dl/df_K of the output and the target of a tile, see losses."""
 
@@ -191,6 +196,17 @@ class Batch(Network):
         if reduction != "sum" or sample_weight is not None:
             self.scale, self.sample_weight = check_weighting(reduction, sample_weight, self.samples)
 
+    def set_clipping(self, max_norm: Any, reduction: str, sample_weight: ArrayLike | None) -> None:
+        """Take the norm to which gradients are clipped, and what multiplies them then; a mean divides by N."""
+        self.max_norm = check_max_norm(max_norm)
+        _, self.sample_weight = check_weighting("sum", sample_weight, self.samples)
+        self.scale, _ = check_weighting(reduction, None, self.samples)
+
+    def places_of_samples(self, first: int) -> Array:
+        """Where the gradients of the samples from `first` on are written: a table, see passes.records."""
+        rows = [(array.ctypes.data + first * array.strides[0], array.strides[0], 0) for array in self.sample_gradients]
+        return np.array(rows, np.int64)
+
     def set_seed(self, dl_doutput: ArrayLike, name: str = "dl_doutput") -> None:
         """Take the derivative of something by the output."""
         from fastbackprop.passes.seed import tile_seed  # imports numba
@@ -207,12 +223,14 @@ class Batch(Network):
         out: Gradients | Array | None = None,
         num_threads: int | None = None,
         progress: Callable[[int, int], object] | None = None,
+        of_samples: bool = False,
     ) -> None:
-        """Take what says how to compute, and where to write a result of that dtype."""
+        """Take what says how to compute, and where to write a result of that dtype: `of_samples`, one for each."""
+        columns = self.samples if of_samples else None
         if out is not None and self.vector is not None:
-            check_out_vector(out, self.layer_sizes, dtype)
+            check_out_vector(out, self.layer_sizes, dtype, columns)
         elif out is not None:
-            check_out(out, self.shapes, dtype)
+            check_out(out, self.shapes, dtype, columns)
         if progress is not None and not callable(progress):
             raise TypeError(f"progress is {progress!r}; expected a callable (done, total), or None")
         if self.sample_weight.size == 0:
@@ -284,6 +302,13 @@ def check_loss(loss: Any) -> None:
             raise ValueError(f"loss is {loss!r}; expected one of {', '.join(map(repr, LOSSES))}, or callables")
     elif not (isinstance(loss, (tuple, list)) and len(loss) == 2 and all(map(callable, loss))):
         raise TypeError(f"loss is {loss!r}; expected a name or a pair of callables (value, derivative)")
+
+
+def check_named(loss: Any) -> None:
+    """Refuse a loss that is no name, where each sample has one of its own."""
+    check_loss(loss)
+    if not isinstance(loss, str):
+        raise TypeError("loss is a pair of callables; expected a name: callables see the whole batch, not each sample")
 
 
 def check_callables(loss: Any, reduction: str, sample_weight: ArrayLike | None) -> None:

@@ -5,6 +5,8 @@ Functions return the argument as an array, never copied and never changed.
 
 import functools
 import itertools
+import math
+import numbers
 import operator
 import reprlib
 from collections.abc import Callable, Sequence
@@ -273,6 +275,19 @@ def check_num_threads(num_threads: Any) -> int | None:
     return count
 
 
+def check_max_norm(max_norm: Any) -> float:
+    """max_norm as a float: a positive number, which may be infinite."""
+    if isinstance(max_norm, (bool, np.bool_)) or not isinstance(max_norm, numbers.Real):
+        raise TypeError(f"max_norm is {reprlib.repr(max_norm)}; expected a positive number")
+    try:
+        norm = float(max_norm)
+    except OverflowError:  # an integer or a fraction beyond all doubles
+        norm = math.inf if operator.gt(max_norm, 0) else -math.inf
+    if not norm > 0:  # NaN neither
+        raise ValueError(f"max_norm is {max_norm}; expected a positive number")
+    return norm
+
+
 def check_dtype(dtype: DTypeLike) -> DType:
     """float32 or float64 as a dtype."""
     try:
@@ -306,7 +321,7 @@ def check_weighting(reduction: str, sample_weight: ArrayLike | None, columns: in
     return 1.0 / total, weight
 
 
-def check_gradient_lists(pair: Any, shapes: Shapes, name: str) -> None:
+def check_gradient_lists(pair: Any, shapes: Shapes, name: str, reason: str = "its parameter's") -> None:
     """(all_dl_dweights, all_dl_dbiases): a pair of lists of arrays with the parameters' shapes."""
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
         length = f" of length {len(pair)}" if isinstance(pair, (tuple, list)) else ""
@@ -324,22 +339,30 @@ def check_gradient_lists(pair: Any, shapes: Shapes, name: str) -> None:
             if not isinstance(array, np.ndarray):
                 raise TypeError(f"{name}[{part}][{k}] is a {type(array).__name__}; expected an array")
             if array.shape != shape:
-                raise ValueError(f"{name}[{part}][{k}] has shape {array.shape}; expected {shape}, its parameter's")
+                raise ValueError(f"{name}[{part}][{k}] has shape {array.shape}; expected {shape}, {reason}")
 
 
-def check_out(out: Any, shapes: Shapes, dtype: DType) -> None:
-    """out=(all_dl_dweights, all_dl_dbiases): arrays that the gradient can be written to."""
-    check_gradient_lists(out, shapes, "out")
+def check_out(out: Any, shapes: Shapes, dtype: DType, samples: int | None = None) -> None:
+    """out=(all_dl_dweights, all_dl_dbiases): arrays that the gradient can be written to, or that of each sample."""
+    if samples is not None:
+        weights, biases = (tuple([(samples, *shape) for shape in part]) for part in (shapes.weights, shapes.biases))
+        shapes = Shapes(weights, biases, shapes.layer_sizes)
+    check_gradient_lists(out, shapes, "out", "its parameter's" if samples is None else "a gradient for each sample")
     for part, arrays in enumerate(out):
         for k, array in enumerate(arrays):
             check_target_of(array, f"out[{part}][{k}]", dtype)
 
 
-def check_out_vector(out: Any, layer_sizes: tuple[int, ...], dtype: DType) -> None:
-    """out=vector: an array (P,) that the gradient can be written to."""
+def check_out_vector(out: Any, layer_sizes: tuple[int, ...], dtype: DType, samples: int | None = None) -> None:
+    """out=vector: an array (P,) that the gradient can be written to, or (N, P) for that of each sample."""
     if not isinstance(out, np.ndarray):
-        raise TypeError(f"out is a {type(out).__name__}; expected an array (P,), as the parameters are one vector")
-    check_vector(out, "out", layer_sizes)
+        shape = "(P,)" if samples is None else "(N, P)"
+        raise TypeError(f"out is a {type(out).__name__}; expected an array {shape}, as the parameters are one vector")
+    wanted = (samples, parameter_count(layer_sizes))
+    if samples is None:
+        check_vector(out, "out", layer_sizes)
+    elif out.shape != wanted:
+        raise ValueError(f"out has shape {out.shape}; expected {wanted}, a gradient for each sample")
     check_target_of(out, "out", dtype)
 
 

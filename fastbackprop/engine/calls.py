@@ -17,6 +17,11 @@ PASSES = {
     ("prediction", "private"): ("predict", "predict_pass", ("rows", "tiles")),
     ("forward pass", "private"): ("notebook", "forward_pass", ("rows", "tiles")),
     ("backward pass", "private"): ("notebook", "backward_pass", ("rows", "tiles", "transposed")),
+    ("norms", "private"): ("per_sample", "norms_pass", ("rows", "tiles")),
+    ("layer norms", "private"): ("per_sample", "norms_pass", ("rows", "tiles")),
+    ("sample gradients", "private"): ("per_sample", "gradients_pass", ("rows", "tiles")),
+    ("clipped gradient", "private"): ("per_sample", "clipped_pass", ("rows", "tiles", "transposed")),
+    ("squares", "private"): ("per_sample", "squares_pass", ("rows", "tiles", "transposed")),
 }
 """What is computed, and the plan's scheme: the pass, and the products that it needs (see kernels.products)."""
 
@@ -69,6 +74,10 @@ class Call:
 
             self.set(loss=compiled_loss(tile_loss, self.dtype).address)
             self.tile_loss = tile_loss
+
+    def set_max_norm(self, max_norm: float) -> None:
+        """Write the norm to which gradients are clipped."""
+        self.doubles[self.index["max_norm"]] = max_norm
 
     @property
     def loss_sum(self) -> float:

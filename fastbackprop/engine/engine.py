@@ -10,7 +10,7 @@ from fastbackprop.arguments.checks import Array, DType
 from fastbackprop.engine.calls import Call
 from fastbackprop.engine.memory import aligned, empty
 from fastbackprop.engine.plan import GIVEN_BYTES, STAGED_BYTES
-from fastbackprop.engine.results import returned
+from fastbackprop.engine.results import parts_of_samples, returned, returned_samples, sample_arrays
 from fastbackprop.parallel.workers import NO_HELPERS, count_threads, helpers
 
 PAUSES_PER_MEGAFLOP = 32
@@ -51,6 +51,45 @@ class Engine:
         """Write every f_k and h_{k+1} to the lists that the batch has taken."""
         self._run(batch, self._call("forward pass", batch.samples), self.no_columns, self.nothing)
 
+    def clip(self, batch: Batch) -> tuple[Any, ...]:
+        """The loss, the sum of the clipped gradients of the samples, and the norms (N,) they had."""
+        call = self._call("clipped gradient", batch.samples)
+        call.set_max_norm(batch.max_norm)
+        norms = empty((1, batch.samples), self.dtype)
+        loss, gradient = self._sum(batch, call, norms)
+        return loss, *returned(gradient, batch), norms[0]
+
+    def square(self, batch: Batch) -> tuple[Any, ...]:
+        """The loss, the gradients, and the sums of the squares of those of each sample."""
+        loss, sums = self._sum(batch, self._call("squares", batch.samples), self.no_columns)
+        gradient, squares = np.split(sums, 2)
+        return loss, *returned(gradient, batch), *returned(squares, batch)
+
+    def norms(self, batch: Batch) -> tuple[Array, Array]:
+        """The loss and the norm of the gradient of each sample: (N,) and (N,)."""
+        losses, norms = self._results(batch, "norms", 2)
+        return losses, norms
+
+    def layer_norms(self, batch: Batch) -> tuple[Array, Array]:
+        """The same by the parameters of each layer: (N,) and (K + 1, N)."""
+        results = self._results(batch, "layer norms", len(self.layer_sizes))
+        return results[0], results[1:]
+
+    def differentiate_samples(self, batch: Batch) -> tuple[Any, ...]:
+        """The loss of each sample (N,), and its gradients: lists of (N, ...), or (N, P)."""
+        arrays = sample_arrays(batch, self.dtype)
+        batch.sample_gradients = parts_of_samples(arrays, batch)
+        losses = self._results(batch, "sample gradients", 1)[0]
+        return losses, *returned_samples(arrays, batch)
+
+    def _results(self, batch: Batch, what: str, rows: int) -> Array:
+        """What a pass without sums says of each sample."""
+        results = empty((rows, batch.samples), self.dtype)
+        call = self._call(what, batch.samples)
+        call.set_loss(batch.tile_loss)
+        self._run(batch, call, results, self.nothing)
+        return results
+
     def _call(self, what: str, samples: int) -> Call:
         call = self.calls.get((what, samples))
         if call is None:
@@ -63,11 +102,15 @@ class Engine:
         dl_dinput = self.no_columns
         if batch.input_gradient:
             dl_dinput = empty((self.layer_sizes[0], batch.samples), self.dtype)
-        gradient = np.empty(call.plan.layout.parameters, self.dtype)
-        call.set_loss(batch.tile_loss)
-        loss = self._run(batch, call, dl_dinput, gradient)
-        result = (loss * batch.scale, *returned(gradient, batch))
+        loss, gradient = self._sum(batch, call, dl_dinput)
+        result = (loss, *returned(gradient, batch))
         return (*result, dl_dinput) if batch.input_gradient else result
+
+    def _sum(self, batch: Batch, call: Call, columns_out: Array) -> tuple[float, Array]:
+        """The loss, and a vector of what a pass sums."""
+        gradient = np.empty(call.plan.layout.sums, self.dtype)
+        call.set_loss(batch.tile_loss)
+        return self._run(batch, call, columns_out, gradient) * batch.scale, gradient
 
     def _run(self, batch: Batch, call: Call, columns_out: Array, gradient: Array) -> float:
         """Run a pass over the batch; the loss of its samples. columns_out and gradient are written."""
@@ -95,6 +138,8 @@ class Engine:
             places = self.own_places
             if batch.vector is None:
                 places, _lists = batch.locate(self.dtype, first, last)  # which live as long as their addresses
+            if batch.sample_gradients:
+                places = np.concatenate([places, batch.places_of_samples(first)])
             bounds = first, first_chunk, end_chunk, first_chunk == 0, end_chunk == plan.chunks
             boxes, patience = NO_HELPERS, 0
             if threads > 1:
@@ -122,7 +167,7 @@ class Engine:
         sizes = {
             "tiles": tiles * layout.tile_bytes,
             "partials": partials * layout.partial_bytes * plan.has_sums,
-            "totals": 8 * layout.parameters * (chunks < plan.chunks),
+            "totals": 8 * layout.sums * (chunks < plan.chunks),
             "losses": 8 * chunks,
             "sample_losses": 8 * samples,
         }

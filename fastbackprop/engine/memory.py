@@ -6,6 +6,7 @@ and 1.5 to 1.9 in memory that was used before (float64, two threads, 2026-11).
 """
 
 import math
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -69,6 +70,16 @@ def empty(shape: tuple[int, ...], dtype: DType) -> Array:
         memory = new_memory(length)
     array: Array = np.asarray(Block(memory))[:size].view(dtype).reshape(shape)
     return array
+
+
+def check_size(nbytes: int, what: str, remedy: str) -> None:
+    """Refuse an array that is larger than the machine's memory: the system may hand it out, and end the process
+    later."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if nbytes > memory:
+        raise MemoryError(f"{what} take {nbytes / 2**30:.4g} GiB, and there are {memory / 2**30:.4g}: {remedy}")
 
 
 def new_memory(length: int) -> Array:

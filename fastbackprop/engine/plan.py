@@ -10,7 +10,7 @@ inputs give the same bits. Figures are of 2 processors with AVX-512 and 1 MB of 
 
 import functools
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastbackprop.kernels import CACHE_LINE
 
@@ -135,6 +135,8 @@ class Layout:
     rows: int
     """The rows of a tile."""
     parameters: int
+    sums: int
+    """The elements of what is summed: a gradient, or that and the squares."""
     flops: int
     """Floating-point operations of a gradient, for each sample; those of a prediction are a third."""
 
@@ -184,7 +186,7 @@ class Plan:
         return longest(self.samples, self.chunks)
 
     def cut(self, chunk: int) -> int:
-        """Where a chunk of the batch begins, and the one before it ends; see passes.tile.cut."""
+        """Where a chunk of the batch begins, and the one before it ends; see passes.chunks.cut."""
         return min(STRIP * (-(-self.samples // STRIP) * chunk // max(self.chunks, 1)), self.samples)
 
     def slices(self, threads: int, most_samples: int | None = None) -> list[tuple[int, int]]:
@@ -236,13 +238,39 @@ def plan_prediction(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -
 
 
 def plan_forward_pass(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
-    """How the notebooks' forward pass is computed. It has no sums, so its chunks may be short."""
+    """How the notebooks' forward pass is computed."""
     layout = private_layout(layer_sizes, itemsize)
-    flops = layout.flops // 3
-    short = min(-(-samples // STRIP), MANY_CHUNKS, samples * flops // CHUNK_FLOPS)
-    chunks = max(short, -(-samples // (CHUNK_TILES * layout.tile_samples)))
-    tile_samples = even_tile(layout, longest(samples, chunks))
-    return Plan("private", layout, samples, chunks, max(chunks, 1), tile_samples, flops, has_sums=False)
+    return cut_short(layout, samples, layout.flops // 3)
+
+
+def plan_norms(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
+    """How the norm of each sample's gradient is computed."""
+    layout = kept_layout(layer_sizes, itemsize, 1, 1)
+    return cut_short(layout, samples, layout.flops * 2 // 3)
+
+
+def plan_layer_norms(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
+    """How the norms of each sample's gradient by the parameters of each layer are computed."""
+    layout = kept_layout(layer_sizes, itemsize, len(layer_sizes) - 1, 1)
+    return cut_short(layout, samples, layout.flops * 2 // 3)
+
+
+def plan_sample_gradients(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
+    """How the gradient of each sample is computed. To write an element takes as long as some 16 operations."""
+    layout = kept_layout(layer_sizes, itemsize, 1, 1)
+    return cut_short(layout, samples, layout.flops * 3)
+
+
+def plan_clipped_gradient(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
+    """How the sum of clipped gradients is computed: in chunks, however large their partial gradients."""
+    layout = kept_layout(layer_sizes, itemsize, 1, 1)
+    return cut_in_chunks(layout, samples, count_chunks(layout, itemsize, samples))
+
+
+def plan_squares(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
+    """How the sums of gradients and of their squares are computed: in chunks, however large their partial gradients."""
+    layout = kept_layout(layer_sizes, itemsize, 1, 2)
+    return cut_in_chunks(layout, samples, count_chunks(layout, itemsize, samples))
 
 
 PLANS = {
@@ -250,6 +278,11 @@ PLANS = {
     "prediction": plan_prediction,
     "forward pass": plan_forward_pass,
     "backward pass": plan_backward_pass,
+    "norms": plan_norms,
+    "layer norms": plan_layer_norms,
+    "sample gradients": plan_sample_gradients,
+    "clipped gradient": plan_clipped_gradient,
+    "squares": plan_squares,
 }
 """What is computed: its plan, by the sizes of the layers, the bytes of an element and the number of samples."""
 
@@ -265,6 +298,14 @@ def cut_in_chunks(layout: Layout, samples: int, chunks: int) -> Plan:
     most = max(PARTIALS_BYTES // layout.partial_bytes, 2)
     tile_samples = even_tile(layout, longest(samples, chunks))
     return Plan("private", layout, samples, chunks, most, tile_samples, layout.flops)
+
+
+def cut_short(layout: Layout, samples: int, flops: int) -> Plan:
+    """A private plan without sums, whose chunks may be short."""
+    short = min(-(-samples // STRIP), MANY_CHUNKS, samples * flops // CHUNK_FLOPS)
+    chunks = max(short, -(-samples // (CHUNK_TILES * layout.tile_samples)))
+    tile_samples = even_tile(layout, longest(samples, chunks))
+    return Plan("private", layout, samples, chunks, max(chunks, 1), tile_samples, flops, has_sums=False)
 
 
 def longest(samples: int, chunks: int) -> int:
@@ -321,7 +362,46 @@ def few_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
 def private_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
     """Tiles in which dl/df_{k-1} takes the place of h_k, and partial gradients in which wide layers have padded
     rows."""
-    rows = rows_of_tile(layer_sizes)
+    layers, call, tile_samples = place_tile(layer_sizes, itemsize, rows_of_tile(layer_sizes))
+    blocks = place_partial(layers, call, itemsize)
+    return finished(layer_sizes, itemsize, layers, blocks, call, tile_samples, rows_of_tile(layer_sizes))
+
+
+@functools.lru_cache(maxsize=64)
+def kept_layout(layer_sizes: tuple[int, ...], itemsize: int, norms: int, gradients: int) -> Layout:
+    """Tiles that keep both h_k and dl/df_k of every layer, for what each sample says, see passes.per_sample.
+
+    dl/df_k have rows of their own, behind those of a private tile; the results of each sample, its loss and its
+    `norms`, have rows behind these, and in double precision behind the transposed activations. A partial gradient is
+    followed by one of squares where there are two `gradients`.
+    """
+    start = rows_of_tile(layer_sizes)
+    results = start + sum(layer_sizes[1:-1])
+    rows = results + 1 + norms
+    layers, call, tile_samples = place_tile(layer_sizes, itemsize, rows)
+    for layer, before in zip(layers[:-1], itertools.accumulate(layer_sizes[1:], initial=start), strict=False):
+        layer["dl_df_at"] = before * call["row_bytes"]
+    call["results_at"] = results * call["row_bytes"]
+    transposed = max(layer["transposed_row"] for layer in layers)
+    call["losses_at"] = round_up(call["transposed_at"] + tile_samples * transposed, CACHE_LINE)
+    call["norms_at"] = call["losses_at"] + 8 * tile_samples
+    call["tile_bytes"] = call["norms_at"] + norms * 8 * tile_samples
+    call |= {"norms": norms, "norms_row": 8 * tile_samples if norms == len(layers) else 0}
+    blocks = place_partial(layers, call, itemsize)
+    layout = finished(layer_sizes, itemsize, layers, blocks, call, tile_samples, rows)
+    if gradients == 1:
+        return layout
+    call["squares_at"] = layout.partial_bytes
+    behind = {"gradient_at": layout.parameters * itemsize, "partial_at": layout.partial_bytes}
+    squares = [block | {name: block[name] + offset for name, offset in behind.items()} for block in blocks]
+    call["partial_bytes"] *= 2
+    return replace(layout, blocks=(*blocks, *squares), call=call | {"blocks": 2 * len(blocks)}, sums=2 * layout.sums)
+
+
+def place_tile(
+    layer_sizes: tuple[int, ...], itemsize: int, rows: int
+) -> tuple[list[dict[str, int]], dict[str, int], int]:
+    """Where the rows of a tile lie, and behind them transposed activations; and the samples of a tile."""
     fitting = TILE_BYTES // (rows * itemsize) // CACHE_LINE * CACHE_LINE
     large = max(a * b for a, b in itertools.pairwise(layer_sizes)) * itemsize > LARGE_WEIGHTS_BYTES
     tile_samples = min(max(fitting, BESIDE_LARGE_WEIGHTS if large else TILE_SAMPLES[0]), TILE_SAMPLES[1])
@@ -331,8 +411,7 @@ def private_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
         layer["transposed_row"] = transposed_row(layer["units_in"], itemsize)
     transposed = max(layer["transposed_row"] * layer["along_units"] for layer in layers)
     call["tile_bytes"] = round_up(call["transposed_at"] + tile_samples * transposed, CACHE_LINE)
-    blocks = place_partial(layers, call, itemsize)
-    return finished(layer_sizes, itemsize, layers, blocks, call, tile_samples, rows)
+    return layers, call, tile_samples
 
 
 @functools.lru_cache(maxsize=64)
@@ -462,7 +541,7 @@ def finished(
     call |= {"blocks": len(blocks), "strip": STRIP}
     weights = sum(a * b for a, b in itertools.pairwise(layer_sizes))
     parameters = weights + sum(layer_sizes[1:])
-    return Layout(tuple(layers), tuple(blocks), call, tile_samples, rows, parameters, 6 * weights)
+    return Layout(tuple(layers), tuple(blocks), call, tile_samples, rows, parameters, parameters, 6 * weights)
 
 
 def padded(elements: int) -> int:

@@ -1,13 +1,27 @@
 """Engines for the functions that are given no workspace: kept between calls, one caller each."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
+from fastbackprop.arguments.batch import Batch
 from fastbackprop.arguments.checks import DType
 from fastbackprop.engine.engine import Engine
+
+T = TypeVar("T")
 
 KEPT = 8
 """Engines that are kept, at most."""
 
 KEPT_BYTES = 256 * 1024 * 1024
 """Bytes of their buffers, at most."""
+
+
+def run(compute: Callable[[Engine, Batch], T], batch: Batch) -> T:
+    """What an engine's method returns for a batch. After an error, the engine is not used again."""
+    engine = borrow(batch.layer_sizes, batch.dtype)
+    result = compute(engine, batch)
+    give_back(engine)
+    return result
 
 
 def borrow(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:

@@ -1,13 +1,15 @@
 """What a call returns: a gradient in pack order as two lists or one vector, the caller's where they are given."""
 
 import functools
+import itertools
 import math
 from typing import Any
 
 import numpy as np
 
 from fastbackprop.arguments.batch import Batch
-from fastbackprop.arguments.checks import Array, DType, Shapes
+from fastbackprop.arguments.checks import Array, DType, Shapes, parameter_count
+from fastbackprop.engine.memory import check_size, empty
 
 LARGEST_RECORD = 2**31 - 1
 """Bytes of a structured dtype, at most."""
@@ -27,6 +29,61 @@ def returned(gradient: Array, batch: Batch) -> tuple[Any, ...]:
         for target, array in zip(targets, arrays, strict=True):
             np.copyto(target, array)
     return tuple(out)
+
+
+def sample_arrays(batch: Batch, dtype: DType) -> list[Array]:
+    """Arrays that the gradient of each sample can be written to: the caller's where they serve, else new ones.
+
+    One array (N, P) for a vector of parameters, else those of the weights and then those of the biases.
+    """
+    if batch.out is not None:
+        arrays = given(batch)
+        if all(is_written_in_place(array, batch, dtype) for array in arrays):
+            return arrays
+    shapes: list[tuple[int, ...]] = [(parameter_count(batch.layer_sizes),)]
+    if batch.vector is None:
+        shapes = [*batch.shapes.weights, *batch.shapes.biases]
+    size = sum(math.prod(shape) for shape in shapes) * batch.samples * dtype.itemsize
+    check_size(size, f"the gradients of {batch.samples} samples", "pass fewer samples, or arrays of a file as out")
+    return [empty((batch.samples, *shape), dtype) for shape in shapes]
+
+
+def given(batch: Batch) -> list[Array]:
+    """The arrays of out."""
+    out: Any = batch.out
+    return [out] if batch.vector is not None else [*out[0], *out[1]]
+
+
+def is_written_in_place(array: Array, batch: Batch, dtype: DType) -> bool:
+    """Whether kernels can write to an array: the gradient of each sample is contiguous, and no input stands there."""
+    taken = [batch.net_input, batch.target, *(batch.arrays if batch.vector is None else [batch.vector])]
+    shares = any(np.may_share_memory(array, other) for other in taken)
+    return array.dtype == dtype and array[:1].flags.c_contiguous and not shares
+
+
+def parts_of_samples(arrays: list[Array], batch: Batch) -> list[Array]:
+    """These arrays, or of the one array (N, P), the columns of each layer's weights, and then of the biases."""
+    if batch.vector is None:
+        return arrays
+    bounds = itertools.accumulate(
+        itertools.chain.from_iterable(
+            (units_in * units_out, units_out) for units_in, units_out in itertools.pairwise(batch.layer_sizes)
+        ),
+        initial=0,
+    )
+    parts = [arrays[0][:, first:last] for first, last in itertools.pairwise(bounds)]
+    return parts[::2] + parts[1::2]
+
+
+def returned_samples(arrays: list[Array], batch: Batch) -> tuple[Any, ...]:
+    """What the call returns of the arrays that were written."""
+    if batch.out is not None:
+        for target, array in zip(given(batch), arrays, strict=True):
+            if target is not array:
+                np.copyto(target, array)
+        return (batch.out,) if batch.vector is not None else tuple(batch.out)
+    layers = len(arrays) // 2
+    return (arrays[0],) if batch.vector is not None else (arrays[:layers], arrays[layers:])
 
 
 def split(vector: Array, shapes: Shapes) -> tuple[list[Array], list[Array]]:

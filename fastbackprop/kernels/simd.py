@@ -172,8 +172,8 @@ class Simd:
         if not self.target.has_fma:
             return self.builder.fadd(self.builder.fmul(a, b), c)
         # llvmlite's VectorType has no intrinsic_name, so the overload is spelled out.
-        name = f"llvm.fma.v{self.lanes}f{8 * self.itemsize}"
-        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        name = f"llvm.fma.v{self.lanes}f{64 if isinstance(a.type.element, ir.DoubleType) else 32}"
+        kind = ir.FunctionType(a.type, [a.type] * 3)
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [a, b, c])
 
     def greater(self, left, right):
@@ -343,3 +343,14 @@ def advance(typing_context, pointer, offset):
         return builder.gep(arguments[0], [arguments[1]], source_etype=BYTE)
 
     return pointer(pointer, types.intp), generate
+
+
+@intrinsic
+def doubles(typing_context, pointer, offset):
+    """The address `offset` bytes behind `pointer`, of doubles."""
+
+    def generate(context, builder, signature, arguments):
+        place = builder.gep(arguments[0], [arguments[1]], source_etype=BYTE)
+        return builder.bitcast(place, ir.DoubleType().as_pointer())
+
+    return types.CPointer(types.float64)(pointer, types.intp), generate

@@ -54,7 +54,8 @@ def run_call(
     gradient       (P,) written in pack order
     parameters     (P,) in pack order: read; (0,) where `places` says where they are
     places         a row (address, stride of rows, stride of columns) for each array of the lists all_weights,
-                   all_biases and those of the notebooks; the first two are written for a vector of parameters
+                   all_biases and those of the notebooks, or of each sample's gradients (stride of samples, of
+                   elements); the first two are written for a vector of parameters
     bounds         first_sample, first_chunk, end_chunk, is_first, is_last: see records.call_record
     scale          what dl/df_K is multiplied with
     """
@@ -72,6 +73,7 @@ def run_call(
     call.all_weights, call.all_biases = columns, record_at(columns, layers)
     call.all_f, call.all_h = record_at(columns, 2 * layers), record_at(columns, 3 * layers)
     call.all_dl_dh, call.all_dl_df = record_at(columns, 4 * layers), record_at(columns, 5 * layers)
+    call.all_sample_dweights, call.all_sample_dbiases = call.all_f, call.all_h  # lists that only another pass takes
     call.wants_intermediates = places.shape[0] > 4 * layers
     call.in_place = 1
     for row in range(2 * layers, places.shape[0]):

@@ -9,17 +9,8 @@ from fastbackprop.kernels.jit import phase
 from fastbackprop.kernels.records import record_at
 from fastbackprop.kernels.rows import clear_tail, relu_rows, whole_vectors
 from fastbackprop.kernels.simd import advance
-from fastbackprop.parallel.team import PIECES, claim, finish
-from fastbackprop.passes.tile import (
-    add_chunks,
-    add_layer_gradient,
-    begin_chunk,
-    cut,
-    end_chunk,
-    give_input_gradient,
-    load,
-    take_loss,
-)
+from fastbackprop.passes.chunks import each_tile, sum_over_tiles
+from fastbackprop.passes.tile import add_layer_gradient, give_input_gradient, load, take_loss
 
 
 @phase
@@ -54,22 +45,6 @@ def give_rows(call, columns, rows, first, units, count):
     call.copy_rows(target, columns.row, rows, call.row_bytes, call.itemsize, units, count)
 
 
-def forward_pass(call, thread, threads):
-    """f_k = Omega_k h_k + beta_k and h_{k+1} = ReLU(f_k), to the caller's lists."""
-    tile = advance(call.tiles, thread * call.tile_bytes)
-    chunk = call.first_chunk + claim(call, PIECES)
-    while chunk < call.end_chunk:
-        begin, end = cut(call, chunk) - call.first_sample, cut(call, chunk + 1) - call.first_sample
-        for first in range(begin, end, call.tile_samples):
-            count = min(call.tile_samples, end - first)
-            load(call, tile, first, count)
-            h, h_row = tile, call.row_bytes
-            for k in range(call.layers):
-                h, h_row = forward_columns(call, tile, k, h, h_row, first, count)
-        chunk = call.first_chunk + claim(call, PIECES)
-    finish(call, thread, threads, 0)
-
-
 @phase
 def forward_columns(call, tile, k, h, h_row, first, count):
     """f_k and h_{k+1} = ReLU(f_k), to the caller's columns. Returns where h_{k+1} is, and the stride of its rows."""
@@ -95,31 +70,13 @@ def forward_columns(call, tile, k, h, h_row, first, count):
     return activations, row
 
 
-def backward_pass(call, thread, threads):
-    """dl/df_{k-1} = (Omega_k^T dl/df_k) * [f_{k-1} > 0], and the weight gradients with the h_k that were given."""
-    tile = advance(call.tiles, thread * call.tile_bytes)
-    losses = advance(call.sample_losses, thread * call.tile_samples * 8)
-    chunk = call.first_chunk + claim(call, PIECES)
-    while chunk < call.end_chunk:
-        partial = begin_chunk(call, losses, chunk)
-        begin, end = cut(call, chunk) - call.first_sample, cut(call, chunk + 1) - call.first_sample
-        for first in range(begin, end, call.tile_samples):
-            count = min(call.tile_samples, end - first)
-            begin_backward(call, tile, losses, first, count)
-            in_place = is_in_place(call, count, tile)
-            for k in range(call.layers - 1, -1, -1):
-                layer = record_at(call.layer, k)
-                h, h_row = tile, call.row_bytes
-                if k > 0:
-                    rows, columns = advance(tile, layer.h_at), record_at(call.all_h, k - 1)
-                    h, h_row = take_columns(call, columns, rows, first, layer.units_in, count, in_place)
-                add_layer_gradient(call, tile, partial, k, h, h_row, count, first - begin)
-                if k > 0:
-                    backward_columns(call, tile, k, first, count, in_place)
-            give_input_gradient(call, tile, first, count)
-        end_chunk(call, losses, chunk)
-        chunk = call.first_chunk + claim(call, PIECES)
-    add_chunks(call, thread, threads)
+@phase
+def forward_tile(call, tile, first, count):
+    """f_k = Omega_k h_k + beta_k and h_{k+1} = ReLU(f_k), to the caller's lists."""
+    load(call, tile, first, count)
+    h, h_row = tile, call.row_bytes
+    for k in range(call.layers):
+        h, h_row = forward_columns(call, tile, k, h, h_row, first, count)
 
 
 @phase
@@ -156,3 +113,23 @@ def backward_columns(call, tile, k, first, count, in_place):
         if call.wants_intermediates:
             wanted = record_at(call.all_dl_df if with_mask else call.all_dl_dh, k - 1)
             give_rows(call, wanted, rows, first, layer.units_in, count)
+
+
+@phase
+def backward_tile(call, tile, partial, losses, first, count, samples_before):
+    """dl/df_{k-1} = (Omega_k^T dl/df_k) * [f_{k-1} > 0], and the weight gradients with the h_k that were given."""
+    begin_backward(call, tile, losses, first, count)
+    in_place = is_in_place(call, count, tile)
+    for k in range(call.layers - 1, -1, -1):
+        layer = record_at(call.layer, k)
+        h, h_row = tile, call.row_bytes
+        if k > 0:
+            rows, columns = advance(tile, layer.h_at), record_at(call.all_h, k - 1)
+            h, h_row = take_columns(call, columns, rows, first, layer.units_in, count, in_place)
+        add_layer_gradient(call, tile, partial, k, h, h_row, count, samples_before)
+        if k > 0:
+            backward_columns(call, tile, k, first, count, in_place)
+    give_input_gradient(call, tile, first, count)
+
+
+forward_pass, backward_pass = each_tile(forward_tile), sum_over_tiles(backward_tile)

@@ -70,6 +70,8 @@ def call_record(element):
             "all_dl_dh": columns,
             "all_dl_df": columns,
             "wants_intermediates": INT,  # whether the last two are there
+            "all_sample_dweights": columns,  # (N, D_{k+1}, D_k) and (N, D_{k+1}): the gradients of each sample
+            "all_sample_dbiases": columns,
             "in_place": INT,  # whether those four are contiguous along their rows
             "net_input": rows,  # (D_i, samples)
             "input_row": INT,
@@ -92,6 +94,7 @@ def call_record(element):
             "is_first": INT,  # whether it begins the sums of the batch, and whether it ends them
             "is_last": INT,
             "scale": REAL,  # of dl/df_K
+            "max_norm": REAL,  # of the gradient of a sample
             "loss_sum": REAL,  # written: the loss of all samples so far
             # How the batch is cut: see Plan.
             "batch_samples": INT,
@@ -110,10 +113,16 @@ def call_record(element):
             "ones_at": INT,
             "dl_dinput_at": INT,
             "transposed_at": INT,
+            "results_at": INT,  # what each sample says: its loss and its norms
+            "losses_at": INT,  # the same as doubles
+            "norms_at": INT,
+            "norms": INT,  # how many rows they have: 1, or one for each layer
+            "norms_row": INT,  # bytes from row to row of doubles; 0 where all layers have the same row
             "row_bytes": INT,
             "tile_bytes": INT,
             "cleared_at": INT,  # the part of a partial gradient that products add to from the start
             "cleared_bytes": INT,
+            "squares_at": INT,  # in a partial gradient: that of the squares
             "blocks": INT,
             "block": block_record(element),  # the first of a table
             # The workspace.

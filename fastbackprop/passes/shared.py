@@ -12,16 +12,8 @@ from fastbackprop.kernels.records import record_at
 from fastbackprop.kernels.rows import clear, clear_tail
 from fastbackprop.kernels.simd import advance
 from fastbackprop.parallel.team import BLOCKS, PIECES, claim, finish, meet
-from fastbackprop.passes.tile import (
-    add_block,
-    add_losses,
-    add_weight_gradient,
-    backward,
-    forward,
-    give_input_gradient,
-    load,
-    take_loss,
-)
+from fastbackprop.passes.chunks import add_block, add_losses
+from fastbackprop.passes.tile import add_weight_gradient, backward, forward, give_input_gradient, load, take_loss
 
 
 def shared_pass(call, thread, threads):

@@ -15,16 +15,8 @@ once, and no phase is compiled on its own. With `register_jitable` a pass compil
 
 from fastbackprop.kernels.jit import phase
 from fastbackprop.kernels.records import record_at
-from fastbackprop.kernels.rows import clear, clear_tail, fill_with_ones, sum_row, whole_vectors
+from fastbackprop.kernels.rows import clear_tail, fill_with_ones, whole_vectors
 from fastbackprop.kernels.simd import advance
-from fastbackprop.parallel.team import BLOCKS, claim, finish, meet
-
-
-@phase
-def cut(call, chunk):
-    """Where a chunk of the batch begins, and the one before it ends: as even as multiples of a strip allow."""
-    strips = (call.batch_samples + call.strip - 1) // call.strip
-    return min(call.strip * (strips * chunk // call.chunks), call.batch_samples)
 
 
 @phase
@@ -58,16 +50,28 @@ def forward(call, tile, count):
 @phase
 def take_loss(call, tile, losses, first, count):
     """dl/df_K in place of the output, and the loss of each sample is added to its own of the losses."""
-    target = advance(call.target, first * call.target_column)
-    rows, weights = advance(tile, call.target_at), advance(tile, call.weight_at)
-    call.copy_rows(rows, call.row_bytes, target, call.target_row, call.target_column, call.target_rows, count)
-    if call.is_weighted:
-        weight = advance(call.sample_weight, first * call.weight_column)
-        call.copy_rows(weights, call.row_bytes, weight, 0, call.weight_column, 1, count)
-    else:
-        fill_with_ones(weights, count)
+    take_target(call, tile, first, count)
+    take_weights(call, advance(tile, call.weight_at), first, count)
     row = call.row_bytes // call.itemsize
     call.loss(losses, advance(tile, call.output_at), row, call.outputs, call.target_rows, count, call.scale)
+
+
+@phase
+def take_target(call, tile, first, count):
+    """The target, to its rows."""
+    target = advance(call.target, first * call.target_column)
+    rows = advance(tile, call.target_at)
+    call.copy_rows(rows, call.row_bytes, target, call.target_row, call.target_column, call.target_rows, count)
+
+
+@phase
+def take_weights(call, row, first, count):
+    """The weight of each sample, to a row: 1 where there are none."""
+    if call.is_weighted:
+        weight = advance(call.sample_weight, first * call.weight_column)
+        call.copy_rows(row, call.row_bytes, weight, 0, call.weight_column, 1, count)
+    else:
+        fill_with_ones(row, count)
 
 
 @phase
@@ -156,62 +160,3 @@ def add_layer_gradient(call, tile, partial, k, h, h_row, count, samples_before):
     add_weight_gradient(
         call, layer, weights, row, biases, dl_df, h, h_row, ones, transposed, units, inputs, count, samples_before
     )
-
-
-@phase
-def begin_chunk(call, losses, chunk):
-    """The partial gradient of a chunk: 0 where products add to it from the start. The losses of its samples are 0."""
-    partial = advance(call.partials, (chunk - call.first_chunk) * call.partial_bytes)
-    clear(advance(partial, call.cleared_at), call.cleared_bytes // call.itemsize)
-    clear(losses, call.tile_samples)
-    return partial
-
-
-@phase
-def end_chunk(call, losses, chunk):
-    """The loss of a chunk."""
-    call.losses[chunk - call.first_chunk] = sum_row(losses, call.tile_samples)
-
-
-@phase
-def add_chunks(call, thread, threads):
-    """The gradient = the sum of the chunks' partial gradients, and the loss that of their losses: always in one order.
-
-    Each thread takes blocks of the gradient. What a slice of a long batch adds up stays in the totals, in double
-    precision, until the last slice makes the gradient of them.
-    """
-    chunks = call.end_chunk - call.first_chunk
-    met = meet(call, threads, 0)
-    number = claim(call, BLOCKS)
-    while number < call.blocks:
-        block = record_at(call.block, number)
-        partials = advance(call.partials, block.partial_at)
-        add_block(
-            call, block.gradient_at, block.gradient_row, partials, block.partial_row, chunks, block.rows, block.columns
-        )
-        number = claim(call, BLOCKS)
-    if thread == 0:
-        add_losses(call, call.losses, chunks)
-    finish(call, thread, threads, met)
-
-
-@phase
-def add_block(call, gradient_at, gradient_row, partials, partial_row, count, rows, columns):
-    """A block of the gradient = the totals so far + the same block of `count` partial gradients."""
-    # fmt: off
-    call.add_partials(
-        advance(call.gradient, gradient_at), gradient_row,
-        advance(call.totals, gradient_at // call.itemsize * 8),
-        partials, partial_row, call.partial_bytes, count,
-        rows, columns, call.is_first, call.is_last,
-    )
-    # fmt: on
-
-
-@phase
-def add_losses(call, losses, count):
-    """The loss of the batch so far."""
-    total = 0.0 if call.is_first else call.loss_sum
-    for number in range(count):
-        total += losses[number]
-    call.loss_sum = total

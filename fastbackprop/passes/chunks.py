@@ -1,0 +1,113 @@
+"""Chunks: the schedule of a batch that is cut into them. Threads take chunks until there are none left, tile by tile.
+
+A pass of this kind is what it does with one tile: `each_tile` and `sum_over_tiles` make a pass of that phase.
+"""
+
+from fastbackprop.kernels.jit import phase
+from fastbackprop.kernels.records import record_at
+from fastbackprop.kernels.rows import clear, sum_row
+from fastbackprop.kernels.simd import advance
+from fastbackprop.parallel.team import BLOCKS, PIECES, claim, finish, meet
+
+
+def each_tile(take_tile):
+    """The pass that runs take_tile(call, tile, first, count) on every tile, the samples [first, first + count)."""
+
+    def run(call, thread, threads):
+        tile = advance(call.tiles, thread * call.tile_bytes)
+        chunk = call.first_chunk + claim(call, PIECES)
+        while chunk < call.end_chunk:
+            begin, end = cut(call, chunk) - call.first_sample, cut(call, chunk + 1) - call.first_sample
+            for first in range(begin, end, call.tile_samples):
+                take_tile(call, tile, first, min(call.tile_samples, end - first))
+            chunk = call.first_chunk + claim(call, PIECES)
+        finish(call, thread, threads, 0)
+
+    return run
+
+
+def sum_over_tiles(take_tile):
+    """The pass that also sums a loss and a gradient: take_tile(call, tile, partial, losses, first, count,
+    samples_before) adds those of a tile to the partial gradient of a chunk, which has had so many samples before."""
+
+    def run(call, thread, threads):
+        tile = advance(call.tiles, thread * call.tile_bytes)
+        losses = advance(call.sample_losses, thread * call.tile_samples * 8)
+        chunk = call.first_chunk + claim(call, PIECES)
+        while chunk < call.end_chunk:
+            partial = begin_chunk(call, losses, chunk)
+            begin, end = cut(call, chunk) - call.first_sample, cut(call, chunk + 1) - call.first_sample
+            for first in range(begin, end, call.tile_samples):
+                count = min(call.tile_samples, end - first)
+                take_tile(call, tile, partial, losses, first, count, first - begin)
+            end_chunk(call, losses, chunk)
+            chunk = call.first_chunk + claim(call, PIECES)
+        add_chunks(call, thread, threads)
+
+    return run
+
+
+@phase
+def cut(call, chunk):
+    """Where a chunk of the batch begins, and the one before it ends: as even as multiples of a strip allow."""
+    strips = (call.batch_samples + call.strip - 1) // call.strip
+    return min(call.strip * (strips * chunk // call.chunks), call.batch_samples)
+
+
+@phase
+def begin_chunk(call, losses, chunk):
+    """The partial gradient of a chunk: 0 where products add to it from the start. The losses of its samples are 0."""
+    partial = advance(call.partials, (chunk - call.first_chunk) * call.partial_bytes)
+    clear(advance(partial, call.cleared_at), call.cleared_bytes // call.itemsize)
+    clear(losses, call.tile_samples)
+    return partial
+
+
+@phase
+def end_chunk(call, losses, chunk):
+    """The loss of a chunk."""
+    call.losses[chunk - call.first_chunk] = sum_row(losses, call.tile_samples)
+
+
+@phase
+def add_chunks(call, thread, threads):
+    """The gradient = the sum of the chunks' partial gradients, and the loss that of their losses: always in one order.
+
+    Each thread takes blocks of the gradient. What a slice of a long batch adds up stays in the totals, in double
+    precision, until the last slice makes the gradient of them.
+    """
+    chunks = call.end_chunk - call.first_chunk
+    met = meet(call, threads, 0)
+    number = claim(call, BLOCKS)
+    while number < call.blocks:
+        block = record_at(call.block, number)
+        partials = advance(call.partials, block.partial_at)
+        add_block(
+            call, block.gradient_at, block.gradient_row, partials, block.partial_row, chunks, block.rows, block.columns
+        )
+        number = claim(call, BLOCKS)
+    if thread == 0:
+        add_losses(call, call.losses, chunks)
+    finish(call, thread, threads, met)
+
+
+@phase
+def add_block(call, gradient_at, gradient_row, partials, partial_row, count, rows, columns):
+    """A block of the gradient = the totals so far + the same block of `count` partial gradients."""
+    # fmt: off
+    call.add_partials(
+        advance(call.gradient, gradient_at), gradient_row,
+        advance(call.totals, gradient_at // call.itemsize * 8),
+        partials, partial_row, call.partial_bytes, count,
+        rows, columns, call.is_first, call.is_last,
+    )
+    # fmt: on
+
+
+@phase
+def add_losses(call, losses, count):
+    """The loss of the batch so far."""
+    total = 0.0 if call.is_first else call.loss_sum
+    for number in range(count):
+        total += losses[number]
+    call.loss_sum = total

@@ -1,0 +1,208 @@
+"""What each sample says: the norm of its gradient, gradients that are clipped before they are summed, sums of squares,
+and the gradients themselves.
+
+A sample's weight gradient is the outer product dl/df_k h_k^T. So its squared norm is ||dl/df_k||^2 ||h_k||^2, that of
+its bias gradient ||dl/df_k||^2, and neither needs the gradient. Tiles keep h_k and dl/df_k of every layer. Losses are
+those of the samples without their weights, which come in where clipped gradients are summed.
+"""
+
+import math
+
+import numba
+import numpy as np
+
+from fastbackprop.kernels.columns import add_squared_norms, multiply_rows, outer_products
+from fastbackprop.kernels.jit import phase
+from fastbackprop.kernels.records import record_at
+from fastbackprop.kernels.rows import clear, clear_tail, fill_with_ones, whole_vectors
+from fastbackprop.kernels.simd import advance, doubles
+from fastbackprop.passes.chunks import each_tile, sum_over_tiles
+from fastbackprop.passes.tile import (
+    add_layer_gradient,
+    backward,
+    forward,
+    give_columns,
+    load,
+    take_target,
+    take_weights,
+)
+
+
+@phase
+def differentiate_samples(call, tile, first, count):
+    """h_k and dl/df_k of every layer, and the loss of each sample."""
+    load(call, tile, first, count)
+    forward(call, tile, count)
+    take_target(call, tile, first, count)
+    fill_with_ones(advance(tile, call.weight_at), count)
+    losses, row = doubles(tile, call.losses_at), call.row_bytes // call.itemsize
+    clear(losses, count)
+    call.loss(losses, advance(tile, call.output_at), row, call.outputs, call.target_rows, count, 1.0)
+    for k in range(call.layers - 1, 0, -1):
+        backward(call, tile, k, count)
+
+
+@phase
+def take_norms(call, tile, count):
+    """The norm of each sample's gradient, or those by the parameters of each layer, in double precision."""
+    samples = whole_vectors(count, tile)
+    for number in range(call.norms):
+        clear(doubles(tile, call.norms_at + number * call.norms_row), samples)
+    for k in range(call.layers):
+        layer = record_at(call.layer, k)
+        # fmt: off
+        add_squared_norms(
+            doubles(tile, call.norms_at + k * call.norms_row),
+            advance(tile, layer.dl_df_at),
+            advance(tile, layer.h_at), call.row_bytes,
+            layer.units_out, layer.units_in, samples,
+        )
+        # fmt: on
+    for number in range(call.norms):
+        norms = numba.carray(doubles(tile, call.norms_at + number * call.norms_row), count)
+        for s in range(count):
+            norms[s] = math.sqrt(norms[s])
+        for s in range(count):
+            if not norms[s] < np.inf:  # where a square is no double, the norm may be one all the same
+                last = call.layers if call.norms == 1 else number + 1
+                norms[s] = careful_norm(call, advance(tile, s * call.itemsize), number, last)
+
+
+@phase
+def careful_norm(call, column, first, last):
+    """The norm of a sample's gradient by the layers [first, last), which is infinite only if it is too large itself."""
+    norm = 0.0
+    for k in range(first, last):
+        layer = record_at(call.layer, k)
+        slope = careful_length(call, advance(column, layer.dl_df_at), layer.units_out)
+        activation = careful_length(call, advance(column, layer.h_at), layer.units_in)
+        norm = hypotenuse(norm, slope * hypotenuse(activation, 1.0))
+    return norm
+
+
+@phase
+def careful_length(call, column, units):
+    """sqrt(sum_i x_i^2) of a column of a tile, by the largest |x_i|."""
+    row = call.row_bytes // call.itemsize
+    largest, total, length = 0.0, 0.0, 0.0
+    for i in range(units):
+        size = abs(np.float64(column[i * row]))
+        largest = max(size, largest)
+        total += size
+    if 0.0 < largest < np.inf:
+        for i in range(units):
+            share = np.float64(column[i * row]) / largest
+            length += share * share
+        total = largest * math.sqrt(length)
+    return total
+
+
+@phase
+def hypotenuse(a, b):
+    """sqrt(a^2 + b^2) of numbers that are not negative."""
+    larger, smaller = max(a, b), min(a, b)
+    length = a + b
+    if 0.0 < larger < np.inf:
+        ratio = smaller / larger
+        length = larger * math.sqrt(1.0 + ratio * ratio)
+    return length
+
+
+@phase
+def narrow(call, tile, number, values, count):
+    """A row of what each sample says = doubles of the tile, as elements."""
+    results, found = numba.carray(advance(tile, call.results_at + number * call.row_bytes), count), values
+    for s in range(count):
+        results[s] = found[s]
+
+
+@phase
+def norms_tile(call, tile, first, count):
+    """The losses and norms of a tile's samples, to the caller."""
+    differentiate_samples(call, tile, first, count)
+    take_norms(call, tile, count)
+    narrow(call, tile, 0, doubles(tile, call.losses_at), count)
+    for number in range(call.norms):
+        narrow(call, tile, 1 + number, doubles(tile, call.norms_at + number * call.norms_row), count)
+    give_columns(call, advance(tile, call.results_at), first, 1 + call.norms, count)
+
+
+@phase
+def clip_tile(call, tile, partial, losses, first, count, samples_before):
+    """The gradients of a tile's samples are scaled to max_norm at most before they are summed: dl/df_k are."""
+    differentiate_samples(call, tile, first, count)
+    take_norms(call, tile, count)
+    take_factors(call, tile, losses, first, count)
+    for k in range(call.layers - 1, -1, -1):
+        layer, samples = record_at(call.layer, k), whole_vectors(count, tile)
+        dl_df, h = advance(tile, layer.dl_df_at), advance(tile, layer.h_at)
+        multiply_rows(dl_df, call.row_bytes, advance(tile, call.weight_at), 0, layer.units_out, samples)
+        add_layer_gradient(call, tile, partial, k, h, call.row_bytes, count, samples_before)
+    narrow(call, tile, 0, doubles(tile, call.norms_at), count)
+    give_columns(call, advance(tile, call.results_at), first, 1, count)
+
+
+@phase
+def take_factors(call, tile, losses, first, count):
+    """The factor of each sample's gradient, in place of its weight w: scale w min(1, max_norm / norm).
+
+    And w times its loss is added to its own of the losses. max_norm / NaN is NaN and stays, as the first argument of
+    min.
+    """
+    row = advance(tile, call.weight_at)
+    take_weights(call, row, first, count)
+    factors, sums = numba.carray(row, count), numba.carray(losses, count)
+    own, norms = numba.carray(doubles(tile, call.losses_at), count), numba.carray(doubles(tile, call.norms_at), count)
+    scale, max_norm = call.scale, call.max_norm
+    for s in range(count):
+        weight, ratio = np.float64(factors[s]), max_norm / norms[s]
+        sums[s] += weight * own[s]
+        factors[s] = scale * weight * min(ratio, 1.0)
+    clear_tail(row, call.row_bytes, 1, count, whole_vectors(count, tile))
+
+
+@phase
+def square_tile(call, tile, partial, losses, first, count, samples_before):
+    """dl/dOmega_k += dl/df_k h_k^T, and then the same of their squares, for the sum of the squared gradients."""
+    differentiate_samples(call, tile, first, count)
+    sums, own = numba.carray(losses, count), numba.carray(doubles(tile, call.losses_at), count)
+    for s in range(count):
+        sums[s] += own[s]
+    if samples_before == 0:
+        clear(advance(partial, call.squares_at + call.cleared_at), call.cleared_bytes // call.itemsize)
+    for k in range(call.layers - 1, -1, -1):
+        layer, samples = record_at(call.layer, k), whole_vectors(count, tile)
+        dl_df, h, row = advance(tile, layer.dl_df_at), advance(tile, layer.h_at), call.row_bytes
+        for power in range(2):
+            if power == 1:
+                multiply_rows(dl_df, row, dl_df, row, layer.units_out, samples)
+                multiply_rows(h, row, h, row, layer.units_in, samples)
+            summed = advance(partial, power * call.squares_at)
+            add_layer_gradient(call, tile, summed, k, h, row, count, samples_before)
+
+
+@phase
+def gradients_tile(call, tile, first, count):
+    """The gradient of each sample, and its loss, to the caller."""
+    differentiate_samples(call, tile, first, count)
+    narrow(call, tile, 0, doubles(tile, call.losses_at), count)
+    give_columns(call, advance(tile, call.results_at), first, 1, count)
+    item, row, transposed = call.itemsize, call.row_bytes, advance(tile, call.transposed_at)
+    for k in range(call.layers):
+        layer = record_at(call.layer, k)
+        weights, biases = record_at(call.all_sample_dweights, k), record_at(call.all_sample_dbiases, k)
+        dl_df, units, inputs = advance(tile, layer.dl_df_at), layer.units_out, layer.units_in
+        call.copy_rows(transposed, layer.transposed_row, advance(tile, layer.h_at), item, row, count, inputs)
+        # fmt: off
+        outer_products(
+            advance(weights.data, first * weights.row), weights.row,
+            dl_df, row,
+            transposed, layer.transposed_row,
+            units, inputs, count,
+        )
+        # fmt: on
+        call.copy_rows(advance(biases.data, first * biases.row), biases.row, dl_df, item, row, count, units)
+
+
+norms_pass, gradients_pass = each_tile(norms_tile), each_tile(gradients_tile)
+clipped_pass, squares_pass = sum_over_tiles(clip_tile), sum_over_tiles(square_tile)
