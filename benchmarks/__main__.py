@@ -2,13 +2,14 @@
 
     python -m benchmarks [--quick]
 
-Needs the extras `bench` and `peers`, and a quiet machine for some time; --quick is for seeing that it works.
+Needs the extras `bench`, `peers` and those of the adapters, and a quiet machine for some time; --quick is for seeing
+that it works.
 """
 
 import argparse
 import sys
 
-from benchmarks import compare, document, growth, products, schedule
+from benchmarks import compare, dask_chunks, document, growth, products, pytorch, schedule, sklearn_fit
 
 RUNS = {
     "table": (compare, ["--case", "table"]),
@@ -17,12 +18,19 @@ RUNS = {
     "growth": (growth, []),
     "products": (products, []),
     "schedule": (schedule, []),
+    "sklearn": (sklearn_fit, []),
+    "pytorch": (pytorch, []),
+    "pytorch_widths": (pytorch, ["--widths"]),
+    "dask": (dask_chunks, []),
 }
 QUICK = {
     compare: ["--seconds", "0"],
     growth: ["--rounds", "2"],
     products: ["--rounds", "2"],
     schedule: ["--dtype", "float32"],
+    sklearn_fit: ["--rounds", "1"],
+    pytorch: ["--seconds", "0"],
+    dask_chunks: ["--rounds", "1", "--samples", "1000"],
 }
 
 

@@ -1,6 +1,8 @@
 """Every benchmark runs once at a tiny size, so that none of them rots."""
 
+import contextlib
 import importlib
+import importlib.util
 import inspect
 import itertools
 import json
@@ -17,6 +19,7 @@ from benchmarks import (
     cases,
     check_regression,
     compare,
+    dask_chunks,
     document,
     growth,
     libraries,
@@ -177,17 +180,31 @@ def test_what_the_documents_show_is_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(growth, "GROWTH_OF_THREADS", tiny_cases[0])
     monkeypatch.setattr(products, "WIDTHS", [24, 40])
     monkeypatch.setattr(compare, "installed", lambda: ["fastbackprop", "NumPy"])
+    monkeypatch.setattr(sklearn_fit, "CASES", {name: sklearn_fit.CASES[name] for name in ["digits (20, 10) sgd"]})
+    monkeypatch.setattr(pytorch, "CASES", tiny_cases[:1])
+    monkeypatch.setattr(pytorch, "WIDTHS", tiny_cases)
     monkeypatch.setattr(document, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "docs").mkdir()
+    (tmp_path / document.FOLDER).mkdir(parents=True)
+    monkeypatch.setattr(main, "RUNS", dict(main.RUNS))
+    libraries_of = {"sklearn": "sklearn", "pytorch": "torch", "pytorch_widths": "torch", "dask": "distributed"}
+    for name, library in libraries_of.items():
+        if importlib.util.find_spec(library) is None:
+            del main.RUNS[name]
+            shutil.copy(ROOT / document.FOLDER / f"{name}.json", document.FOLDER)
     for name in document.SECTIONS:
         (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
-    main.main(["--quick"])
+    with contextlib.ExitStack() as stack:
+        if "dask" in main.RUNS:
+            client = stack.enter_context(dask_chunks.client_of(1))
+            monkeypatch.setattr(dask_chunks, "client_of", lambda _: contextlib.nullcontext(client))
+        main.main(["--quick"])
     capsys.readouterr()
     for name in document.CHARTS:
         for kind in ".svg", ".png":
             assert (tmp_path / document.FOLDER / name).with_suffix(kind).stat().st_size > 1000
-    assert "| 3-8-8-2 | 100 |" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    for name in "README.md", *["docs/pytorch.md"] * ("pytorch" in main.RUNS):
+        assert "| 3-8-8-2 | 100 |" in (tmp_path / name).read_text(encoding="utf-8")
 
 
 def test_documents_say_what_their_results_say():
