@@ -19,6 +19,7 @@ RUNS = {
     "products": (products, []),
     "schedule": (schedule, []),
     "sklearn": (sklearn_fit, []),
+    "sklearn_widths": (sklearn_fit, ["--widths"]),
     "pytorch": (pytorch, []),
     "pytorch_widths": (pytorch, ["--widths"]),
     "dask": (dask_chunks, []),

@@ -181,7 +181,7 @@ SECTIONS = {
         "schedule": ("schedule", predictions),
         "products": ("products", layer_products),
     },
-    "docs/scikit_learn.md": {"sklearn": ("sklearn", fits)},
+    "docs/scikit_learn.md": {"sklearn": ("sklearn", fits), "sklearn_widths": ("sklearn_widths", fits)},
     "docs/pytorch.md": {
         "pytorch": ("pytorch", training_steps),
         "pytorch_widths": ("pytorch_widths", training_steps),

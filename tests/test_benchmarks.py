@@ -181,13 +181,14 @@ def test_what_the_documents_show_is_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(products, "WIDTHS", [24, 40])
     monkeypatch.setattr(compare, "installed", lambda: ["fastbackprop", "NumPy"])
     monkeypatch.setattr(sklearn_fit, "CASES", {name: sklearn_fit.CASES[name] for name in ["digits (20, 10) sgd"]})
+    monkeypatch.setattr(sklearn_fit, "WIDTHS", sklearn_fit.CASES)
     monkeypatch.setattr(pytorch, "CASES", tiny_cases[:1])
     monkeypatch.setattr(pytorch, "WIDTHS", tiny_cases)
     monkeypatch.setattr(document, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / document.FOLDER).mkdir(parents=True)
     monkeypatch.setattr(main, "RUNS", dict(main.RUNS))
-    libraries_of = {"sklearn": "sklearn", "pytorch": "torch", "pytorch_widths": "torch", "dask": "distributed"}
+    libraries_of = {"sklearn": "sklearn", "sklearn_widths": "sklearn", "pytorch": "torch", "pytorch_widths": "torch", "dask": "distributed"}
     for name, library in libraries_of.items():
         if importlib.util.find_spec(library) is None:
             del main.RUNS[name]
