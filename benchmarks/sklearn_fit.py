@@ -1,6 +1,6 @@
 """Time of `fit` in fastbackprop.sklearn and in scikit-learn: the same model, data and random_state, in turns.
 
-    python -m benchmarks.sklearn_fit [--case "digits (100,) adam" ...] [--widths] [--rounds 9] [--cpu-time] [--json FILE]
+    python -m benchmarks.sklearn_fit [--case "digits (100,) adam" ...] [--widths] [--rounds 9] [--cpu-time]
 
 Each case prints the median times, the median over the rounds of scikit-learn's time over this package's, the quartiles
 of this ratio, and the relative difference of the two final losses. Every fit waits until other threads sleep.
