@@ -16,8 +16,8 @@ import numpy as np
 
 from benchmarks import machine, peak
 from benchmarks.cases import DTYPES
+from fastbackprop.engine.layout import padded, private_layout, transposed_row
 from fastbackprop.engine.memory import aligned
-from fastbackprop.engine.plan import padded, private_layout, transposed_row
 from fastbackprop.kernels.layers import backward_layer, forward_layer, transpose, weight_gradient
 from fastbackprop.kernels.simd import advance, pointer
 

@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike
 
 from fastbackprop.arguments.batch import Batch, check_callables
 from fastbackprop.arguments.checks import OUTPUT_SHAPE, Array, Gradients, Loss, check_columns
-from fastbackprop.engine.pool import borrow, give_back
+from fastbackprop.engine.engine import Engine
+from fastbackprop.engine.pool import run
 
 
 def loss_and_gradients(
@@ -115,10 +116,7 @@ def loss_and_gradients(
     batch = Batch(net_input, all_weights, all_biases)
     batch.set_loss(y, loss, reduction, sample_weight)
     batch.set_options(batch.dtype, **options)
-    engine = borrow(batch.layer_sizes, batch.dtype)
-    result = engine.differentiate(batch)
-    give_back(engine)
-    return result
+    return run(Engine.differentiate, batch)
 
 
 def vjp(
@@ -173,10 +171,7 @@ def vjp(
     batch = Batch(net_input, all_weights, all_biases)
     batch.set_seed(dl_doutput)
     batch.set_options(batch.dtype, input_gradient=input_gradient, out=out, num_threads=num_threads, progress=progress)
-    engine = borrow(batch.layer_sizes, batch.dtype)
-    result = engine.differentiate(batch)[1:]
-    give_back(engine)
-    return result
+    return run(Engine.differentiate, batch)[1:]
 
 
 def predict(
@@ -217,10 +212,7 @@ def predict(
     """
     batch = Batch(net_input, all_weights, all_biases)
     batch.set_options(batch.dtype, num_threads=num_threads, progress=progress)
-    engine = borrow(batch.layer_sizes, batch.dtype)
-    result = engine.predict(batch)
-    give_back(engine)
-    return result
+    return run(Engine.predict, batch)
 
 
 def with_callables(

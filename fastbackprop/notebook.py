@@ -8,8 +8,9 @@ from numpy.typing import ArrayLike
 
 from fastbackprop.arguments.batch import Batch, ForwardPass
 from fastbackprop.arguments.checks import Array
+from fastbackprop.engine.engine import Engine
 from fastbackprop.engine.memory import empty_columns
-from fastbackprop.engine.pool import borrow, give_back
+from fastbackprop.engine.pool import run
 
 
 def ReLU(preactivation: ArrayLike) -> Any:
@@ -152,9 +153,7 @@ def compute_network_output(
     sizes = batch.layer_sizes[1:]
     all_f, all_h = (empty_columns(units, batch.samples, batch.dtype) for units in (sizes, sizes[:-1]))
     batch.take_columns(all_f, all_h, all_f[-1:])  # the last layer has no ReLU: its place is not written
-    engine = borrow(batch.layer_sizes, batch.dtype)
-    engine.predict_columns(batch)
-    give_back(engine)
+    run(Engine.predict_columns, batch)
     return all_f[-1], all_f, [net_input, *all_h, *all_f[-1:] * append_output]
 
 
@@ -225,9 +224,7 @@ def backward_pass(
         sizes = batch.layer_sizes[1:]
         all_dl_dh, all_dl_df = (empty_columns(units, batch.samples, batch.dtype) for units in (sizes[:-1], sizes))
         batch.take_columns(all_dl_dh, all_dl_df[-1:], all_dl_df)  # the output has no dl_dh
-    engine = borrow(batch.layer_sizes, batch.dtype)
-    _, *gradients = engine.differentiate_columns(batch)
-    give_back(engine)
+    _, *gradients = run(Engine.differentiate_columns, batch)
     if not intermediates:
         return tuple(gradients)
     all_dl_dweights, all_dl_dbiases, dl_dinput = gradients

@@ -9,7 +9,7 @@ import fastbackprop as fb
 from benchmarks.cases import TABLE, batch, network
 from fastbackprop import reference
 from fastbackprop.arguments.checks import check_shapes
-from fastbackprop.engine.plan import FEW
+from fastbackprop.engine.limits import FEW
 from fastbackprop.engine.results import split
 from tests.conftest import assert_close, assert_same_bits, smooth_batch, target_of
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from fastbackprop.arguments.checks import parameter_count
-from fastbackprop.engine import plan
+from fastbackprop.engine import layout as layouts
+from fastbackprop.engine import limits, plan
+from fastbackprop.kernels import CACHE_LINE
 
 NETWORKS = [
     (1, 6, 6, 6, 6, 6, 1),
@@ -40,11 +42,11 @@ def test_chunks_cover_the_batch(layer_sizes, itemsize, what):
         assert bounds[-1] == samples
         lengths = np.diff(bounds)
         assert lengths.min() > 0
-        assert lengths.max() <= made.longest < lengths.max() + plan.STRIP
-        assert lengths.max() - lengths.min() <= plan.STRIP
-        assert all(bound % plan.STRIP == 0 for bound in bounds[:-1])
+        assert lengths.max() <= made.longest < lengths.max() + limits.GRAIN
+        assert lengths.max() - lengths.min() <= limits.GRAIN
+        assert all(bound % limits.GRAIN == 0 for bound in bounds[:-1])
         assert made.tile_samples <= made.layout.tile_samples
-        assert made.tile_samples % plan.STRIP == 0
+        assert made.tile_samples % limits.GRAIN == 0
         for threads, most in itertools.product((1, 2, 3, 64), (None, 1, 1000)):
             slices = made.slices(threads, most)
             assert list(itertools.chain.from_iterable(range(*part) for part in slices)) == list(range(made.chunks))
@@ -60,20 +62,20 @@ def test_partial_gradients_have_room(layer_sizes, itemsize):
     for samples in SAMPLES:
         made = plan.plan_gradient(layer_sizes, itemsize, samples)
         if made.scheme == "private":
-            assert made.layout.partial_bytes <= plan.PRIVATE_BYTES
-            assert made.most_chunks * made.layout.partial_bytes <= plan.PARTIALS_BYTES
+            assert made.layout.partial_bytes <= limits.PRIVATE_BYTES
+            assert made.most_chunks * made.layout.partial_bytes <= limits.PARTIALS_BYTES
             assert made.most_chunks >= 32
-            assert made.longest <= plan.CHUNK_TILES * made.layout.tile_samples
+            assert made.longest <= limits.CHUNK_TILES * made.layout.tile_samples
         else:
             tiles = -(-made.longest // made.tile_samples)
-            assert tiles <= plan.GROUP_TILES
-            assert tiles <= 2 or tiles * made.layout.tile_bytes <= plan.GROUP_BYTES
+            assert tiles <= limits.GROUP_TILES
+            assert tiles <= 2 or tiles * made.layout.tile_bytes <= limits.GROUP_BYTES
 
 
 @of_networks
 def test_the_blocks_are_the_gradient(layer_sizes, itemsize):
     """Each element of the weights is in one block; private blocks have the biases too."""
-    private, shared = plan.private_layout(layer_sizes, itemsize), plan.shared_layout(layer_sizes, itemsize)
+    private, shared = layouts.private_layout(layer_sizes, itemsize), layouts.shared_layout(layer_sizes, itemsize)
     for layout in private, shared:
         taken = np.zeros(parameter_count(layer_sizes), np.int8)
         for block in layout.blocks:
@@ -90,7 +92,7 @@ def test_the_blocks_are_the_gradient(layer_sizes, itemsize):
 @pytest.mark.parametrize(("largest", "unit"), [(448, 64), (128, 1), (4096, 1), (64, 64)])
 def test_parts_are_even_and_never_too_large(largest, unit):
     for total in [*range(1, 1500), 2000, 4095, 4096, 4097, 10_000]:
-        parts = plan.parts(total, largest, unit)
+        parts = layouts.parts(total, largest, unit)
         assert [first for first, _ in parts] + [total] == [0] + [last for _, last in parts]
         sizes = [last - first for first, last in parts]
         assert min(sizes) > 0
@@ -102,14 +104,14 @@ def test_parts_are_even_and_never_too_large(largest, unit):
 
 def test_blocks_fit_into_the_scratch_memory(itemsize):
     for width in [*range(1, 1300, 7), 2000, 3072, 10_000]:
-        layout = plan.shared_layout((width, width, 3), itemsize)
+        layout = layouts.shared_layout((width, width, 3), itemsize)
         call = layout.call
         for block in layout.blocks:
             layer = layout.layers[block["k"]]
             assert block["rows"] * block["partial_row"] <= layer["partial_biases_at"]
             assert layer["partial_biases_at"] + block["rows"] * itemsize <= call["transposed_at"]
             assert block["columns"] * itemsize < layer["transposed_row"]
-            transposed = plan.SHARED_TILE_SAMPLES * layer["transposed_row"]
+            transposed = limits.SHARED_TILE_SAMPLES * layer["transposed_row"]
             assert call["transposed_at"] + transposed <= layout.partial_bytes
 
 
@@ -117,7 +119,7 @@ def test_blocks_fit_into_the_scratch_memory(itemsize):
 @pytest.mark.parametrize("kept", [False, True])
 def test_partial_gradients_do_not_overlap(layer_sizes, itemsize, kept):
     """Rows of wide layers are whole vectors of every target; the blocks read what the products write."""
-    layout = plan.kept_layout(layer_sizes, itemsize, 1, 1) if kept else plan.private_layout(layer_sizes, itemsize)
+    layout = layouts.kept_layout(layer_sizes, itemsize, 1, 1) if kept else layouts.private_layout(layer_sizes, itemsize)
     taken = np.zeros(layout.partial_bytes // itemsize, np.int8)
     for layer in layout.layers:
         width = layer["partial_row"] // itemsize
@@ -146,7 +148,7 @@ def test_partial_gradients_do_not_overlap(layer_sizes, itemsize, kept):
 
 @of_networks
 def test_squares_stand_behind_a_gradient_and_are_summed_like_it(layer_sizes, itemsize):
-    once, twice = (plan.kept_layout(layer_sizes, itemsize, 1, gradients) for gradients in (1, 2))
+    once, twice = (layouts.kept_layout(layer_sizes, itemsize, 1, gradients) for gradients in (1, 2))
     assert twice.sums == 2 * once.sums == 2 * parameter_count(layer_sizes)
     assert twice.call["squares_at"] == once.partial_bytes
     assert twice.partial_bytes == 2 * once.partial_bytes
@@ -162,7 +164,7 @@ def test_doubles_stand_behind_the_rows_of_a_tile(layer_sizes, itemsize):
     """A row of losses, and one of norms, or one for each layer; in front of them a sample's activations fit."""
     layers = len(layer_sizes) - 1
     for norms in {1, layers}:
-        layout = plan.kept_layout(layer_sizes, itemsize, norms, 1)
+        layout = layouts.kept_layout(layer_sizes, itemsize, norms, 1)
         call, row = layout.call, 8 * layout.tile_samples
         transposed = layout.tile_samples * max(layer["transposed_row"] for layer in layout.layers)
         assert layout.rows * call["row_bytes"] <= call["transposed_at"]
@@ -174,14 +176,12 @@ def test_doubles_stand_behind_the_rows_of_a_tile(layer_sizes, itemsize):
 
 @of_networks
 def test_rows_of_a_tile_do_not_overlap(layer_sizes, itemsize):
-    layouts = [plan.private_layout(layer_sizes, itemsize), plan.shared_layout(layer_sizes, itemsize)]
-    for layout in [
-        *layouts,
-        *(plan.kept_layout(layer_sizes, itemsize, norms, 1) for norms in (1, len(layer_sizes) - 1)),
-    ]:
+    tiled = [layouts.private_layout(layer_sizes, itemsize), layouts.shared_layout(layer_sizes, itemsize)]
+    kept = [layouts.kept_layout(layer_sizes, itemsize, norms, 1) for norms in (1, len(layer_sizes) - 1)]
+    for layout in [*tiled, *kept]:
         call, row, inputs, outputs = layout.call, layout.call["row_bytes"], layer_sizes[0], layer_sizes[-1]
         places = [(0, inputs), *((layer["f_at"], layer["units_out"]) for layer in layout.layers)]
-        places += [(call["target_at"], outputs), (call["weight_at"], plan.LOSS_ROWS), (call["ones_at"], 1)]
+        places += [(call["target_at"], outputs), (call["weight_at"], limits.LOSS_ROWS), (call["ones_at"], 1)]
         own = [(layer["dl_df_at"], layer["units_out"]) for layer in layout.layers if layer["dl_df_at"] != layer["f_at"]]
         places += own + [(call["dl_dinput_at"], inputs)] * bool(call["dl_dinput_at"])
         if "results_at" in call:
@@ -190,23 +190,23 @@ def test_rows_of_a_tile_do_not_overlap(layer_sizes, itemsize):
         for at, rows in places:
             taken[at // row : at // row + rows] += 1
         assert (taken == 1).all()
-        assert row % plan.CACHE_LINE == 0
-        assert row // plan.CACHE_LINE % 2 == 1
+        assert row % CACHE_LINE == 0
+        assert row // CACHE_LINE % 2 == 1
         assert layout.rows * row <= layout.tile_bytes
 
 
 @of_networks
 def test_few_samples_do_not_overlap(layer_sizes, itemsize):
-    layout = plan.few_layout(layer_sizes, itemsize)
+    layout = layouts.few_layout(layer_sizes, itemsize)
     call = layout.call
     places = [(0, layer_sizes[0]), *((layer["f_at"], layer["units_out"]) for layer in layout.layers)]
     places += [(layer["dl_df_at"], layer["units_out"]) for layer in layout.layers[:-1]]
-    places += [(call["dl_dinput_at"], layer_sizes[0]), (call["target_at"], 2 * layer_sizes[-1] + plan.LOSS_ROWS)]
+    places += [(call["dl_dinput_at"], layer_sizes[0]), (call["target_at"], 2 * layer_sizes[-1] + limits.LOSS_ROWS)]
     taken = np.zeros(layout.rows, np.int8)
     for at, units in places:
         taken[at // itemsize : at // itemsize + units] += 1
     assert (taken == 1).all()
-    assert layout.tile_bytes == plan.FEW * layout.rows * itemsize
+    assert layout.tile_bytes == limits.FEW * layout.rows * itemsize
 
 
 @pytest.mark.parametrize(

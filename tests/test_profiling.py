@@ -5,7 +5,8 @@ import pytest
 
 from fastbackprop.cli import main as __main__
 from fastbackprop.cli import profiling
-from fastbackprop.engine.plan import FEW, plan_gradient
+from fastbackprop.engine.limits import FEW
+from fastbackprop.engine.plan import plan_gradient
 from fastbackprop.parallel.workers import count_threads
 
 SMALL, LARGE = (3, 8, 8, 2), (300, 2000, 1500, 250)

@@ -9,7 +9,8 @@ import numpy as np
 from fastbackprop.arguments.batch import Batch
 from fastbackprop.arguments.checks import Array, DType, parameter_count
 from fastbackprop.engine.engine import Engine
-from fastbackprop.engine.plan import FEW, Plan, plan_gradient
+from fastbackprop.engine.limits import FEW
+from fastbackprop.engine.plan import Plan, plan_gradient
 from fastbackprop.packing import unpack
 from fastbackprop.parallel.workers import count_threads
 from fastbackprop.workspace import Workspace

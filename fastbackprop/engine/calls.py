@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from fastbackprop.arguments.checks import Array, DType
-from fastbackprop.engine.plan import PLANS, Layout
+from fastbackprop.engine.layout import Layout
+from fastbackprop.engine.plan import PLANS
 
 PASSES = {
     ("gradient", "few"): ("few", "few_gradient_pass", ("rows", "samples")),

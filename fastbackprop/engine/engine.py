@@ -8,8 +8,8 @@ from fastbackprop.arguments.addresses import native
 from fastbackprop.arguments.batch import Batch
 from fastbackprop.arguments.checks import Array, DType
 from fastbackprop.engine.calls import Call
+from fastbackprop.engine.limits import GIVEN_BYTES, STAGED_BYTES
 from fastbackprop.engine.memory import aligned, empty
-from fastbackprop.engine.plan import GIVEN_BYTES, STAGED_BYTES
 from fastbackprop.engine.results import parts_of_samples, returned, returned_samples, sample_arrays
 from fastbackprop.parallel.workers import NO_HELPERS, count_threads, helpers
 
@@ -110,7 +110,8 @@ class Engine:
         """The loss, and a vector of what a pass sums."""
         gradient = np.empty(call.plan.layout.sums, self.dtype)
         call.set_loss(batch.tile_loss)
-        return self._run(batch, call, columns_out, gradient) * batch.scale, gradient
+        loss = self._run(batch, call, columns_out, gradient)
+        return loss * batch.scale, gradient  # passes scale dl/df_K, not the loss
 
     def _run(self, batch: Batch, call: Call, columns_out: Array, gradient: Array) -> float:
         """Run a pass over the batch; the loss of its samples. columns_out and gradient are written."""

@@ -7,7 +7,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from fastbackprop.kernels.simd import INT, outlined
+from fastbackprop.kernels.simd import INT, Simd, outlined
+
+DOUBLE = ir.DoubleType()
 
 SMALLEST_SQUARES = 2.0**-930
 """A sum of squares of doubles, from which on those that are too small for a double do not count."""
@@ -24,7 +26,7 @@ def add_squared_norms(typing_context, squares, dl_df, h, stride, units_out, unit
 
     def emit(simd, squares, dl_df, h, stride, units_out, units_in, samples):
         builder = simd.builder
-        vector = ir.VectorType(ir.DoubleType(), simd.lanes)
+        vector = ir.VectorType(DOUBLE, simd.lanes)
 
         def constant(value):
             return ir.Constant(vector, [value] * simd.lanes)
@@ -67,6 +69,71 @@ def sums_of_squares(simd, rows, stride, units, vectors, offset, start):
                 builder.store(builder.or_(builder.load(found[v]), builder.bitcast(element, bits)), found[v])
     magnitude = ir.Constant(bits, [2**63 - 1] * simd.lanes)
     return [builder.load(slot) for slot in sums], [builder.and_(builder.load(slot), magnitude) for slot in found]
+
+
+@intrinsic
+def with_norm(typing_context, norm, dl_df, h, stride, units_out, units_in):
+    """sqrt(norm^2 + ||dl_df||^2 (||h||^2 + 1)) of one sample, where add_squared_norms does not do: no square on the way
+    is too large or too small.
+
+    dl_df and h are columns of a tile, read. It is infinite only where it is too large itself, or what is read is.
+    """
+
+    def generate(context, builder, signature, arguments):
+        norm, dl_df, h, stride, units_out, units_in = arguments
+        simd = Simd(context, builder, signature.args[1].dtype)
+        slope, activation = length(simd, dl_df, stride, units_out), length(simd, h, stride, units_in)
+        return hypotenuse(simd, norm, builder.fmul(slope, hypotenuse(simd, activation, DOUBLE(1.0))))
+
+    return types.float64(types.float64, dl_df, h, *[types.intp] * 3), generate
+
+
+def length(simd, column, stride, units):
+    """sqrt(sum_i x_i^2) of a column, by its largest |x_i|."""
+    builder = simd.builder
+    largest, total, squares = (cgutils.alloca_once(builder, DOUBLE) for _ in range(3))
+    for slot in largest, total, squares:
+        builder.store(DOUBLE(0.0), slot)
+
+    def size_of(i):
+        value = simd.load_scalar(column, simd.mul(i.index, stride))
+        return unary(builder, "fabs", value if simd.itemsize == 8 else builder.fpext(value, DOUBLE))
+
+    with simd.loop(units) as i:
+        size = size_of(i)
+        builder.store(simd.greatest(size, builder.load(largest)), largest)
+        builder.store(builder.fadd(builder.load(total), size), total)
+    with builder.if_then(is_usual(builder, builder.load(largest), builder.load(total))):
+        with simd.loop(units) as i:
+            share = builder.fdiv(size_of(i), builder.load(largest))
+            builder.store(builder.fadd(builder.load(squares), builder.fmul(share, share)), squares)
+        builder.store(builder.fmul(builder.load(largest), unary(builder, "sqrt", builder.load(squares))), total)
+    return builder.load(total)
+
+
+def hypotenuse(simd, a, b):
+    """sqrt(a^2 + b^2) of numbers that are not negative."""
+    builder = simd.builder
+    a_is_larger, total = simd.greater(a, b), builder.fadd(a, b)
+    larger, smaller = builder.select(a_is_larger, a, b), builder.select(a_is_larger, b, a)
+    ratio = builder.fdiv(smaller, larger)
+    root = unary(builder, "sqrt", builder.fadd(DOUBLE(1.0), builder.fmul(ratio, ratio)))
+    return builder.select(is_usual(builder, larger, total), builder.fmul(larger, root), total)
+
+
+def is_usual(builder, largest, total):
+    """Whether the largest of some numbers can divide them: it is not 0 nor infinite, and none of them NaN, nor their
+    sum."""
+    fine = builder.and_(
+        builder.fcmp_ordered(">", largest, DOUBLE(0.0)), builder.fcmp_ordered("<", largest, DOUBLE(float("inf")))
+    )
+    return builder.and_(fine, builder.fcmp_ordered("ord", total, total))
+
+
+def unary(builder, name, value):
+    """LLVM's own function of a double."""
+    kind = ir.FunctionType(DOUBLE, [DOUBLE])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.f64"), [value])
 
 
 @intrinsic

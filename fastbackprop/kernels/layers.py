@@ -76,27 +76,27 @@ def forward_layer(typing_context, f, f_stride, weights, biases, h, h_stride, uni
 
 @intrinsic
 def backward_layer(
-    typing_context, dl_dh, dh_stride, h, h_stride, weights, dl_df, df_stride, units_out, units_in, samples, with_mask
+    typing_context, result, stride, h, h_stride, weights, dl_df, df_stride, units_out, units_in, samples, with_mask
 ):
-    """dl_dh = m(h) * (weights^T dl_df) over one tile.
+    """result = m(h) * (weights^T dl_df) over one tile: dl/df_{k-1}, or dl/dh_k where there is no mask.
 
-    The mask is taken from h, a preactivation or its ReLU, which may be dl_dh itself. Where `with_mask` is 0, m = 1,
-    whatever h holds. dl_dh is written, h and dl_df are read; dl_df must not alias dl_dh. weights (units_out, units_in)
-    are contiguous.
+    The mask is taken from h, a preactivation or its ReLU, which may be the result itself. Where `with_mask` is 0,
+    m = 1, whatever h holds. result is written, h and dl_df are read; dl_df must not alias result. weights (units_out,
+    units_in) are contiguous.
     """
 
-    def emit(simd, dl_dh, dh_stride, h, h_stride, weights, dl_df, df_stride, units_out, units_in, samples, with_mask):
+    def emit(simd, result, stride, h, h_stride, weights, dl_df, df_stride, units_out, units_in, samples, with_mask):
         builder = simd.builder
         row = simd.mul(units_in, simd.itemsize)
         # Where the sums overwrite h, there must be one pass: the second would take the mask from them.
-        in_place = builder.icmp_unsigned("==", dl_dh, h)
+        in_place = builder.icmp_unsigned("==", result, h)
         rows = builder.sdiv(simd.int(PAGES * PAGE_BYTES), simd.least(row, PAGE_BYTES))
         for p, depth in simd.parts(units_out, builder.select(in_place, units_out, rows)):
             last = builder.icmp_signed("==", simd.add(p, depth), units_out)
             multiply(
                 simd,
-                c=dl_dh,
-                c_row=dh_stride,
+                c=result,
+                c_row=stride,
                 a=simd.behind(weights, simd.mul(p, row)),
                 a_row=simd.itemsize,
                 a_column=row,
@@ -111,7 +111,7 @@ def backward_layer(
                 masked=builder.and_(last, builder.icmp_signed("!=", with_mask, simd.int(0))),
             )
 
-    arguments = (dl_dh, types.intp, h, types.intp, weights, dl_df, types.intp, *[types.intp] * 4)
+    arguments = (result, types.intp, h, types.intp, weights, dl_df, types.intp, *[types.intp] * 4)
     return types.void(*arguments), outlined("backward_layer", h.dtype, emit)
 
 

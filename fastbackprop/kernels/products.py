@@ -59,10 +59,9 @@ def addresses(dtype, group):
     """name: the address of the compiled product, for the products of a group."""
     element = numba.from_dtype(dtype)
     names = list(signatures(element)[group])
-    writers = {"rows": write_rows, "tiles": write_tiles, "transposed": write_transposed, "samples": write_samples}
     table = np.zeros(len(names), np.int64)
     kinds = types.Array(types.int64, 1, "C"), types.Array(element, 1, "C")
-    write = compile_entry(writers[group], types.void(*kinds))
+    write = compile_entry(writer(group), types.void(*kinds))
     write(table, np.empty(0, dtype))
     _owners.append(write)
     return dict(zip(names, table.tolist(), strict=True))
@@ -72,20 +71,14 @@ _owners: list[object] = []
 """What keeps the compiled products in memory."""
 
 
-def write_rows(table, like):
-    write_addresses(pointer(table), like, "rows")
+def writer(group):
+    """The function that writes the addresses of a group's products."""
 
+    def write(table, like):
+        write_addresses(pointer(table), like, group)
 
-def write_tiles(table, like):
-    write_addresses(pointer(table), like, "tiles")
-
-
-def write_transposed(table, like):
-    write_addresses(pointer(table), like, "transposed")
-
-
-def write_samples(table, like):
-    write_addresses(pointer(table), like, "samples")
+    write.__name__ = f"write_{group}"
+    return write
 
 
 @intrinsic(prefer_literal=True)

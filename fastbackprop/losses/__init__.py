@@ -3,8 +3,9 @@
     check_target(y, units, columns)     y as an array (D_o, N), or (1, N) class numbers, checked
     tile_loss                           value and derivative over one tile, compiled
 
-tile_loss(losses, rows, stride, units, target_rows, count, scale) takes `count` samples of a tile, D_o = units. rows are
-the rows of the tile from the first of the output on, `stride` elements apart:
+tile_loss(losses, rows, stride, units, target_rows, count, scale) takes `count` samples of a tile, D_o = units. losses
+is the address of doubles, rows that of elements (numba.carray makes arrays of both), scale a double, the rest are
+integers. rows are those of the tile from the first of the output on, `stride` elements apart:
 
     output, then dl/df_K | target | sample weights w | three rows of workspace
 

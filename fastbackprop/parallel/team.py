@@ -26,19 +26,7 @@ from numba.extending import intrinsic
 
 from fastbackprop.kernels.jit import compile_entry, inner, phase
 from fastbackprop.kernels.simd import INT
-from fastbackprop.parallel.boxes import (
-    AWAY,
-    BOX,
-    CALLED,
-    GO,
-    HERE,
-    LEAVE,
-    LINE,
-    RUN,
-    STATE,
-    THREAD,
-    WAITING,
-)
+from fastbackprop.parallel.boxes import AWAY, BOX, CALLED, GO, HERE, LEAVE, LINE, RUN, STATE, THREAD, WAITING
 
 LOOKS = 100
 """Looks for a worker's answer, at least: a look and a pause take 28 ns (Zen 5), an answer some 10 of them."""
@@ -54,6 +42,7 @@ ARRIVED, PIECES, BLOCKS = range(3)
 """What the threads of a call count together, at the beginning of its record, on a cache line of their own."""
 
 COUNTER_WORDS = 3 * LINE
+"""Of three cache lines: the counters are on the one in the middle."""
 
 CELL = types.CPointer(types.int64)
 BOXES = types.Array(types.int64, 2, "C")

@@ -3,6 +3,7 @@
 A pass of this kind is what it does with one tile: `each_tile` and `sum_over_tiles` make a pass of that phase.
 """
 
+from fastbackprop.engine import plan
 from fastbackprop.kernels.jit import phase
 from fastbackprop.kernels.records import record_at
 from fastbackprop.kernels.rows import clear, sum_row
@@ -17,7 +18,7 @@ def each_tile(take_tile):
         tile = advance(call.tiles, thread * call.tile_bytes)
         chunk = call.first_chunk + claim(call, PIECES)
         while chunk < call.end_chunk:
-            begin, end = cut(call, chunk) - call.first_sample, cut(call, chunk + 1) - call.first_sample
+            begin, end = samples_of(call, chunk)
             for first in range(begin, end, call.tile_samples):
                 take_tile(call, tile, first, min(call.tile_samples, end - first))
             chunk = call.first_chunk + claim(call, PIECES)
@@ -36,22 +37,26 @@ def sum_over_tiles(take_tile):
         chunk = call.first_chunk + claim(call, PIECES)
         while chunk < call.end_chunk:
             partial = begin_chunk(call, losses, chunk)
-            begin, end = cut(call, chunk) - call.first_sample, cut(call, chunk + 1) - call.first_sample
+            begin, end = samples_of(call, chunk)
             for first in range(begin, end, call.tile_samples):
                 count = min(call.tile_samples, end - first)
                 take_tile(call, tile, partial, losses, first, count, first - begin)
-            end_chunk(call, losses, chunk)
+            keep_loss(call, losses, chunk)
             chunk = call.first_chunk + claim(call, PIECES)
         add_chunks(call, thread, threads)
 
     return run
 
 
+cut = phase(plan.cut)
+
+
 @phase
-def cut(call, chunk):
-    """Where a chunk of the batch begins, and the one before it ends: as even as multiples of a strip allow."""
-    strips = (call.batch_samples + call.strip - 1) // call.strip
-    return min(call.strip * (strips * chunk // call.chunks), call.batch_samples)
+def samples_of(call, chunk):
+    """The samples of a chunk, counted from the first of the slice: [begin, end)."""
+    begin = cut(call.batch_samples, call.chunks, call.grain, chunk)
+    end = cut(call.batch_samples, call.chunks, call.grain, chunk + 1)
+    return begin - call.first_sample, end - call.first_sample
 
 
 @phase
@@ -64,8 +69,8 @@ def begin_chunk(call, losses, chunk):
 
 
 @phase
-def end_chunk(call, losses, chunk):
-    """The loss of a chunk."""
+def keep_loss(call, losses, chunk):
+    """The loss of a chunk: the sum of the row of losses."""
     call.losses[chunk - call.first_chunk] = sum_row(losses, call.tile_samples)
 
 

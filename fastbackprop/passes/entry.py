@@ -71,6 +71,7 @@ def run_call(
     call.first_sample, call.first_chunk, call.end_chunk, call.is_first, call.is_last = bounds
     layers, columns = call.layers, columns_at(places, net_input)
     call.all_weights, call.all_biases = columns, record_at(columns, layers)
+    # Where a call has fewer lists, these are addresses behind the table, which no pass of it reads.
     call.all_f, call.all_h = record_at(columns, 2 * layers), record_at(columns, 3 * layers)
     call.all_dl_dh, call.all_dl_df = record_at(columns, 4 * layers), record_at(columns, 5 * layers)
     call.all_sample_dweights, call.all_sample_dbiases = call.all_f, call.all_h  # lists that only another pass takes

@@ -3,17 +3,20 @@
 With fewer samples than a vector has lanes, tiles of samples would be padding for the most part. Here activations are
 stored sample by sample, units contiguous, and weights are used as they come, row by row. The workspace holds
 
-    h_0 | h_1 ... h_K | output, then dl/df_K | dl/dh_0 ... dl/dh_K | the rows of the loss, units by samples
+    h_0 | h_1 ... h_K | output, then dl/df_K | dl/dinput, dl/df_0 ... dl/df_{K-1} | the rows of the loss
 
-each a matrix (samples, units). Measured: N = 1 of 1-6x5-1 takes 18 instead of 46 us; 8 samples of 784-100-10 took 23
-(float32) and 48 us (float64), with tiles of samples 58 and 80 (AVX-512, 2026-11).
+each a matrix (samples, units), but for the last, which are (units, samples). Measured: N = 1 of 1-6x5-1 takes 18
+instead of 46 us; 8 samples of 784-100-10 took 23 (float32) and 48 us (float64), with tiles of samples 58 and 80
+(AVX-512, 2026-11).
 """
 
 from fastbackprop.kernels.jit import phase
 from fastbackprop.kernels.records import record_at
-from fastbackprop.kernels.rows import clear, fill_with_ones
+from fastbackprop.kernels.rows import clear
 from fastbackprop.kernels.samples import relu
 from fastbackprop.kernels.simd import advance
+from fastbackprop.passes.chunks import add_losses
+from fastbackprop.passes.tile import take_weights
 
 
 def few_gradient_pass(call, thread, threads):
@@ -68,20 +71,15 @@ def take_loss_of_few(call, output):
     """dl/df_K in place of the output. The rows of the loss hold samples side by side, as those of a tile do."""
     samples, item, losses = call.samples, call.itemsize, call.sample_losses
     row = samples * item
-    rows = advance(call.tiles, call.target_at * samples)
+    rows = advance(call.tiles, call.target_at * samples)  # a copy of the output, then the target and so on
     target, weights = advance(rows, call.outputs * row), advance(rows, 2 * call.outputs * row)
     call.copy_rows(rows, row, output, item, call.outputs * item, call.outputs, samples)
     call.copy_rows(target, row, call.target, call.target_row, call.target_column, call.target_rows, samples)
-    fill_with_ones(weights, samples)
-    if call.is_weighted:
-        call.copy_rows(weights, row, call.sample_weight, 0, call.weight_column, 1, samples)
+    take_weights(call, weights, 0, samples)
     clear(losses, samples)
     call.loss(losses, rows, samples, call.outputs, call.target_rows, samples, call.scale)
     call.copy_rows(output, call.outputs * item, rows, item, row, samples, call.outputs)
-    total = 0.0
-    for s in range(samples):
-        total += losses[s]
-    call.loss_sum = total
+    add_losses(call, losses, samples)
 
 
 @phase
@@ -108,13 +106,13 @@ def weight_gradient_of_few(call, layer, dl_df):
 
 
 @phase
-def backward_few(call, dl_dh, dl_df, k, with_mask):
-    """dl/dh_k = Omega_k^T dl/df_k, with the mask of h_k or without one."""
+def backward_few(call, result, dl_df, k, with_mask):
+    """Omega_k^T dl/df_k, with the mask of h_k: dl/df_{k-1}; or without one: dl/dh_k."""
     layer, samples, item = record_at(call.layer, k), call.samples, call.itemsize
     row = layer.units_in * item
     # fmt: off
     call.multiply_samples(
-        dl_dh, row,
+        result, row,
         advance(call.tiles, layer.h_at * samples),
         dl_df, layer.units_out * item, item,
         record_at(call.all_weights, k).data, row,

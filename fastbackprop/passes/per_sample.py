@@ -11,7 +11,7 @@ import math
 import numba
 import numpy as np
 
-from fastbackprop.kernels.columns import add_squared_norms, multiply_rows, outer_products
+from fastbackprop.kernels.columns import add_squared_norms, multiply_rows, outer_products, with_norm
 from fastbackprop.kernels.jit import phase
 from fastbackprop.kernels.records import record_at
 from fastbackprop.kernels.rows import clear, clear_tail, fill_with_ones, whole_vectors
@@ -64,48 +64,11 @@ def take_norms(call, tile, count):
             norms[s] = math.sqrt(norms[s])
         for s in range(count):
             if not norms[s] < np.inf:  # where a square is no double, the norm may be one all the same
-                last = call.layers if call.norms == 1 else number + 1
-                norms[s] = careful_norm(call, advance(tile, s * call.itemsize), number, last)
-
-
-@phase
-def careful_norm(call, column, first, last):
-    """The norm of a sample's gradient by the layers [first, last), which is infinite only if it is too large itself."""
-    norm = 0.0
-    for k in range(first, last):
-        layer = record_at(call.layer, k)
-        slope = careful_length(call, advance(column, layer.dl_df_at), layer.units_out)
-        activation = careful_length(call, advance(column, layer.h_at), layer.units_in)
-        norm = hypotenuse(norm, slope * hypotenuse(activation, 1.0))
-    return norm
-
-
-@phase
-def careful_length(call, column, units):
-    """sqrt(sum_i x_i^2) of a column of a tile, by the largest |x_i|."""
-    row = call.row_bytes // call.itemsize
-    largest, total, length = 0.0, 0.0, 0.0
-    for i in range(units):
-        size = abs(np.float64(column[i * row]))
-        largest = max(size, largest)
-        total += size
-    if 0.0 < largest < np.inf:
-        for i in range(units):
-            share = np.float64(column[i * row]) / largest
-            length += share * share
-        total = largest * math.sqrt(length)
-    return total
-
-
-@phase
-def hypotenuse(a, b):
-    """sqrt(a^2 + b^2) of numbers that are not negative."""
-    larger, smaller = max(a, b), min(a, b)
-    length = a + b
-    if 0.0 < larger < np.inf:
-        ratio = smaller / larger
-        length = larger * math.sqrt(1.0 + ratio * ratio)
-    return length
+                norms[s] = 0.0
+                for k in range(number, call.layers if call.norms == 1 else number + 1):
+                    layer, column = record_at(call.layer, k), advance(tile, s * call.itemsize)
+                    dl_df, h = advance(column, layer.dl_df_at), advance(column, layer.h_at)
+                    norms[s] = with_norm(norms[s], dl_df, h, call.row_bytes, layer.units_out, layer.units_in)
 
 
 @phase

@@ -100,7 +100,7 @@ def call_record(element):
             "batch_samples": INT,
             "chunks": INT,
             "tile_samples": INT,
-            "strip": INT,  # samples: chunks and strips begin at multiples of it
+            "grain": INT,  # samples: chunks and strips begin at multiples of it
             # The network, and where rows lie in a tile: see Layout.
             "itemsize": INT,
             "layers": INT,
@@ -112,7 +112,7 @@ def call_record(element):
             "weight_at": INT,
             "ones_at": INT,
             "dl_dinput_at": INT,
-            "transposed_at": INT,
+            "transposed_at": INT,  # in a tile, or in the scratch memory of a shared pass
             "results_at": INT,  # what each sample says: its loss and its norms
             "losses_at": INT,  # the same as doubles
             "norms_at": INT,
@@ -127,7 +127,7 @@ def call_record(element):
             "block": block_record(element),  # the first of a table
             # The workspace.
             "tiles": rows,
-            "partials": rows,  # a partial gradient for each chunk, or for each thread
+            "partials": rows,  # a partial gradient for each chunk, or the scratch memory of each thread
             "partial_bytes": INT,
             "totals": doubles,  # (parameters,)
             "losses": doubles,  # one for each chunk

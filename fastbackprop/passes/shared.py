@@ -2,6 +2,7 @@
 
 For networks whose gradient is too large for one of each chunk, and for batches too small to be cut into chunks. The
 tiles of a group stand one behind the other, and keep h_k and dl/df_k of every layer until all strips have come through.
+A call into compiled code is one group; the totals carry the sums from group to group.
 
 A strip is a part of a tile: its samples go through the network alone, and each sum of a block is one thread's, in the
 order of the samples. So the bits of the result do not depend on how many threads there are, though strips do.
@@ -37,14 +38,18 @@ def shared_pass(call, thread, threads):
 
 @phase
 def strips_of_tile(call, threads):
-    """Into how many strips a tile is cut, so that all threads have one."""
+    """Into how many strips a tile is cut, so that all threads have one: its share of the samples times the threads,
+    rounded up."""
     return (min(call.tile_samples, call.samples) * threads - 1) // call.samples + 1
 
 
 @phase
 def strip_forward_and_back(call, tile, strip, strips):
-    """One of the strips of a tile: all steps but the weight gradients."""
-    length = (min(call.tile_samples, call.samples) - 1) // (strips * call.strip) * call.strip + call.strip
+    """One of the strips of a tile: all steps but the weight gradients.
+
+    Its length is that of the tile divided by the strips, rounded up to whole grains, which are whole vectors.
+    """
+    length = (min(call.tile_samples, call.samples) - 1) // (strips * call.grain) * call.grain + call.grain
     begin = strip * length
     first = tile * call.tile_samples + begin
     count = min(length, call.tile_samples - begin, call.samples - first)
@@ -70,7 +75,7 @@ def sum_block(call, scratch, block):
     partial, biases = advance(scratch, block.partial_at), advance(scratch, layer.partial_biases_at)
     clear(biases, block.rows)
     if not layer.along_units:
-        clear_tail(partial, block.partial_row, block.rows, 0, block.columns)
+        clear_tail(partial, block.partial_row, block.rows, 0, block.columns)  # from column 0 on: all of the block
     tile = call.tiles
     for first in range(0, call.samples, call.tile_samples):
         dl_df = advance(tile, layer.dl_df_at + block.row * call.row_bytes)

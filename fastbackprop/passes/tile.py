@@ -49,7 +49,10 @@ def forward(call, tile, count):
 
 @phase
 def take_loss(call, tile, losses, first, count):
-    """dl/df_K in place of the output, and the loss of each sample is added to its own of the losses."""
+    """dl/df_K in place of the output, and the loss of each sample is added to a row of losses.
+
+    The tiles of a chunk add to the same row: its entry s is of the s-th samples of all of them.
+    """
     take_target(call, tile, first, count)
     take_weights(call, advance(tile, call.weight_at), first, count)
     row = call.row_bytes // call.itemsize
@@ -119,7 +122,7 @@ def give_columns(call, rows, first, units, count):
 def add_weight_gradient(
     call, layer, partial, row, biases, dl_df, h, h_row, ones, transposed, units, inputs, count, samples_before
 ):
-    """dl/dOmega_k += dl/df_k h_k^T and dl/dbeta_k += dl/df_k 1^T over one tile, for some rows and columns of layer k.
+    """dl/dOmega_k += dl/df_k h_k^T and dl/dbeta_k += dl/df_k 1^T over one tile, for a block of layer k or all of it.
 
     partial (units, inputs) and biases (units,) are those of the gradient that is summed; dl_df has rows `units`, h rows
     `inputs`. Narrow layers take it along the samples; wide ones along the units, from transposed activations, and only
@@ -127,10 +130,10 @@ def add_weight_gradient(
     0.
     """
     samples = whole_vectors(count, dl_df)
-    first = 0
+    first_column = 0
     # fmt: off
     if layer.along_units:
-        first = inputs
+        first_column = inputs
         call.transpose(transposed, layer.transposed_row, h, h_row, inputs, samples)
         call.weight_gradient(
             partial, row,
@@ -144,7 +147,7 @@ def add_weight_gradient(
         dl_df, call.row_bytes,
         h, h_row,
         ones,
-        units, inputs, first, samples,
+        units, inputs, first_column, samples,
     )
     # fmt: on
 
