@@ -2,12 +2,13 @@
 
     python -m benchmarks [--quick]
 
-Needs the extras `bench`, `peers` and those of the adapters, and a quiet machine for some time; --quick is for seeing
-that it works.
+Needs the extras `bench`, `peers` and those of the adapters, and a quiet machine for twenty minutes; --quick is for
+seeing that it works.
 """
 
 import argparse
 import sys
+import time
 
 from benchmarks import compare, dask_chunks, document, growth, products, pytorch, schedule, sklearn_fit
 
@@ -43,7 +44,9 @@ def main(arguments):
     options = parser.parse_args(arguments)
     for name in options.only:
         script, chosen = RUNS[name]
+        start = time.perf_counter()
         script.main([*chosen, *QUICK[script] * options.quick, "--json", str(document.FOLDER / f"{name}.json")])
+        print(f"{name} took {time.perf_counter() - start:.0f} s", flush=True)
     document.main()
 
 

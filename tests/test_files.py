@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fastbackprop as fb
+from benchmarks.cases import batch, network
 from fastbackprop import reference
 from fastbackprop.cli import files
 from fastbackprop.cli import main as __main__
@@ -208,6 +209,7 @@ class Planted:
 
 NOT_ZIP = "cannot be read as an .npz file: File is not a zip file"
 OBJECTS = "Object arrays cannot be loaded when allow_pickle=False"
+OTHER_NAMES = "; pass their names, as in --names 'W{}' 'b{}'"
 NAMES = "weights_0, biases_0, weights_1, biases_1, weights_2, biases_2"
 REFUSED = {
     "no file": (
@@ -243,7 +245,7 @@ REFUSED = {
     "nothing": (network_with(lambda arrays: arrays.clear()), "net.npz has no weights_0; found no arrays"),
     "many others": (
         network_with(lambda arrays: (arrays.clear(), arrays.update({f"a{k}": np.ones(1) for k in range(1000)}))),
-        "net.npz has no weights_0; found a0, a1, a2, a3, a4, a5, and 994 more",
+        "net.npz has no weights_0; found a0, a1, a2, a3, a4, a5, and 994 more" + OTHER_NAMES + "",
     ),
     "an array too many": (
         network_with(lambda arrays: arrays.update(epoch=np.array(3))),
@@ -273,7 +275,7 @@ REFUSED = {
     "samples in rows": (
         lambda x, _w, _b, y: np.savez("data.npz", net_input=x.T, y=y),
         "net_input has shape (600, 3); expected (3, N): its rows must match the columns of all_weights[0], "
-        "one column for each sample (samples are columns: pass net_input.T)",
+        "one column for each sample (samples are columns: pass --rows)",
     ),
     "one sample without its axis": (
         data_with(net_input=np.ones(3)),
@@ -342,6 +344,101 @@ def test_damaged_files_are_one_line_each(capsys, seed):
             wrong += status == 2
         Path(name).write_bytes(right)
     assert wrong > 60
+
+
+@pytest.mark.parametrize("data", [["data.npz"], ["x.npy", "y.npy"]])
+def test_samples_in_rows(problem, data):
+    net_input, all_weights, all_biases, y = problem
+    np.savez("data.npz", net_input=net_input.T, y=y.T)
+    np.save("x.npy", np.ascontiguousarray(net_input.T))
+    np.save("y.npy", np.ascontiguousarray(y.T))
+    assert __main__.main(["gradients", "net.npz", *data, "--rows", "--out", "grads.npz", "--input-gradient"]) == 0
+    *expected, dl_dinput = reference.loss_and_gradients(net_input, all_weights, all_biases, y, input_gradient=True)
+    assert_written((*expected, dl_dinput.T))
+    assert __main__.main(["check", "net.npz", *data, "--rows"]) == 0
+
+
+def test_one_number_for_each_sample_is_neither_row_nor_column():
+    all_weights, all_biases = network((3, 5, 1))
+    net_input, y = batch((3, 5, 1), 50)
+    np.savez("net.npz", **named(all_weights, all_biases))
+    np.savez("data.npz", net_input=net_input.T, y=y[0])
+    assert __main__.main([*GRADIENTS, "--rows"]) == 0
+    assert_written(reference.loss_and_gradients(net_input, all_weights, all_biases, y))
+
+
+def test_rows_that_stay_on_disk_are_let_go(monkeypatch):
+    advised = []
+
+    class Mapping(files.mmap.mmap):
+        def madvise(self, advice):
+            advised.append(advice)
+
+    monkeypatch.setattr(files.mmap, "mmap", Mapping)
+    net_input, y = files.read_data([Path("x.npy"), Path("y.npy")], rows=True)
+    files.release_pages([net_input, y])
+    assert len(advised) == 2 * hasattr(files.mmap, "MADV_DONTNEED")
+    with pytest.raises(ValueError, match="what stays on disk is not narrowed"):
+        files.read_data([Path("x.npy"), Path("y.npy")], np.dtype(np.float32), rows=True)
+
+
+def test_columns_taken_for_rows(capsys):
+    assert __main__.main([*GRADIENTS, "--rows"]) == 2
+    assert capsys.readouterr().err.endswith("(samples are columns: leave out --rows)\n")
+
+
+PAIRS = [("W{}", "b{}"), ("layers.{}.weight", "layers.{}.bias"), ("{}_omega2", "{}_beta"), ("net.1.w{}", "net.1.b{}")]
+
+
+@pytest.mark.parametrize("names", PAIRS)
+@pytest.mark.parametrize("first", [0, 1])
+def test_other_names(problem, names, first, capsys):
+    net_input, all_weights, all_biases, y = problem
+    arrays = {}
+    for k, pair in enumerate(zip(all_weights, all_biases, strict=True)):
+        arrays |= {name.replace("{}", str(first + k)): array for name, array in zip(names, pair, strict=True)}
+    np.savez("net.npz", **arrays)
+    assert __main__.main([*GRADIENTS, "--names", *names]) == 0
+    assert_written(reference.loss_and_gradients(net_input, all_weights, all_biases, y))
+    assert __main__.main(["check", "net.npz", "data.npz", "--names", *names]) == 0
+    arrays.pop(names[1].replace("{}", str(first + 1)))
+    np.savez("net.npz", **arrays)
+    capsys.readouterr()
+    assert __main__.main([*GRADIENTS, "--names", *names]) == 2
+    missing = names[1].replace("{}", str(first + 1))
+    assert capsys.readouterr().err == f"fastbackprop gradients: net.npz has no {missing}; found {', '.join(arrays)}\n"
+
+
+@pytest.mark.parametrize(
+    ("found", "suggested"),
+    [
+        ("W1 b1 W2 b2", "'W{}' 'b{}'"),
+        ("fc1.bias fc1.weight fc2.bias fc2.weight", "'fc{}.weight' 'fc{}.bias'"),
+        ("Omega0 beta0", "'Omega{}' 'beta{}'"),
+        ("first second", "'W{}' 'b{}'"),
+        ("W0 b0 epoch", "'W{}' 'b{}'"),
+    ],
+)
+def test_other_names_are_suggested(found, suggested, capsys):
+    np.savez("net.npz", **dict.fromkeys(found.split(), np.ones((1, 1))))
+    assert __main__.main(GRADIENTS) == 2
+    line = f"net.npz has no weights_0; found {', '.join(found.split())}; pass their names, as in --names {suggested}"
+    assert capsys.readouterr().err == f"fastbackprop gradients: {line}\n"
+
+
+@pytest.mark.parametrize("name", ["W", "W{}{}", "W{k}"])
+def test_names_without_a_place_for_the_layer(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        __main__.main([*GRADIENTS, "--names", name, "b{}"])
+    assert stopped.value.code == 2
+    assert f"{name!r} has no single {{}} for the number of the layer, as in 'W{{}}'" in capsys.readouterr().err
+
+
+def test_other_names_are_not_unpickled_either(capsys):
+    np.savez("net.npz", W0=np.ones((1, 3)), b0=np.array([[Planted()]], object))
+    assert __main__.main([*GRADIENTS, "--names", "W{}", "b{}"]) == 2
+    assert capsys.readouterr().err == f"fastbackprop gradients: b0 of net.npz cannot be read: {OBJECTS}\n"
+    assert not Path("unpickled").exists()
 
 
 def test_three_files_of_data(capsys):

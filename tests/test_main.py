@@ -1,5 +1,6 @@
 """The command line, as people run it."""
 
+import io
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import fastbackprop
 from fastbackprop import notebook
 from fastbackprop.cli import demonstration
 from fastbackprop.cli import main as __main__
+from fastbackprop.cli.bars import bars
 
 
 def run(*arguments):
@@ -23,9 +25,40 @@ def test_the_main_job():
     done = run("--samples", "20000")
     assert done.returncode == 0, done.stdout + done.stderr
     assert not done.stderr
-    for expected in "Output 1.907", "Loss 327.371", "Loss 163.685", "float64", "float32", "All agree.":
+    for expected in "Output 1.907", "Loss 327.371", "Loss 163.685", "All agree.":
         assert expected in done.stdout
+    rows = re.findall(r"^float(?:64|32) +([\d.]+) ms +([\d.]+) ms +([\d.]+)x ", done.stdout, re.MULTILINE)
+    assert len(rows) == 2
+    for ours, numpy, ratio in rows:
+        assert float(ratio) == pytest.approx(float(numpy) / float(ours), abs=0.006)
+    assert "█" not in done.stdout
+    assert "#" not in done.stdout
     assert len(re.findall(r"^all_\w+\[\d\]: (\d+) of \1 derivatives agree", done.stdout, re.MULTILINE)) == 24
+
+
+def test_the_main_job_draws_a_chart_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(demonstration, "numpy_seconds", lambda _batch: 1000.0)
+    assert __main__.main(["--samples", "100"]) == 0
+    chart = re.findall(r"^(float\d\d  \w+) +[\d.]+ ms  ?([█#]*)$", capsys.readouterr().out, re.MULTILINE)
+    longest = max(len(bar) for _, bar in chart)
+    assert longest > 10
+    assert [(name, len(bar)) for name, bar in chart] == [
+        ("float64  fastbackprop", 0),
+        ("float64  NumPy", longest),
+        ("float32  fastbackprop", 0),
+        ("float32  NumPy", longest),
+    ]
+
+
+@pytest.mark.parametrize(("encoding", "block"), [("utf-8", "█"), ("cp1252", "#")])
+def test_bars_are_as_long_as_their_values(monkeypatch, encoding, block):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    monkeypatch.setenv("COLUMNS", "50")
+    assert bars({"one": 1.0, "four": 4.0, "none": 0.0}, 10) == {"one": 10 * block, "four": 40 * block, "none": ""}
+    assert bars({"none": 0.0}, 10) == {"none": ""}
+    monkeypatch.setenv("COLUMNS", "500")
+    assert bars({"one": 1.0}, 10) == {"one": 60 * block}
 
 
 def test_a_wrong_gradient_is_told_by_the_exit_status(monkeypatch, capsys):

@@ -20,8 +20,9 @@ from fastbackprop.parallel.cpus import available_threads
 
 NETWORK_AND_BATCH = """\
 NET.npz holds weights_0, biases_0, weights_1, ...: what the functions take as all_weights[0], all_biases[0], ...
-DATA.npz holds net_input, (D_i, N), and y, (D_o, N): samples are columns. Instead of it, two files X.npy and Y.npy with
-one of the two each may be given, which are read from where they lie.
+With --names 'W{}' 'b{}' it holds W0, b0, W1, ... or W1, b1, W2, ... instead.
+DATA.npz holds net_input, (D_i, N), and y, (D_o, N): samples are columns, or rows with --rows. Instead of it, two files
+X.npy and Y.npy with one of the two each may be given, which are read from where they lie.
 Pickled arrays are refused, and so is a file with arrays of other names.
 """
 CHECKED = 1000
@@ -30,8 +31,8 @@ CHECKED = 1000
 GRADS = """
 X.npy and Y.npy may be larger than memory.
 GRADS.npz gets loss, dl_dweights_0, dl_dbiases_0, dl_dweights_1, ..., each with its parameter's shape, and dl_dinput
-where it is asked for. The file appears when it is complete: until then, and after an error or Ctrl-C, what was there
-before is there. Long calls show a bar where tqdm is installed.
+where it is asked for, in rows with --rows. The file appears when it is complete: until then, and after an error or
+Ctrl-C, what was there before is there. Long calls show a bar where tqdm is installed.
 """
 
 
@@ -76,7 +77,9 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     try:
         return gradients(options, num_threads) if options.command == "gradients" else check(options)
     except (ValueError, TypeError, MemoryError) as error:  # what is wrong with the files or the arrays in them
-        print(f"{parser.prog} {options.command}: {str(error) or 'there is not enough memory'}", file=sys.stderr)
+        rows = "leave out --rows" if options.rows else "pass --rows"
+        message = str(error).replace("pass net_input.T", rows) or "there is not enough memory"
+        print(f"{parser.prog} {options.command}: {message}", file=sys.stderr)
         return 2
 
 
@@ -91,6 +94,11 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
     problem = argparse.ArgumentParser(add_help=False)
     problem.add_argument("net", type=Path, metavar="NET.npz", help="the network")
     problem.add_argument("data", type=Path, metavar="DATA", nargs="+", help="the batch: DATA.npz, or X.npy Y.npy")
+    problem.add_argument("--rows", action="store_true", help="the samples are rows, not columns")
+    names_help = "names of weights and biases in NET.npz, with {} for the layer from 0 or 1 (weights_{} biases_{})"
+    problem.add_argument(
+        "--names", type=_name, nargs=2, default=files.NAMES, metavar=("WEIGHTS", "BIASES"), help=names_help
+    )
     problem.add_argument("--loss", choices=LOSSES, default="least_squares", help="(%(default)s)")
     problem.add_argument("--reduction", choices=["sum", "mean"], default="sum", help="(%(default)s)")
     shared: dict[str, Any] = {"parents": [problem], "formatter_class": argparse.RawDescriptionHelpFormatter}
@@ -143,11 +151,17 @@ def _whole(text: str) -> int:
     return int(text)
 
 
+def _name(text: str) -> str:
+    if text.count("{}") != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} has no single {{}} for the number of the layer, as in 'W{{}}'")
+    return text
+
+
 def gradients(options: argparse.Namespace, num_threads: int) -> int:
     """Write the loss and the gradients of the files' network and batch."""
     dtype = None if options.dtype is None else np.dtype(options.dtype)
-    all_weights, all_biases = files.read_network(options.net, dtype)
-    net_input, y = files.read_data(options.data, dtype)
+    all_weights, all_biases = files.read_network(options.net, dtype, options.names)
+    net_input, y = files.read_data(options.data, dtype, options.rows)
     files.check_output(options.out, [options.net, *options.data])
     start = time.perf_counter()
     with progress_bar() as bar:
@@ -174,7 +188,7 @@ def gradients(options: argparse.Namespace, num_threads: int) -> int:
     for k, (dl_dweights, dl_dbiases) in enumerate(zip(all_dl_dweights, all_dl_dbiases, strict=True)):
         arrays |= {f"dl_dweights_{k}": dl_dweights, f"dl_dbiases_{k}": dl_dbiases}
     if options.input_gradient:
-        arrays["dl_dinput"] = rest[0]
+        arrays["dl_dinput"] = rest[0].T if options.rows else rest[0]
     files.write_arrays(options.out, arrays)
     print(f"loss {loss:.9g}, samples {net_input.shape[1]:,}, time {seconds:.3g} s")
     return 0
@@ -194,8 +208,8 @@ def progress_bar() -> contextlib.AbstractContextManager[Any]:
 
 def check(options: argparse.Namespace) -> int:
     """Check the gradients of the files' network and batch."""
-    all_weights, all_biases = files.read_network(options.net)
-    net_input, y = files.read_data(options.data)
+    all_weights, all_biases = files.read_network(options.net, names=options.names)
+    net_input, y = files.read_data(options.data, rows=options.rows)
     if net_input.ndim == 2 and net_input.shape[1] > CHECKED:
         print(f"The first {CHECKED:,} of {net_input.shape[1]:,} samples:")
         y = y[..., :CHECKED] if y.shape[-1:] == net_input.shape[1:] else y
