@@ -10,7 +10,7 @@ import argparse
 import sys
 import time
 
-from benchmarks import compare, dask_chunks, document, growth, products, pytorch, schedule, sklearn_fit
+from benchmarks import compare, dask_chunks, document, growth, numerics, products, pytorch, schedule, sklearn_fit
 
 RUNS = {
     "table": (compare, ["--case", "table"]),
@@ -24,6 +24,7 @@ RUNS = {
     "pytorch": (pytorch, []),
     "pytorch_widths": (pytorch, ["--widths"]),
     "dask": (dask_chunks, []),
+    "numerics": (numerics, []),
 }
 QUICK = {
     compare: ["--seconds", "0"],
@@ -33,6 +34,7 @@ QUICK = {
     sklearn_fit: ["--rounds", "1"],
     pytorch: ["--seconds", "0"],
     dask_chunks: ["--rounds", "1", "--samples", "1000"],
+    numerics: ["--quick"],
 }
 
 

@@ -25,6 +25,7 @@ from benchmarks import (
     growth,
     libraries,
     memory,
+    numerics,
     products,
     pytorch,
     sklearn_fit,
@@ -195,12 +196,14 @@ def test_what_the_documents_show_is_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(growth, "GROWTH", {"samples": ([1, 2, 4, 8], lambda n: Case(3, 8, 2, 2, n))})
     monkeypatch.setattr(growth, "GROWTH_OF_THREADS", tiny_cases[0])
     monkeypatch.setattr(products, "WIDTHS", [24, 40])
+    monkeypatch.setattr(numerics, "NUMERICS", {"samples": tiny_cases})
     monkeypatch.setattr(compare, "installed", lambda: ["fastbackprop", "NumPy", "NumPy as in the notebooks"])
     monkeypatch.setattr(sklearn_fit, "CASES", {name: sklearn_fit.CASES[name] for name in ["digits (20, 10) sgd"]})
     monkeypatch.setattr(sklearn_fit, "WIDTHS", sklearn_fit.CASES)
     monkeypatch.setattr(pytorch, "CASES", tiny_cases[:1])
     monkeypatch.setattr(pytorch, "WIDTHS", tiny_cases)
     monkeypatch.setattr(document, "ROOT", tmp_path)
+    monkeypatch.setattr(document, "README_CASES", tiny_cases)
     monkeypatch.chdir(tmp_path)
     (tmp_path / document.FOLDER).mkdir(parents=True)
     monkeypatch.setattr(main, "RUNS", dict(main.RUNS))
@@ -266,6 +269,18 @@ def test_the_ratio_is_the_quotient_of_the_times_shown():
     assert compare.best_other(result(fastbackprop=7.0451e-3, JAX=0.15849, NumPy=1.0)) == (
         "JAX",
         pytest.approx(158 / 7.05, rel=1e-12),
+    )
+
+
+def test_errors_above_the_limit_are_told():
+    found = {"case": [1, 6, 1, 5, 10], "dtype": "float32", "errors": {"output": [1e-7, 1e-7], "input": [3.1e-7, 2e-7]}}
+    described = dict.fromkeys(("processor", "processors", "vector_bits", "python", "date", "command"), "")
+    text = document.errors(described | {"versions": {}, "results": [found]})
+    assert "| 1-6x5-1 | 10 | float32 | 1.0e-07 (1.00) | 3.1e-07 (1.55) |" in text
+    assert "Above 1.5: input of 1-6x5-1 with 10 samples in float32." in text
+    found["errors"]["input"][0] = 3e-7
+    assert "No error is more than 1.5 times NumPy's." in document.errors(
+        described | {"versions": {}, "results": [found]}
     )
 
 
