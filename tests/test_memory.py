@@ -174,3 +174,13 @@ def test_results_of_calls_stay_what_they_were(dtype):
     assert_same_bits(first, before)
     assert_same_bits(again, before)
     assert not any(np.shares_memory(array, other) for array in first[:3] for other in again)
+
+
+def test_small_gradients_do_not_keep_the_large_ones_in_memory(dtype):
+    sizes = (784, 700, 10)
+    parameters = network(sizes, dtype)
+    for samples in 3, 100:
+        net_input, y = batch(sizes, samples, dtype)
+        _, all_dl_dweights, all_dl_dbiases = fb.loss_and_gradients(net_input, *parameters, y)
+        assert all(array.base is None for array in all_dl_dbiases)
+        assert all_dl_dweights[0].base is not None

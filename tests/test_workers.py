@@ -1,6 +1,9 @@
 """Workers: threads that share a call, fall asleep, end before a fork, and leave the calling thread alone."""
 
+import ctypes
 import os
+import platform
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -319,3 +322,38 @@ def test_a_processor_that_is_not_known_places_nothing(monkeypatch):
         assert os.sched_getaffinity(crew.workers[0].native_id) == os.sched_getaffinity(0)
     finally:
         crew.dismiss()
+
+
+@pytest.mark.skipif(
+    not (sys.platform == "linux" and platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc"),
+    reason="the register is reached through glibc's fesetenv on x86-64",
+)
+def test_workers_flush_subnormal_numbers_where_the_calling_thread_does():
+    """As after torch.set_flush_denormal(True). The register is each thread's own, and ends with it."""
+    layer_sizes = (8, 16, 16, 1)
+    all_weights, all_biases = network(layer_sizes, np.float32)
+    net_input = np.full((8, 20_000), 1e-39, np.float32)
+    all_biases = [0 * array for array in all_biases]
+
+    def vjp(threads):
+        return fb.vjp(net_input, all_weights, all_biases, np.ones((1, 20_000), np.float32), num_threads=threads)
+
+    kept = vjp(2)  # workers that exist from here on do not inherit the register of the thread below
+    found = []
+
+    def flush():
+        libm, words = ctypes.CDLL("libm.so.6"), (ctypes.c_uint32 * 8)()
+        libm.fegetenv(words)
+        words[7] |= 0x8040  # flush to zero, denormals are zero
+        libm.fesetenv(words)
+        found.extend(vjp(threads) for threads in [1, *[2] * 30])
+
+    thread = threading.Thread(target=flush)
+    thread.start()
+    thread.join()
+    alone, *shared = found
+    assert kept[0][0].any()
+    assert not alone[0][0].any()
+    for got in shared:
+        assert_same_bits(list(got), list(alone))
+    assert_same_bits(list(vjp(2)), list(kept))

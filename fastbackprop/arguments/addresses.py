@@ -88,7 +88,13 @@ def read_slowly(shapes: Array, places: Array, objects: int, contiguous: int, *_t
 
 def native(arrays: Iterable[Array], dtype: DType) -> list[Array]:
     """The arrays themselves where they have the dtype, else converted."""
-    return [array if array.dtype is dtype else array.astype(dtype, copy=False) for array in arrays]
+    return [array if array.dtype is dtype else converted(array, dtype) for array in arrays]
+
+
+def converted(array: Array, dtype: DType) -> Array:
+    """An array in another dtype; what is too large for it is infinite, and nothing warns of that."""
+    with np.errstate(all="ignore"):
+        return array.astype(dtype, copy=False)
 
 
 def plain(arrays: Iterable[Array], dtype: DType) -> list[Array]:

@@ -27,8 +27,8 @@ PARTS = {
 
 def report(layer_sizes: tuple[int, ...], dtype: DType, samples: int, num_threads: int) -> str:
     """How a batch of that many samples is cut, and the share of each part of its gradient."""
+    times = measure(layer_sizes, dtype, samples, num_threads)  # first: it fails at once where memory is short
     plan = plan_gradient(layer_sizes, dtype.itemsize, samples)
-    times = measure(layer_sizes, dtype, samples, num_threads)
     whole = sum(times.values())
     lines = [f"{name:15} {value}" for name, value in describe(plan, layer_sizes, dtype, num_threads).items()]
     lines += ["", f"A gradient of the least-squares loss takes {1e3 * whole:.3f} ms"]

@@ -10,7 +10,9 @@ from fastbackprop.losses import LOSSES, find_loss
 
 
 def warmup(dtype: DTypeLike | None = None) -> None:
-    """Compile all kernels now, or load them from the cache, instead of at their first use.
+    """Compile all kernels in advance, or load them from the cache on disk.
+
+    Without this call, kernels are compiled at their first use.
 
     Parameters
     ----------
