@@ -2,29 +2,52 @@
 
     python -m benchmarks [--quick]
 
-Needs the extras `bench` and `peers`, and a quiet machine for some time; --quick is for seeing that it works.
+Needs the extras `bench`, `peers` and those of the adapters, and a quiet machine for twenty minutes; --quick is for
+seeing that it works.
 """
 
 import argparse
 import sys
+import time
 
-from benchmarks import compare, document, growth, numerics, products, schedule
+from benchmarks import (
+    compare,
+    dask_chunks,
+    document,
+    growth,
+    numerics,
+    per_sample,
+    products,
+    pytorch,
+    schedule,
+    sklearn_fit,
+)
 
 RUNS = {
     "table": (compare, ["--case", "table"]),
     "curve": (compare, ["--case", "curve"]),
     "batches": (compare, ["--case", "batches", "--dtype", "float32", "--memory"]),
+    "per_sample": (per_sample, []),
     "growth": (growth, []),
     "products": (products, []),
     "schedule": (schedule, []),
     "numerics": (numerics, []),
+    "sklearn": (sklearn_fit, []),
+    "sklearn_widths": (sklearn_fit, ["--widths"]),
+    "pytorch": (pytorch, []),
+    "pytorch_widths": (pytorch, ["--widths"]),
+    "dask": (dask_chunks, []),
 }
 QUICK = {
     compare: ["--seconds", "0"],
+    per_sample: ["--seconds", "0"],
     growth: ["--rounds", "2"],
     products: ["--rounds", "2"],
     schedule: ["--dtype", "float32"],
     numerics: ["--quick"],
+    sklearn_fit: ["--rounds", "1"],
+    pytorch: ["--seconds", "0"],
+    dask_chunks: ["--rounds", "1", "--samples", "1000"],
 }
 
 
@@ -36,7 +59,9 @@ def main(arguments):
     options = parser.parse_args(arguments)
     for name in options.only:
         script, chosen = RUNS[name]
+        start = time.perf_counter()
         script.main([*chosen, *QUICK[script] * options.quick, "--json", str(document.FOLDER / f"{name}.json")])
+        print(f"{name} took {time.perf_counter() - start:.0f} s", flush=True)
     document.main()
 
 

@@ -76,7 +76,7 @@ SCHEDULE = [
     Case(case.inputs, case.width, case.outputs, case.hidden, 64 * case.samples)
     for case in (*TABLE[:8], MINIBATCH, Case(8, 32, 1, 3, 64), Case(1, 6, 1, 5, 1000))
 ]
-WIDTHS = [5, 6, 10, 16, 24, 32, 48, 64, 100, 128, 200, 256, 333, 512, 700, 1024]
+WIDTHS = [5, 10, 16, 32, 64, 128, 200, 333, 512, 1024]
 CURVE = [Case(w, w, w, 3, min(max(10**8 // w**2, 512), 400_000)) for w in WIDTHS]
 """Three hidden layers, as wide as inputs and outputs: about 2.2 GFLOP each, where the number of samples allows it."""
 BATCHES = [Case(16, 64, 4, 4, 8**k) for k in range(7)]
@@ -90,6 +90,13 @@ GROWTH = {
 }
 GROWTH_OF_THREADS = Case(16, 64, 4, 4, 100_000)
 
+# What each sample says: beside other libraries, and in turns with the plain gradient.
+PER_SAMPLE = [
+    Case(8, 32, 1, 3, 4096),
+    Case(16, 64, 4, 4, 1024),
+    Case(784, 100, 10, 1, 256),
+    *[Case(64, 128, 10, 4, samples) for samples in (1024, 20_000)],
+]
 # Whose errors are compared with NumPy's.
 NUMERICS = {
     "samples": [

@@ -1,9 +1,12 @@
 """Charts of what has been measured, as SVG and PNG."""
 
+import tempfile
+from pathlib import Path
+
 import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
-from matplotlib.ticker import PercentFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, PercentFormatter, ScalarFormatter, StrMethodFormatter
 
 from benchmarks.cases import Case
 from benchmarks.growth import larger_half
@@ -11,12 +14,13 @@ from benchmarks.growth import larger_half
 COLOURS = {
     "fastbackprop": "#d55e00",
     "NumPy": "#0072b2",
+    "NumPy as in the notebooks": "#e69f00",
     "PyTorch": "#009e73",
     "PyTorch compiled": "#56b4e9",
     "JAX": "#cc79a7",
     "scikit-learn": "#7f7f7f",
 }
-MARKERS = dict(zip(COLOURS, "osDd^v", strict=True))
+MARKERS = dict(zip(COLOURS, "osPDd^v", strict=True))
 STYLE = {
     "svg.hashsalt": "fastbackprop",  # the same figures give the same file
     "svg.fonttype": "none",
@@ -61,6 +65,28 @@ def share(measured):
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     panels[0][0].set_ylabel("share of the FMA peak")
     panels[0][0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def others(measured, results):
+    """How many times as long as this package each other library takes, one row for each result."""
+    figure, axes = plt.subplots(figsize=(8, 0.5 * len(results) + 1.2))
+    names = {}
+    for row, result in enumerate(results):
+        case, libraries = Case(*result["case"]), result["libraries"]
+        names[row] = f"{'-'.join(map(str, case.layer_sizes))}\n{case.samples:,} samples, {result['dtype']}"
+        for name, library in libraries.items():
+            times = library["median"] / libraries["fastbackprop"]["median"]
+            axes.plot(times, row, MARKERS[name], color=COLOURS[name], markersize=7, label=name, clip_on=False)
+    axes.axvline(1, color=COLOURS["fastbackprop"], linewidth=1)
+    axes.set(xscale="log", yticks=list(names), yticklabels=names.values(), ylim=(len(names) - 0.5, -0.5))
+    axes.set_xlabel(f"time over that of fastbackprop, {measured['threads']} threads (right is slower)")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.minorticks_off()
+    handles, labels = axes.get_legend_handles_labels()
+    marks = dict(zip(labels, handles, strict=True))  # one for each library
+    axes.legend(marks.values(), marks, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -121,6 +147,17 @@ def growth(measured):
         axes.legend(frameon=False, fontsize=8)
     panels[0].set_ylabel("seconds for a gradient")
     return figure
+
+
+def show(figure, file):
+    """Open a window, where there is a display and no file is given; save a PNG otherwise, and print where."""
+    if file is None and plt.get_backend().lower() != "agg":
+        plt.show()
+        return
+    file = file or Path(tempfile.mkdtemp()) / "chart.png"
+    figure.savefig(file, dpi=150, bbox_inches="tight")
+    plt.close(figure)
+    print(f"chart: {file}")
 
 
 def draw(chart, measured, file):

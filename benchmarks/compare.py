@@ -5,13 +5,16 @@
 A case is inputs, width, outputs, hidden layers, samples; a name stands for a group of them. Libraries that are not
 installed are left out (the extra `peers` brings all of them). Results are compared to the oracle's before anything is
 timed. For each library and case it prints the median time and the share of the FMA peak of the same threads (flops
-over the lower quartile of the times, over the best peak seen meanwhile), and for each case the median over the rounds
-of best peer / fastbackprop: above 1, this package is faster. Libraries take turns, with pauses, because the workers of
+over the lower quartile of the times, over the best peak seen meanwhile), and for each case the fastest other library's
+median over this package's: above 1, this package is faster. Libraries take turns, with pauses, because the workers of
 the one before still spin.
+
+At the end a chart shows the same. It is a window, or a file where there is no display, and beside the file of --json.
 """
 
 import argparse
 import dataclasses
+import importlib.util
 import sys
 import time
 from pathlib import Path
@@ -20,7 +23,7 @@ import numpy as np
 
 from benchmarks import machine, memory, peak, timing
 from benchmarks.cases import DTYPES, GROUPS, TABLE, Case, arguments
-from benchmarks.libraries import LIBRARIES, installed, numpy_gradient
+from benchmarks.libraries import LIBRARIES, installed, notebook_gradient
 from fastbackprop.parallel.cpus import available_threads
 
 ROUNDS = 3  # at least
@@ -38,7 +41,7 @@ def agrees(got, expected, dtype):
 def checked_calls(case, dtype, names, threads):
     """The call of each library that can do this case, its gradient compared to the oracle's."""
     passed = arguments(case, dtype)
-    expected = numpy_gradient(case, dtype, passed, threads)()
+    expected = notebook_gradient(case, dtype, passed, threads)()
     calls = {}
     for name in names:
         library = LIBRARIES[name]
@@ -50,7 +53,7 @@ def checked_calls(case, dtype, names, threads):
             continue
         scaled = [[library.divisor(case) * np.asarray(array, np.float64) for array in part] for part in found]
         if not agrees(scaled, expected, dtype):
-            raise SystemExit(f"{name} gives another gradient than NumPy for {case} in {dtype}")
+            raise SystemExit(f"{name} gives another gradient than the oracle for {case} in {dtype}")
         calls[name] = call
     return calls
 
@@ -75,14 +78,15 @@ def summary(case, dtype, times, best):
         lower, median, upper = np.quantile(seconds, [0.25, 0.5, 0.75])
         share = case.flops / lower / best
         libraries[name] = {"median": median, "quartiles": [lower, upper], "share": share, "rounds": len(seconds)}
-    found = {"case": dataclasses.astuple(case), "dtype": dtype, "peak": best, "libraries": libraries}
-    peers = {name: seconds for name, seconds in times.items() if name != "fastbackprop"}
-    if peers:
-        ratios = np.min(list(peers.values()), axis=0) / np.array(times["fastbackprop"])
-        lower, median, upper = np.quantile(ratios, [0.25, 0.5, 0.75])
-        fastest = min(peers, key=lambda name: libraries[name]["median"])
-        found |= {"ratio": median, "ratio_quartiles": [lower, upper], "best_peer": fastest}
-    return found
+    return {"case": dataclasses.astuple(case), "dtype": dtype, "peak": best, "libraries": libraries}
+
+
+def best_other(found):
+    """The fastest other library, and its median time over that of this package, both as three digits show them."""
+    times = {name: float(f"{library['median']:.3g}") for name, library in found["libraries"].items()}
+    ours = times.pop("fastbackprop")
+    name = min(times, key=times.get)
+    return name, times[name] / ours
 
 
 def over_best_peak(results):
@@ -103,8 +107,9 @@ def show(found, threads):
         grown = library.get("memory")
         told = "" if grown is None else f"  {grown:8.1f} MB"
         print(f"    {name:18} {1e3 * library['median']:10.3f} ms  {library['share']:6.1%} of the peak{told}")
-    if "ratio" in found:
-        print(f"    best peer / fastbackprop: {found['ratio']:.2f}", flush=True)
+    if len(found["libraries"]) > 1:
+        name, ratio = best_other(found)
+        print(f"    {name} / fastbackprop: {ratio:.2f}", flush=True)
 
 
 def with_progress(items):
@@ -126,6 +131,17 @@ def parse_cases(text):
             f"{text!r} is not five whole numbers from 1 up, as in 16,64,4,4,100000, nor one of {', '.join(GROUPS)}"
         )
     return [Case(*numbers)]
+
+
+def show_chart(results, options):
+    """Draw the times of all cases, where matplotlib is installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        print("no chart: matplotlib is not installed, see the extra `bench`")
+        return
+    from benchmarks import charts
+
+    file = options.json and options.json.with_suffix(".png")
+    charts.show(charts.others({"threads": options.threads}, results), file)
 
 
 def main(arguments):
@@ -159,6 +175,7 @@ def main(arguments):
     if options.json:
         measured = {"threads": options.threads, "bandwidth": peak.bandwidth(options.threads)}
         machine.save(options.json, ["benchmarks.compare", *arguments], results, **measured)
+    show_chart(results, options)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,23 @@ import json
 import re
 from pathlib import Path
 
-from benchmarks import charts, machine
-from benchmarks.cases import Case
+from benchmarks import charts, machine, per_sample, pytorch
+from benchmarks.cases import MINIBATCH, NOTEBOOK, Case
+from benchmarks.compare import best_other
 from benchmarks.libraries import LIBRARIES
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path("docs/performance")
+README_CASES = [
+    NOTEBOOK,
+    Case(8, 32, 1, 3, 100_000),
+    Case(784, 256, 10, 3, 4096),
+    MINIBATCH,
+    Case(784, 1024, 10, 3, 2048),
+]
+"""The rows of the table in README.md, in float32: the narrowest network, the widest, and others between them."""
 CHARTS = {
+    "others": (lambda measured: charts.others(measured, readme_results(measured)), "table"),
     "share": (charts.share, "curve"),
     "batches": (charts.batches, "batches"),
     "roofline": (charts.roofline, "table"),
@@ -51,34 +61,54 @@ def measured_on(measured):
 
 def not_won(results):
     """The cases in which another library is faster, in a sentence."""
-    lost = [result for result in results if result.get("ratio", 2.0) < 1.0]
-    told = [
-        f"{network(case)} with {case.samples:,} samples in {result['dtype']} ({result['best_peer']}, "
-        f"{1 / result['ratio']:.2f} times as fast)"
-        for result, case in ((result, Case(*result["case"])) for result in lost)
-    ]
-    return "Not won: " + "; ".join(told) + "." if told else "fastbackprop is fastest in every row."
+    lost = []
+    for result in results:
+        case, (name, ratio) = Case(*result["case"]), best_other(result)
+        if ratio < 1.0:
+            row = f"{network(case)} with {case.samples:,} samples in {result['dtype']}"
+            lost.append(f"{row} ({name}, {1 / ratio:.2f} times as fast)")
+    return "Not won: " + "; ".join(lost) + "." if lost else "fastbackprop is fastest in every row."
 
 
-def side_by_side(measured, dtypes):
+def side_by_side(measured):
     """The table of times, the cases that are not won, and the machine."""
-    results = [result for result in measured["results"] if result["dtype"] in dtypes]
+    results = measured["results"]
     names = [name for name in LIBRARIES if any(name in result["libraries"] for result in results)]
-    several = len(dtypes) > 1
     rows = []
     for result in results:
         case, libraries = Case(*result["case"]), result["libraries"]
         times = [seconds(libraries[name]["median"]) if name in libraries else "" for name in names]
-        ratio = f"{result['ratio']:.2f}" if "ratio" in result else ""
-        rows.append([network(case), f"{case.samples:,}", *[result["dtype"]] * several, *times])
-        rows[-1] += [f"{libraries['fastbackprop']['share']:.0%}", ratio]
-    header = ["network", "samples", *["dtype"] * several, *names, "share of the peak", "best other / fastbackprop"]
-    dtype = "" if several else f" in {dtypes[0]}"
+        rows.append([network(case), f"{case.samples:,}", result["dtype"], *times])
+        rows[-1] += [f"{libraries['fastbackprop']['share']:.0%}", f"{best_other(result)[1]:.2f}"]
+    header = ["network", "samples", "dtype", *names, "share of the peak", "best other / fastbackprop"]
     about = (
-        f"Median time of one gradient{dtype}; the last two columns are the share of the processors' FMA peak that this "
-        "package reaches, and how many times as long the fastest other library takes."
+        "Median time of one gradient. The last two columns are the share of the processors' FMA peak that this package "
+        "reaches, and the time of the fastest other library over that of this package. NumPy is `fastbackprop.lean`, "
+        "written for speed. NumPy as in the notebooks is `fastbackprop.reference`, which keeps every activation."
     )
     return "\n\n".join([table(header, rows), f"{about} {not_won(results)}", measured_on(measured)])
+
+
+def readme_results(measured):
+    """The results of README_CASES in float32, in that order."""
+    found = {Case(*result["case"]): result for result in measured["results"] if result["dtype"] == "float32"}
+    return [found[case] for case in README_CASES]
+
+
+def in_short(measured):
+    """The table of a few cases: this package, NumPy, and the fastest of the others."""
+    rows = []
+    for result in readme_results(measured):
+        case, (best, ratio) = Case(*result["case"]), best_other(result)
+        times = {name: seconds(library["median"]) for name, library in result["libraries"].items()}
+        rows.append([network(case), f"{case.samples:,}", times["fastbackprop"], times.get("NumPy", "")])
+        rows[-1] += [f"{times[best]} ({best})", f"{ratio:.2f}"]
+    header = ["network", "samples", "fastbackprop", "NumPy", "fastest other library", "fastest other / fastbackprop"]
+    about = (
+        "Median time of one gradient in float32. 1-6x5-1 has one input, five hidden layers of 6 units and one output. "
+        "NumPy is `fastbackprop.lean`, written for speed."
+    )
+    return "\n\n".join([table(header, rows), f"{about} {not_won(readme_results(measured))}", measured_on(measured)])
 
 
 def roofs(measured):
@@ -143,6 +173,71 @@ def errors(measured):
     return f"{table(header, rows)}\n\n{verdict} {measured_on(measured)}"
 
 
+def samples(measured):
+    """What each sample says: times over those of a gradient, of a fill, and of clipped sums."""
+    names = [name for name in per_sample.PEERS if any(name in found["seconds"] for found in measured["results"])]
+    rows = []
+    for result in measured["results"]:
+        case, times = Case(*result["case"]), result["seconds"]
+        ratios = {name: per_sample.ratio(times, name) for name in times}
+        rows.append([network(case), f"{case.samples:,}", result["dtype"], seconds(times["gradient"])])
+        rows[-1] += [f"{ratios[name]:.2f}" for name in per_sample.SUMS]
+        rows[-1] += [seconds(times["gradients"]), f"{1 / ratios['gradients']:.0%}"]
+        rows[-1] += [f"{ratios[name]:.3g}" if name in ratios else "" for name in names]
+    header = ["network", "samples", "dtype", "gradient", *[f"{name} / gradient" for name in per_sample.SUMS]]
+    header += ["gradients of each sample", "speed of a fill", *[f"{name} / clipped" for name in names]]
+    large = Case(*measured["large"])
+    grown = [
+        f"{', '.join(f'{name} {megabytes:.0f}' for name, megabytes in growth.items())} in {dtype}"
+        for dtype, growth in measured["growth"].items()
+    ]
+    told = (
+        f"Memory that a call takes beside its results, for {large.samples:,} samples of {network(large)}, in MB: "
+        f"{'; '.join(grown)}."
+    )
+    return "\n\n".join([table(header, rows), told, measured_on(measured)])
+
+
+def fits(measured):
+    """The times of scikit-learn's fits and of this package's."""
+    clock = "CPU time" if measured["cpu_time"] else "Median time"
+    rows = []
+    for result in measured["results"]:
+        lower, upper = result["ratio_quartiles"]
+        times = [seconds(result["medians"][name]) for name in ("scikit-learn", "fastbackprop")]
+        rows.append([result["fit"], *times, f"{result['ratio']:.2f} ({lower:.2f} to {upper:.2f})"])
+    header = ["fit", "scikit-learn", "fastbackprop", "ratio (quartiles)"]
+    return f"{table(header, rows)}\n\n{clock} of a fit. {measured_on(measured)}"
+
+
+def training_steps(measured):
+    """How many times as long PyTorch takes for a training step."""
+    rows = []
+    for result in measured["results"]:
+        case = Case(*result["case"])
+        factors = [f"{factor:.2f}" for factor in pytorch.factors(result["medians"])]
+        rows.append([network(case), f"{case.samples:,}", seconds(pytorch.best(result["medians"])), *factors])
+    header = ["network", "samples", "PyTorch", "module, PyTorch's loss", "fused loss"]
+    dtypes = " and ".join(dict.fromkeys(result["dtype"] for result in measured["results"]))
+    threads = "1 thread" if measured["threads"] == 1 else f"{measured['threads']} threads"
+    return f"{table(header, rows)}\n\nIn {dtypes}, on {threads}. {measured_on(measured)}"
+
+
+def chunks_of_dask(measured):
+    """What a chunk costs, and what a second worker gains."""
+    rows = []
+    for result in measured["results"]:
+        clocks = [seconds(value) for value in result["chunk"].values()]
+        rows.append([network(Case(*result["case"])), seconds(result["call"]), *clocks])
+    header = ["network", "a call with one chunk", "each further chunk", "CPU: client and scheduler", "CPU: workers"]
+    one, two = measured["one_worker"], measured["two_workers"]
+    told = (
+        f"{measured['samples']:,} samples of 8-32x3-1 that the workers hold took {seconds(one)} on one worker of one "
+        f"thread and {seconds(two)} on two: {one / two:.2f} times as fast."
+    )
+    return f"{table(header, rows)}\n\n{told} {measured_on(measured)}"
+
+
 def insert(document, name, text):
     """The document with the text between the markers of that name."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
@@ -153,17 +248,24 @@ def insert(document, name, text):
 
 
 SECTIONS = {
-    "README.md": {"table": ("table", lambda measured: side_by_side(measured, ["float32"]))},
+    "README.md": {"table": ("table", in_short)},
     "docs/performance.md": {
-        "table": ("table", lambda measured: side_by_side(measured, ["float32", "float64"])),
+        "table": ("table", side_by_side),
         "curve": ("curve", measured_on),
         "batches": ("batches", measured_on),
         "roofline": ("table", roofs),
+        "per_sample": ("per_sample", samples),
         "growth": ("growth", powers),
         "schedule": ("schedule", predictions),
         "products": ("products", layer_products),
     },
     "docs/numerics.md": {"errors": ("numerics", errors)},
+    "docs/scikit_learn.md": {"sklearn": ("sklearn", fits), "sklearn_widths": ("sklearn_widths", fits)},
+    "docs/pytorch.md": {
+        "pytorch": ("pytorch", training_steps),
+        "pytorch_widths": ("pytorch_widths", training_steps),
+    },
+    "docs/scaling.md": {"dask": ("dask", chunks_of_dask)},
 }
 """Of each document, the results and the text of each section."""
 

@@ -1,6 +1,7 @@
 """How the time of a gradient grows with samples, width, depth and threads: measured, with the powers fitted.
 
-At the end, it prints how the time would shrink with up to 64 threads: a prediction, see benchmarks.schedule.
+Without --json, it prints at the end how the time would shrink with up to 64 threads: a prediction, see
+benchmarks.schedule.
 
     python -m benchmarks.growth [--dtype float32] [--rounds 7] [--json FILE]
 
@@ -84,9 +85,10 @@ def main(arguments):
             if found["power"] is not None:
                 print(f"    power {found['power']:.2f}, of the flops {found['power_of_flops']:.2f}", flush=True)
             results.append(found)
-    schedule.predict(options.dtype)
     if options.json:
         machine.save(options.json, ["benchmarks.growth", *arguments], results)
+    else:
+        schedule.predict(options.dtype)
 
 
 if __name__ == "__main__":

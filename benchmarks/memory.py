@@ -37,6 +37,15 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def grown(call):
+    """How much the peak memory of this process grows during a call, in MB."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # on Linux, the peak starts from now
+    before = peak()
+    call()
+    return peak() - before
+
+
 def main():
     """Measure in this process."""
     library, *numbers, dtype, threads = sys.argv[1:]
@@ -44,12 +53,7 @@ def main():
     make = LIBRARIES[library].gradient
     few = dataclasses.replace(case, samples=min(FEW, case.samples))
     make(few, dtype, arguments(few, dtype), int(threads))()
-    gradient = make(case, dtype, arguments(case, dtype), int(threads))
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # on Linux, the peak starts from now
-    before = peak()
-    gradient()
-    print(peak() - before)
+    print(grown(make(case, dtype, arguments(case, dtype), int(threads))))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,17 @@ import errno
 import os
 import pickle
 import re
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.lib import format as npy
 
 import fastbackprop as fb
+from benchmarks.cases import batch, network
 from fastbackprop import reference
 from fastbackprop.cli import files
 from fastbackprop.cli import main as __main__
@@ -208,6 +211,7 @@ class Planted:
 
 NOT_ZIP = "cannot be read as an .npz file: File is not a zip file"
 OBJECTS = "Object arrays cannot be loaded when allow_pickle=False"
+OTHER_NAMES = "; pass their names, as in --names 'W{}' 'b{}'"
 NAMES = "weights_0, biases_0, weights_1, biases_1, weights_2, biases_2"
 REFUSED = {
     "no file": (
@@ -243,7 +247,7 @@ REFUSED = {
     "nothing": (network_with(lambda arrays: arrays.clear()), "net.npz has no weights_0; found no arrays"),
     "many others": (
         network_with(lambda arrays: (arrays.clear(), arrays.update({f"a{k}": np.ones(1) for k in range(1000)}))),
-        "net.npz has no weights_0; found a0, a1, a2, a3, a4, a5, and 994 more",
+        "net.npz has no weights_0; found a0, a1, a2, a3, a4, a5, and 994 more" + OTHER_NAMES + "",
     ),
     "an array too many": (
         network_with(lambda arrays: arrays.update(epoch=np.array(3))),
@@ -273,7 +277,7 @@ REFUSED = {
     "samples in rows": (
         lambda x, _w, _b, y: np.savez("data.npz", net_input=x.T, y=y),
         "net_input has shape (600, 3); expected (3, N): its rows must match the columns of all_weights[0], "
-        "one column for each sample (samples are columns: pass net_input.T)",
+        "one column for each sample (samples are columns: pass --rows)",
     ),
     "one sample without its axis": (
         data_with(net_input=np.ones(3)),
@@ -295,6 +299,116 @@ def test_what_is_wrong_is_one_line_and_status_2(problem, fault, command, capsys)
     assert not printed.out
     assert not Path("grads.npz").exists()
     assert not Path("unpickled").exists()
+    assert not list(Path().glob(".*"))
+
+
+def header_of(name, shape, body=b""):
+    """A file whose header promises another shape than there are numbers."""
+
+    def make(*_):
+        with Path(name).open("wb") as file:
+            npy.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
+            file.write(body)
+
+    return make
+
+
+def bomb(shape, claimed=None):
+    """A member of some kilobytes that unpacks to 16 MB of zeros, behind a header of that shape."""
+
+    def make(*_):
+        header_of("member", shape, bytes(2**24))()
+        with zipfile.ZipFile("data.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write("member", "net_input.npy")
+            archive.writestr("y.npy", Path("y.npy").read_bytes())
+        Path("member").unlink()
+        if claimed is not None:  # in the directory of the archive, which counts
+            raw = Path("data.npz").read_bytes()
+            right = (2**24 + 128).to_bytes(4, "little")
+            assert raw.count(right) == 2
+            Path("data.npz").write_bytes(raw.replace(right, claimed.to_bytes(4, "little")))
+
+    return make
+
+
+LIES = {
+    "a shape beyond 64 bits": ((2**40, 2**40), None),
+    "a shape beyond all memory": ((2**20, 2**30), None),
+    "a negative shape": ((-1, 3), None),
+    "no rows of many columns": ((0, 2**62), None),
+    "more numbers than promised": ((3, 600), 2**24 + 128),
+    "a size that is not that of the member": ((2, 2**20), 1000),
+    "fewer numbers than promised": ((2, 2**21), None),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_headers_that_lie_are_one_line_and_status_2(lie, capsys, problem):
+    shape, claimed = LIES[lie]
+    for make, arguments, line in [
+        (header_of("x.npy", shape), ON_DISK_GRADIENTS, "x.npy cannot be read as an .npy file: "),
+        (bomb(shape, claimed), GRADIENTS, "net_input of data.npz cannot be read: "),
+    ]:
+        make(*problem)
+        reads = lie == "more numbers than promised" and arguments is GRADIENTS
+        assert __main__.main(arguments) == (0 if reads else 2)  # what stands behind an array has never been read
+        error = capsys.readouterr().err
+        if not reads:
+            assert error.startswith(f"fastbackprop gradients: {line}")
+            assert error.count("\n") == 1
+            assert not Path("grads.npz").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such names")
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["check", "a\nb.npz", "data.npz"],
+            r"check: a\nb.npz cannot be read as an .npz file: No such file or directory",
+        ),
+        (
+            ["check", "net.npz", "a\rb.npz"],
+            r"check: a\rb.npz cannot be read as an .npz file: No such file or directory",
+        ),
+        (["check", "net.npz", "x.npy", "\x1b.npy"], r"check: \x1b.npy cannot be read as an .npy file: No such file or"),
+        (["check", "net.npz", "a\nb.npy"], r"check: a\nb.npy is given alone; expected one .npz file or two .npy files"),
+        (
+            [*GRADIENTS[:-1], "a\nb/grads.npz"],
+            r"gradients: a\nb/grads.npz cannot be written: No such file or directory",
+        ),
+        (
+            ["check", "net.npz", "\udcff.npz"],
+            r"check: \udcff.npz cannot be read as an .npz file: No such file or directory",
+        ),
+    ],
+)
+def test_names_that_do_not_print_are_one_line(arguments, line, capsys):
+    assert __main__.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"fastbackprop {line}")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are those of POSIX")
+def test_a_write_that_fails_is_one_line_and_leaves_what_was_there():
+    """In a process of its own: what Python prints of an archive that is left open comes when it ends."""
+    Path("grads.npz").write_bytes(b"before")
+    program = (
+        "import resource, sys\n"
+        "from fastbackprop.cli.main import main\n"
+        "from fastbackprop.cli import files\n"
+        "write = files.write_arrays\n"
+        "def limited(*arguments):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))\n"
+        "    write(*arguments)\n"
+        "files.write_arrays = limited\n"
+        f"sys.exit(main({GRADIENTS!r}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "fastbackprop gradients: grads.npz cannot be written: File too large\n"
+    assert Path("grads.npz").read_bytes() == b"before"
     assert not list(Path().glob(".*"))
 
 
@@ -342,6 +456,101 @@ def test_damaged_files_are_one_line_each(capsys, seed):
             wrong += status == 2
         Path(name).write_bytes(right)
     assert wrong > 60
+
+
+@pytest.mark.parametrize("data", [["data.npz"], ["x.npy", "y.npy"]])
+def test_samples_in_rows(problem, data):
+    net_input, all_weights, all_biases, y = problem
+    np.savez("data.npz", net_input=net_input.T, y=y.T)
+    np.save("x.npy", np.ascontiguousarray(net_input.T))
+    np.save("y.npy", np.ascontiguousarray(y.T))
+    assert __main__.main(["gradients", "net.npz", *data, "--rows", "--out", "grads.npz", "--input-gradient"]) == 0
+    *expected, dl_dinput = reference.loss_and_gradients(net_input, all_weights, all_biases, y, input_gradient=True)
+    assert_written((*expected, dl_dinput.T))
+    assert __main__.main(["check", "net.npz", *data, "--rows"]) == 0
+
+
+def test_one_number_for_each_sample_is_neither_row_nor_column():
+    all_weights, all_biases = network((3, 5, 1))
+    net_input, y = batch((3, 5, 1), 50)
+    np.savez("net.npz", **named(all_weights, all_biases))
+    np.savez("data.npz", net_input=net_input.T, y=y[0])
+    assert __main__.main([*GRADIENTS, "--rows"]) == 0
+    assert_written(reference.loss_and_gradients(net_input, all_weights, all_biases, y))
+
+
+def test_rows_that_stay_on_disk_are_let_go(monkeypatch):
+    advised = []
+
+    class Mapping(files.mmap.mmap):
+        def madvise(self, advice):
+            advised.append(advice)
+
+    monkeypatch.setattr(files.mmap, "mmap", Mapping)
+    net_input, y = files.read_data([Path("x.npy"), Path("y.npy")], rows=True)
+    files.release_pages([net_input, y])
+    assert len(advised) == 2 * hasattr(files.mmap, "MADV_DONTNEED")
+    with pytest.raises(ValueError, match="what stays on disk is not narrowed"):
+        files.read_data([Path("x.npy"), Path("y.npy")], np.dtype(np.float32), rows=True)
+
+
+def test_columns_taken_for_rows(capsys):
+    assert __main__.main([*GRADIENTS, "--rows"]) == 2
+    assert capsys.readouterr().err.endswith("(samples are columns: leave out --rows)\n")
+
+
+PAIRS = [("W{}", "b{}"), ("layers.{}.weight", "layers.{}.bias"), ("{}_omega2", "{}_beta"), ("net.1.w{}", "net.1.b{}")]
+
+
+@pytest.mark.parametrize("names", PAIRS)
+@pytest.mark.parametrize("first", [0, 1])
+def test_other_names(problem, names, first, capsys):
+    net_input, all_weights, all_biases, y = problem
+    arrays = {}
+    for k, pair in enumerate(zip(all_weights, all_biases, strict=True)):
+        arrays |= {name.replace("{}", str(first + k)): array for name, array in zip(names, pair, strict=True)}
+    np.savez("net.npz", **arrays)
+    assert __main__.main([*GRADIENTS, "--names", *names]) == 0
+    assert_written(reference.loss_and_gradients(net_input, all_weights, all_biases, y))
+    assert __main__.main(["check", "net.npz", "data.npz", "--names", *names]) == 0
+    arrays.pop(names[1].replace("{}", str(first + 1)))
+    np.savez("net.npz", **arrays)
+    capsys.readouterr()
+    assert __main__.main([*GRADIENTS, "--names", *names]) == 2
+    missing = names[1].replace("{}", str(first + 1))
+    assert capsys.readouterr().err == f"fastbackprop gradients: net.npz has no {missing}; found {', '.join(arrays)}\n"
+
+
+@pytest.mark.parametrize(
+    ("found", "suggested"),
+    [
+        ("W1 b1 W2 b2", "'W{}' 'b{}'"),
+        ("fc1.bias fc1.weight fc2.bias fc2.weight", "'fc{}.weight' 'fc{}.bias'"),
+        ("Omega0 beta0", "'Omega{}' 'beta{}'"),
+        ("first second", "'W{}' 'b{}'"),
+        ("W0 b0 epoch", "'W{}' 'b{}'"),
+    ],
+)
+def test_other_names_are_suggested(found, suggested, capsys):
+    np.savez("net.npz", **dict.fromkeys(found.split(), np.ones((1, 1))))
+    assert __main__.main(GRADIENTS) == 2
+    line = f"net.npz has no weights_0; found {', '.join(found.split())}; pass their names, as in --names {suggested}"
+    assert capsys.readouterr().err == f"fastbackprop gradients: {line}\n"
+
+
+@pytest.mark.parametrize("name", ["W", "W{}{}", "W{k}"])
+def test_names_without_a_place_for_the_layer(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        __main__.main([*GRADIENTS, "--names", name, "b{}"])
+    assert stopped.value.code == 2
+    assert f"{name!r} has no single {{}} for the number of the layer, as in 'W{{}}'" in capsys.readouterr().err
+
+
+def test_other_names_are_not_unpickled_either(capsys):
+    np.savez("net.npz", W0=np.ones((1, 3)), b0=np.array([[Planted()]], object))
+    assert __main__.main([*GRADIENTS, "--names", "W{}", "b{}"]) == 2
+    assert capsys.readouterr().err == f"fastbackprop gradients: b0 of net.npz cannot be read: {OBJECTS}\n"
+    assert not Path("unpickled").exists()
 
 
 def test_three_files_of_data(capsys):
@@ -393,13 +602,12 @@ def test_an_error_while_writing_leaves_what_was_there(monkeypatch, capsys, befor
     if before:
         Path("grads.npz").write_bytes(before)
 
-    def savez(file, **_arrays):
-        file.write(b"half")
-        file.flush()
+    def write_array(member, _array, **_options):
+        member.write(b"half")
         assert len(list(Path().glob(".*"))) == 1
         raise error
 
-    monkeypatch.setattr(np, "savez", savez)
+    monkeypatch.setattr(files.npy, "write_array", write_array)
     assert __main__.main(GRADIENTS) == status
     assert not list(Path().glob(".*"))
     assert Path("grads.npz").exists() == bool(before)

@@ -1,5 +1,7 @@
 """What `info --layers` shows, against what the engine does."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -50,21 +52,25 @@ def test_the_register_tile_is_that_of_the_target(dtype):
 
 @pytest.mark.parametrize("samples", [3, 500])
 def test_parts_add_up_to_the_call(samples, dtype, monkeypatch):
-    """With a clock that every call moves on by its own amount: 3, 9 and 10 seconds in all."""
+    """With a clock that every call moves on by its own amount: arguments, prediction, gradient."""
     monkeypatch.setattr(profiling, "ROUNDS", 1)
-    took, called = iter([3.0, 9.0, 10.0]), []
+    took, called = iter([1.0, 3.0, 9.0]), []
     monkeypatch.setattr(profiling, "seconds", lambda call: called.append(call()) or next(took))
     times = profiling.measure(SMALL, dtype, samples, 2)
-    assert times == {"forward": 3.0, "way back": 6.0, "rest": 1.0}
-    assert called[0].shape == (2, samples)
-    assert called[1][0] == called[2][0]  # the loss: both are the whole gradient
+    assert times == {"arguments": 1.0, "forward": 3.0, "way back": 6.0}
+    batch, net_output, (loss, all_dl_dweights, all_dl_dbiases) = called
+    assert net_output.shape == (2, samples)
+    assert [array.shape for array in all_dl_dweights + all_dl_dbiases] == [
+        array.shape for array in batch.weights + batch.biases
+    ]
+    assert loss == pytest.approx(np.sum((net_output - batch.target) ** 2, dtype=np.float64), rel=1e-4)
 
 
 def test_a_part_that_noise_makes_negative_is_none(monkeypatch):
     monkeypatch.setattr(profiling, "ROUNDS", 1)
-    took = iter([3.0, 2.0, 4.0])
+    took = iter([1.0, 3.0, 2.0])
     monkeypatch.setattr(profiling, "seconds", lambda _call: next(took))
-    assert profiling.measure(SMALL, np.dtype(np.float64), 10, 1) == {"forward": 3.0, "way back": 0.0, "rest": 1.0}
+    assert profiling.measure(SMALL, np.dtype(np.float64), 10, 1) == {"arguments": 1.0, "forward": 3.0, "way back": 0.0}
 
 
 def test_on_the_command_line(capsys):
@@ -72,7 +78,8 @@ def test_on_the_command_line(capsys):
     printed = capsys.readouterr().out
     assert "network         3-8-2, 50 parameters, float32" in printed
     assert "private" in printed
-    for name in "forward", "way back", "rest":
-        assert f"\n{name}" in printed
-    shares = [float(line.split("%")[0].split()[-1]) for line in printed.splitlines() if "% " in line]
-    assert sum(shares) == pytest.approx(100, abs=0.3)
+    found = re.findall(r"^(arguments|forward|way back) +[\d.]+ ms +([\d.]+)% *([█#]*)$", printed, re.MULTILINE)
+    assert [name for name, *_ in found] == list(profiling.PARTS)
+    shares = {len(bar): float(share) for _, share, bar in found}
+    assert sum(float(share) for _, share, _ in found) == pytest.approx(100, abs=0.3)
+    assert max(shares) == max(shares, key=shares.get) > 30  # the longest bar is that of the largest part

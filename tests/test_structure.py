@@ -9,7 +9,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "fastbackprop"
 FLOORS = [
-    ["reference.py", "kernels/__init__.py", "losses/__init__.py", "parallel/__init__.py", "passes/__init__.py"],
+    [
+        "reference.py",
+        "lean.py",
+        "kernels/__init__.py",
+        "losses/__init__.py",
+        "parallel/__init__.py",
+        "passes/__init__.py",
+    ],
     ["engine/__init__.py", "arguments/__init__.py", "cli/__init__.py", "parallel/boxes.py", "parallel/cpus.py"],
     ["arguments/checks.py", "engine/limits.py", "engine/layout.py", "engine/plan.py"],
     ["kernels/"],

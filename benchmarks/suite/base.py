@@ -6,12 +6,12 @@ import numpy as np
 
 import fastbackprop
 from benchmarks import cases, timing
-from fastbackprop import reference
+from fastbackprop import lean, reference
 from fastbackprop.parallel import cpus
 
 
 class _Calls:  # asv would take a public class for benchmarks
-    """A call of this package and the same call of the oracle, on the same arguments.
+    """A call of this package and the same call of lean NumPy, on the same arguments.
 
     A subclass has its own cases in `params`, and says what is called.
     """
@@ -25,7 +25,7 @@ class _Calls:  # asv would take a public class for benchmarks
 
     def setup(self, case, dtype, *_):
         self.arguments = self.prepare(case, dtype)
-        self.ours, self.oracle = (functools.partial(self.call, library) for library in (fastbackprop, reference))
+        self.ours, self.numpy = (functools.partial(self.call, library) for library in (fastbackprop, lean))
         self.ours()
 
     def prepare(self, case, dtype):
@@ -49,20 +49,20 @@ class _Comparison(_Calls):
         self.ours()
 
     def time_numpy(self, *_):
-        self.oracle()
+        self.numpy()
 
     def track_time_over_peak_time(self, case, dtype, *_):
         """Over the time that the same flops take at the FMA peak of the same threads, measured in the same process."""
         return timing.over_peak(self.ours, self.flops(case), dtype, cpus.available_threads())
 
     def track_time_over_numpy(self, *_):
-        return timing.over(self.ours, self.oracle)
+        return timing.over(self.ours, self.numpy)
 
     def track_max_relative_error(self, *_):
         """The largest relative norm of the difference to the oracle in float64, over all arrays that come back."""
         got = list(_flat(self.ours()))
         self.arguments = [_widened(argument) for argument in self.arguments]
-        return max(_relative_norm(*pair) for pair in zip(got, _flat(self.oracle()), strict=True))
+        return max(_relative_norm(*pair) for pair in zip(got, _flat(self.call(reference)), strict=True))
 
     track_time_over_peak_time.unit = "of the peak's time"
     track_time_over_numpy.unit = "of NumPy's time"

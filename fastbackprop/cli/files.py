@@ -7,6 +7,7 @@ where it is the dtype of an array.
 import contextlib
 import mmap
 import os
+import re
 import secrets
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,20 +20,30 @@ from numpy.lib import format as npy
 from fastbackprop.arguments.checks import FLOAT32, Array, DType, as_array
 
 SHOWN = 6  # of the names in a file
+NAMES = "weights_{}", "biases_{}"
+"""What the arrays of a network are called, {} being the number of the layer."""
 
 
-def read_network(path: Path, dtype: DType | None = None) -> tuple[list[Array], list[Array]]:
-    """all_weights and all_biases: the arrays weights_0, biases_0, weights_1, ... of an .npz file, and no others."""
+def read_network(
+    path: Path, dtype: DType | None = None, names: Sequence[str] = NAMES
+) -> tuple[list[Array], list[Array]]:
+    """all_weights and all_biases: the arrays of an .npz file with these names, from 0 or 1 up, and no others."""
     with _archive(path) as archive:
         found = _names(archive)
-        layers = max(sum(name.startswith(part) for name in found) for part in ("weights_", "biases_"))
-        expected = [f"{part}_{k}" for k in range(max(layers, 1)) for part in ("weights", "biases")]
-        arrays = [_converted(array, name, dtype) for name, array in _members(path, archive, expected)]
+        first = next((k for k in (0, 1) for name in names if name.replace("{}", str(k)) in found), 0)
+        numbered = [re.compile(re.escape(name).replace(r"\{\}", r"\d+")) for name in names]
+        layers = max(sum(pattern.fullmatch(name) is not None for name in found) for pattern in numbered)
+        expected = [name.replace("{}", str(first + k)) for k in range(max(layers, 1)) for name in names]
+        hint = _other_names(found, names)
+        arrays = [_converted(array, name, dtype) for name, array in _members(path, archive, expected, hint)]
     return arrays[::2], arrays[1::2]
 
 
-def read_data(paths: Sequence[Path], dtype: DType | None = None) -> tuple[Array, Array]:
-    """net_input and y: the arrays of one .npz file, or two .npy files, which stay on disk."""
+def read_data(paths: Sequence[Path], dtype: DType | None = None, rows: bool = False) -> tuple[Array, Array]:
+    """net_input and y: the arrays of one .npz file, or two .npy files, which stay on disk.
+
+    Samples that are rows in the files become columns.
+    """
     names = ["net_input", "y"]
     if len(paths) == 1 and paths[0].suffix == ".npy":
         raise ValueError(f"{paths[0]} is given alone; expected one .npz file or two .npy files, X.npy Y.npy")
@@ -44,6 +55,8 @@ def read_data(paths: Sequence[Path], dtype: DType | None = None) -> tuple[Array,
     else:
         raise ValueError(f"{len(paths)} data files are given; expected one .npz file or two .npy files, X.npy Y.npy")
     (label, net_input), (y_label, y) = arrays
+    if rows:
+        net_input, y = net_input.T, y.T
     # Integers for y may be classes, and never count towards the dtype of the result.
     return _converted(net_input, label, dtype), _converted(y, y_label, dtype if y.dtype.kind == "f" else None)
 
@@ -54,8 +67,9 @@ def release_pages(arrays: Iterable[Array]) -> None:
     The system keeps it while it has room, so that nothing is read from disk twice.
     """
     for array in arrays:
-        if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            array.base.madvise(mmap.MADV_DONTNEED)
+        mapping = _mapping(array)
+        if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def check_output(path: Path, inputs: Iterable[Path]) -> None:
@@ -76,7 +90,11 @@ def check_output(path: Path, inputs: Iterable[Path]) -> None:
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write an .npz file; after an error or an interrupt, the path is as it was before."""
     with _naming(f"{path} cannot be written"), _temporary(path) as file:
-        np.savez(file, **arrays)
+        # np.savez of NumPy 2.0 leaves its archive open after an error, and Python then prints more than one line.
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    npy.write_array(member, np.asarray(array), allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
         file.close()  # Windows does not rename open files
@@ -116,7 +134,18 @@ def _names(archive: zipfile.ZipFile) -> list[str]:
     return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
-def _members(path: Path, archive: zipfile.ZipFile, expected: list[str]) -> Iterator[tuple[str, Array]]:
+def _other_names(found: list[str], names: Sequence[str]) -> str:
+    """What to pass for a file whose arrays have other names: those that its names suggest, or an example."""
+    patterns = list(dict.fromkeys(re.sub(r"\d+(?=\D*$)", "{}", name) for name in found))
+    if not found or set(patterns) & set(names):
+        return ""
+    if len(patterns) != 2 or not all("{}" in pattern for pattern in patterns):
+        patterns = ["W{}", "b{}"]
+    weights, biases = sorted(patterns, key=lambda pattern: "b" in pattern.lower())
+    return f"; pass their names, as in --names {weights!r} {biases!r}"
+
+
+def _members(path: Path, archive: zipfile.ZipFile, expected: list[str], hint: str = "") -> Iterator[tuple[str, Array]]:
     """The arrays of an archive that has these and no others, each with what an error calls it.
 
     Others are refused, because a name that is mistyped would be ignored, and with it a layer.
@@ -124,7 +153,7 @@ def _members(path: Path, archive: zipfile.ZipFile, expected: list[str]) -> Itera
     found = _names(archive)
     for name in expected:
         if name not in found:
-            raise ValueError(f"{path} has no {name}; found {_listed(found)}")
+            raise ValueError(f"{path} has no {name}; found {_listed(found)}{hint}")
     if unknown := [name for name in found if name not in expected]:
         raise ValueError(f"{path} has {_listed(unknown)}; expected {_listed(expected)} and nothing else")
     for name in expected:
@@ -141,8 +170,16 @@ def _listed(names: list[str]) -> str:
     return ", ".join(shown) + more or "no arrays"
 
 
+def _mapping(array: Array) -> mmap.mmap | None:
+    """The file on disk that an array is a view of."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, mmap.mmap) else None
+
+
 def _mapped(path: Path) -> Array:
-    with _naming(f"{path} cannot be read as an .npy file"):
+    with _naming(f"{path} cannot be read as an .npy file"), np.errstate(all="ignore"):  # its shape may overflow
         array = npy.open_memmap(path, mode="r")
     as_array(array, str(path))  # what it returns is no longer the array that can be told from one in memory
     return array
@@ -152,7 +189,7 @@ def _converted(array: Array, label: str, dtype: DType | None) -> Array:
     """An array as a dtype: one on disk only as far as the call converts it itself, slice by slice."""
     if dtype is None or array.dtype.newbyteorder("=") == dtype:
         return array
-    if not isinstance(array.base, mmap.mmap):
+    if _mapping(array) is None:
         return array.astype(dtype)
     if dtype == FLOAT32:
         raise ValueError(f"{label} has dtype {array.dtype}; expected float32: what stays on disk is not narrowed")

@@ -13,15 +13,17 @@ from typing import Any, NoReturn
 import numpy as np
 
 import fastbackprop
+from fastbackprop.arguments.checks import check_layer_sizes, shown
 from fastbackprop.cli import files, profiling
 from fastbackprop.cli.demonstration import demonstrate, fits_into_memory
 from fastbackprop.losses import LOSSES
-from fastbackprop.parallel.cpus import available_threads
+from fastbackprop.parallel.cpus import available_threads, decided_by
 
 NETWORK_AND_BATCH = """\
 NET.npz holds weights_0, biases_0, weights_1, ...: what the functions take as all_weights[0], all_biases[0], ...
-DATA.npz holds net_input, (D_i, N), and y, (D_o, N): samples are columns. Instead of it, two files X.npy and Y.npy with
-one of the two each may be given, which are read from where they lie.
+With --names 'W{}' 'b{}' it holds W0, b0, W1, ... or W1, b1, W2, ... instead.
+DATA.npz holds net_input, (D_i, N), and y, (D_o, N): samples are columns, or rows with --rows. Instead of it, two files
+X.npy and Y.npy with one of the two each may be given, which are read from where they lie.
 Pickled arrays are refused, and so is a file with arrays of other names.
 """
 CHECKED = 1000
@@ -30,14 +32,16 @@ CHECKED = 1000
 GRADS = """
 X.npy and Y.npy may be larger than memory.
 GRADS.npz gets loss, dl_dweights_0, dl_dbiases_0, dl_dweights_1, ..., each with its parameter's shape, and dl_dinput
-where it is asked for. The file appears when it is complete: until then, and after an error or Ctrl-C, what was there
-before is there. Long calls show a bar where tqdm is installed.
+where it is asked for, in rows with --rows. The file appears when it is complete: until then, and after an error or
+Ctrl-C, what was there before is there. Long calls show a bar where tqdm is installed.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser, options = parse(arguments)
+    if sys.stdout is None:  # closed by whoever started this process
+        parser.error("the standard output is closed")
     try:
         status = run(parser, options)
         sys.stdout.flush()
@@ -48,8 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # what reads the output has seen enough
             return 141
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {one_line(error)}", file=sys.stderr)
         return 2
+
+
+def one_line(error: object) -> str:
+    """The text of an error on one line, whatever the name of a file holds."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(error))
 
 
 def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
@@ -65,7 +74,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             )
         except (ValueError, MemoryError):
             parser.error(f"{options.batch} samples of that network are more than fits into memory")
-        info(num_threads)
+        info(num_threads, "--threads" if options.threads else decided_by())
         if profile:
             print(f"\n{profile}")
         return 0
@@ -76,7 +85,9 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     try:
         return gradients(options, num_threads) if options.command == "gradients" else check(options)
     except (ValueError, TypeError, MemoryError) as error:  # what is wrong with the files or the arrays in them
-        print(f"{parser.prog} {options.command}: {str(error) or 'there is not enough memory'}", file=sys.stderr)
+        rows = "leave out --rows" if options.rows else "pass --rows"
+        text = one_line(error).replace("pass net_input.T", rows) or "there is not enough memory"
+        print(f"{parser.prog} {options.command}: {text}", file=sys.stderr)
         return 2
 
 
@@ -91,6 +102,11 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
     problem = argparse.ArgumentParser(add_help=False)
     problem.add_argument("net", type=Path, metavar="NET.npz", help="the network")
     problem.add_argument("data", type=Path, metavar="DATA", nargs="+", help="the batch: DATA.npz, or X.npy Y.npy")
+    problem.add_argument("--rows", action="store_true", help="the samples are rows, not columns")
+    names_help = "names of weights and biases in NET.npz, with {} for the layer from 0 or 1 (weights_{} biases_{})"
+    problem.add_argument(
+        "--names", type=_name, nargs=2, default=files.NAMES, metavar=("WEIGHTS", "BIASES"), help=names_help
+    )
     problem.add_argument("--loss", choices=LOSSES, default="least_squares", help="(%(default)s)")
     problem.add_argument("--reduction", choices=["sum", "mean"], default="sum", help="(%(default)s)")
     shared: dict[str, Any] = {"parents": [problem], "formatter_class": argparse.RawDescriptionHelpFormatter}
@@ -134,20 +150,26 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line and exit status 2."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {one_line(message)} (see {self.prog} --help)\n")
 
 
 def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    if not (text.isdecimal() and len(text) < 100 and int(text) > 0):  # Python refuses to read thousands of digits
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number from 1 up")
     return int(text)
+
+
+def _name(text: str) -> str:
+    if text.count("{}") != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} has no single {{}} for the number of the layer, as in 'W{{}}'")
+    return text
 
 
 def gradients(options: argparse.Namespace, num_threads: int) -> int:
     """Write the loss and the gradients of the files' network and batch."""
     dtype = None if options.dtype is None else np.dtype(options.dtype)
-    all_weights, all_biases = files.read_network(options.net, dtype)
-    net_input, y = files.read_data(options.data, dtype)
+    all_weights, all_biases = files.read_network(options.net, dtype, options.names)
+    net_input, y = files.read_data(options.data, dtype, options.rows)
     files.check_output(options.out, [options.net, *options.data])
     start = time.perf_counter()
     with progress_bar() as bar:
@@ -174,17 +196,19 @@ def gradients(options: argparse.Namespace, num_threads: int) -> int:
     for k, (dl_dweights, dl_dbiases) in enumerate(zip(all_dl_dweights, all_dl_dbiases, strict=True)):
         arrays |= {f"dl_dweights_{k}": dl_dweights, f"dl_dbiases_{k}": dl_dbiases}
     if options.input_gradient:
-        arrays["dl_dinput"] = rest[0]
+        arrays["dl_dinput"] = rest[0].T if options.rows else rest[0]
     files.write_arrays(options.out, arrays)
     print(f"loss {loss:.9g}, samples {net_input.shape[1]:,}, time {seconds:.3g} s")
     return 0
 
 
 def progress_bar() -> contextlib.AbstractContextManager[Any]:
-    """A bar on a terminal, from the second second on; None where tqdm is not installed."""
+    """A bar on a terminal, from the second second on; None if tqdm is not installed or standard error is closed."""
     try:
         from tqdm import tqdm
     except ImportError:
+        return contextlib.nullcontext()
+    if sys.stderr is None:
         return contextlib.nullcontext()
     bar: contextlib.AbstractContextManager[Any] = tqdm(
         unit=" samples", unit_scale=True, delay=1.0, leave=False, disable=None
@@ -194,8 +218,8 @@ def progress_bar() -> contextlib.AbstractContextManager[Any]:
 
 def check(options: argparse.Namespace) -> int:
     """Check the gradients of the files' network and batch."""
-    all_weights, all_biases = files.read_network(options.net)
-    net_input, y = files.read_data(options.data)
+    all_weights, all_biases = files.read_network(options.net, names=options.names)
+    net_input, y = files.read_data(options.data, rows=options.rows)
     if net_input.ndim == 2 and net_input.shape[1] > CHECKED:
         print(f"The first {CHECKED:,} of {net_input.shape[1]:,} samples:")
         y = y[..., :CHECKED] if y.shape[-1:] == net_input.shape[1:] else y
@@ -210,11 +234,14 @@ def check(options: argparse.Namespace) -> int:
 def _layer_sizes(text: str) -> tuple[int, ...]:
     parts = text.split(",")
     if len(parts) < 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is not two or more whole numbers, as in 784,256,10")
-    return tuple(_whole(part) for part in parts)
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not two or more whole numbers, as in 784,256,10")
+    try:
+        return check_layer_sizes([_whole(part) for part in parts])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def info(num_threads: int) -> None:
+def info(num_threads: int, decided_by: str) -> None:
     """Print what the package runs on."""
     import llvmlite
     import numba
@@ -230,7 +257,7 @@ def info(num_threads: int) -> None:
         "target": f"{cpu}, {triple}",
         "vectors": f"{8 * target.vector_bytes} bits, {target.registers} registers, "
         + ("fused multiply-add" if target.has_fma else "no fused multiply-add"),
-        "threads": f"{num_threads} on {os.cpu_count()} processors",
+        "threads": f"{num_threads} on {os.cpu_count()} processors, decided by {decided_by}",
         "cache folder": jit.cache_folder() or "none that can be written: kernels are compiled in every process",
     }
     for name, value in rows.items():

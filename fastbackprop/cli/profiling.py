@@ -8,32 +8,33 @@ import numpy as np
 
 from fastbackprop.arguments.batch import Batch
 from fastbackprop.arguments.checks import Array, DType, parameter_count
-from fastbackprop.engine.engine import Engine
+from fastbackprop.cli.bars import bars
 from fastbackprop.engine.limits import FEW
 from fastbackprop.engine.plan import Plan, plan_gradient
+from fastbackprop.engine.pool import new_engine
 from fastbackprop.packing import unpack
 from fastbackprop.parallel.workers import count_threads
-from fastbackprop.workspace import Workspace
 
 ROUNDS = 9
 
 PARTS = {
+    "arguments": "checking what is passed",
     "forward": "the output: copying the input, a product and a ReLU for each layer",
     "way back": "the loss, and the products for the weights and back to the first layer",
-    "rest": "checking the arguments, and making lists of the results",
 }
-"""The parts of a gradient's time, each measured as the difference between two calls."""
+"""The parts of a gradient's time."""
 
 
 def report(layer_sizes: tuple[int, ...], dtype: DType, samples: int, num_threads: int) -> str:
     """How a batch of that many samples is cut, and the share of each part of its gradient."""
+    times = measure(layer_sizes, dtype, samples, num_threads)  # first: it fails at once where memory is short
     plan = plan_gradient(layer_sizes, dtype.itemsize, samples)
-    times = measure(layer_sizes, dtype, samples, num_threads)
     whole = sum(times.values())
     lines = [f"{name:15} {value}" for name, value in describe(plan, layer_sizes, dtype, num_threads).items()]
-    lines += ["", f"A gradient of the least-squares loss takes {1e3 * whole:.3f} ms; by differences of calls, of that"]
-    for name, part in times.items():
-        lines.append(f"{name:15} {1e3 * part:10.3f} ms  {part / whole:6.1%}  {PARTS[name]}")
+    lines += ["", f"A gradient of the least-squares loss takes {1e3 * whole:.3f} ms"]
+    for name, bar in bars(times, 38).items():
+        lines.append(f"{name:15} {1e3 * times[name]:10.3f} ms  {times[name] / whole:6.1%}  {bar}".rstrip())
+    lines += ["", *(f"{name:15} {text}" for name, text in PARTS.items())]
     return "\n".join(lines)
 
 
@@ -77,32 +78,28 @@ def register_tile(dtype: DType) -> str:
 def measure(layer_sizes: tuple[int, ...], dtype: DType, samples: int, num_threads: int) -> dict[str, float]:
     """The seconds of each part of one gradient.
 
-    Timed are, in turns: the prediction; the engine's gradient; the public call. The shortest time of each counts, and
-    the parts are the differences, none below zero. They are exact only as far as a product takes as long in one call as
-    in the next.
+    Three calls are timed in turns, and the shortest time of each counts: checking the arguments, the prediction, and
+    the engine's gradient. The way back is the gradient without the prediction, so it is exact only as far as a product
+    takes as long in one call as in the next.
     """
     rng = np.random.default_rng(0)
-    sizes, engine = layer_sizes, Engine(layer_sizes, dtype)
+    sizes, engine = layer_sizes, new_engine(layer_sizes, dtype)
     weights, biases = unpack(np.zeros(parameter_count(sizes), dtype), sizes)
     for array in weights:
         array[:] = rng.standard_normal(array.shape) * np.sqrt(2 / array.shape[1])
     net_input, y = (rng.standard_normal((units, samples), np.float32).astype(dtype) for units in (sizes[0], sizes[-1]))
-    workspace = Workspace(sizes, dtype, num_threads=num_threads)
 
-    def batch() -> Batch:
-        made = Batch(net_input, weights, biases, sizes, dtype)
-        made.set_options(dtype, num_threads=num_threads)
-        return made
+    def checked() -> Batch:
+        batch = Batch(net_input, weights, biases, sizes, dtype)
+        batch.set_options(dtype, num_threads=num_threads)
+        batch.set_loss(y, "least_squares", "sum", None)
+        return batch
 
-    output, gradient = batch(), batch()
-    gradient.set_loss(y, "least_squares", "sum", None)
-    calls: dict[str, Callable[[], Any]] = {
-        "forward": lambda: engine.predict(output),
-        "way back": lambda: engine.differentiate(gradient),
-        "rest": lambda: workspace.loss_and_gradients(net_input, weights, biases, y),
-    }
-    shortest: Array = np.min([[seconds(call) for call in calls.values()] for _ in range(ROUNDS)], axis=0)
-    return dict(zip(calls, np.diff(np.maximum.accumulate(shortest), prepend=0.0).tolist(), strict=True))
+    batch = checked()
+    calls: list[Callable[[], Any]] = [checked, lambda: engine.predict(batch), lambda: engine.differentiate(batch)]
+    times: Array = np.min([[seconds(call) for call in calls] for _ in range(ROUNDS)], axis=0)
+    arguments, forward, gradient = times.tolist()
+    return dict(zip(PARTS, (arguments, forward, max(gradient - forward, 0.0)), strict=True))
 
 
 def seconds(call: Callable[[], Any]) -> float:
