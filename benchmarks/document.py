@@ -10,13 +10,22 @@ import re
 from pathlib import Path
 
 from benchmarks import charts, machine, per_sample
-from benchmarks.cases import Case
+from benchmarks.cases import MINIBATCH, NOTEBOOK, Case
 from benchmarks.compare import best_other
 from benchmarks.libraries import LIBRARIES
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path("docs/performance")
+README_CASES = [
+    NOTEBOOK,
+    Case(8, 32, 1, 3, 100_000),
+    Case(784, 256, 10, 3, 4096),
+    MINIBATCH,
+    Case(784, 1024, 10, 3, 2048),
+]
+"""The rows of the table in README.md, in float32: the narrowest network, the widest, and others between them."""
 CHARTS = {
+    "others": (lambda measured: charts.others(measured, readme_results(measured)), "table"),
     "share": (charts.share, "curve"),
     "batches": (charts.batches, "batches"),
     "roofline": (charts.roofline, "table"),
@@ -61,26 +70,45 @@ def not_won(results):
     return "Not won: " + "; ".join(lost) + "." if lost else "fastbackprop is fastest in every row."
 
 
-def side_by_side(measured, dtypes):
+def side_by_side(measured):
     """The table of times, the cases that are not won, and the machine."""
-    results = [result for result in measured["results"] if result["dtype"] in dtypes]
+    results = measured["results"]
     names = [name for name in LIBRARIES if any(name in result["libraries"] for result in results)]
-    several = len(dtypes) > 1
     rows = []
     for result in results:
         case, libraries = Case(*result["case"]), result["libraries"]
         times = [seconds(libraries[name]["median"]) if name in libraries else "" for name in names]
-        rows.append([network(case), f"{case.samples:,}", *[result["dtype"]] * several, *times])
+        rows.append([network(case), f"{case.samples:,}", result["dtype"], *times])
         rows[-1] += [f"{libraries['fastbackprop']['share']:.0%}", f"{best_other(result)[1]:.2f}"]
-    header = ["network", "samples", *["dtype"] * several, *names, "share of the peak", "best other / fastbackprop"]
-    dtype = "" if several else f" in {dtypes[0]}"
+    header = ["network", "samples", "dtype", *names, "share of the peak", "best other / fastbackprop"]
     about = (
-        f"Median time of one gradient{dtype}; the last two columns are the share of the processors' FMA peak that this "
-        "package reaches, and the time of the fastest other library over that of this package. NumPy is "
-        "`fastbackprop.lean`, written for speed. NumPy as in the notebooks is `fastbackprop.reference`, which keeps "
-        "every intermediate array."
+        "Median time of one gradient. The last two columns are the share of the processors' FMA peak that this package "
+        "reaches, and the time of the fastest other library over that of this package. NumPy is `fastbackprop.lean`, "
+        "written for speed. NumPy as in the notebooks is `fastbackprop.reference`, which keeps every activation."
     )
     return "\n\n".join([table(header, rows), f"{about} {not_won(results)}", measured_on(measured)])
+
+
+def readme_results(measured):
+    """The results of README_CASES in float32, in that order."""
+    found = {Case(*result["case"]): result for result in measured["results"] if result["dtype"] == "float32"}
+    return [found[case] for case in README_CASES]
+
+
+def in_short(measured):
+    """The table of a few cases: this package, NumPy, and the fastest of the others."""
+    rows = []
+    for result in readme_results(measured):
+        case, (best, ratio) = Case(*result["case"]), best_other(result)
+        times = {name: seconds(library["median"]) for name, library in result["libraries"].items()}
+        rows.append([network(case), f"{case.samples:,}", times["fastbackprop"], times.get("NumPy", "")])
+        rows[-1] += [f"{times[best]} ({best})", f"{ratio:.2f}"]
+    header = ["network", "samples", "fastbackprop", "NumPy", "fastest other library", "fastest other / fastbackprop"]
+    about = (
+        "Median time of one gradient in float32. 1-6x5-1 has one input, five hidden layers of 6 units and one output. "
+        "NumPy is `fastbackprop.lean`, written for speed."
+    )
+    return "\n\n".join([table(header, rows), f"{about} {not_won(readme_results(measured))}", measured_on(measured)])
 
 
 def roofs(measured):
@@ -158,9 +186,9 @@ def insert(document, name, text):
 
 
 SECTIONS = {
-    "README.md": {"table": ("table", lambda measured: side_by_side(measured, ["float32"]))},
+    "README.md": {"table": ("table", in_short)},
     "docs/performance.md": {
-        "table": ("table", lambda measured: side_by_side(measured, ["float32", "float64"])),
+        "table": ("table", side_by_side),
         "curve": ("curve", measured_on),
         "batches": ("batches", measured_on),
         "roofline": ("table", roofs),

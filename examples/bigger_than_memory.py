@@ -1,10 +1,13 @@
-"""SciPy's L-BFGS on more data than the workers' memory: every step is one pass over a zarr store, on a local cluster.
-
-    python bigger_than_memory.py 4
-
-draws 4 GB of samples, which is the default, and passes over them some 20 times. No worker may hold more than 1 GB. The
-bars show the progress of each pass, and the dashboard shows what each worker does.
 """
+More data than memory
+=====================
+
+SciPy's L-BFGS fits a network to 4 GB of samples in a zarr store, on a local cluster whose workers may hold 1 GB each.
+Every step is one pass over the store. The bars show the progress of each pass, and the dashboard what each worker does.
+The picture shows the error after each pass. Pass another number of gigabytes as an argument:
+``python bigger_than_memory.py 0.5``
+"""
+# sphinx_gallery_thumbnail_path = "_static/bigger_than_memory.png"
 
 import sys
 import tempfile
@@ -13,6 +16,7 @@ from itertools import pairwise
 import dask.array as da
 import numpy as np
 from dask.distributed import Client, LocalCluster, progress
+from matplotlib import pyplot as plt
 from scipy.optimize import minimize
 
 from fastbackprop import pack
@@ -32,7 +36,7 @@ def write_samples(gigabytes, folder):
     print(f"{samples:,} samples in {X.numblocks[0]} chunks")
 
 
-def fit(folder, client):
+def fit(folder, client, losses):
     x, y = (da.from_zarr(f"{folder}/{name}.zarr").T for name in "XY")
     options = {"layer_sizes": LAYER_SIZES, "reduction": "mean", "compute": False}
 
@@ -41,6 +45,7 @@ def fit(folder, client):
         progress(futures)
         loss, gradient = client.gather(list(futures))
         print(f"  mean squared error {loss:.4f}")
+        losses.append(loss)
         return loss, gradient.astype(np.float64)
 
     rng = np.random.default_rng(1)
@@ -50,10 +55,21 @@ def fit(folder, client):
 
 
 if __name__ == "__main__":  # workers are processes, which import this file
-    gigabytes = float(sys.argv[1]) if len(sys.argv) > 1 else 4.0
+    gigabytes, losses = float(sys.argv[1]) if len(sys.argv) > 1 else 4.0, []
     with LocalCluster(memory_limit="1GB", dashboard_address=":0") as cluster, Client(cluster) as client:
         print(f"dashboard: {cluster.dashboard_link}")
         with tempfile.TemporaryDirectory(dir=".") as folder:
             write_samples(gigabytes, folder)
-            result = fit(folder, client)
+            result = fit(folder, client, losses)
     print(f"after {result.nit} iterations: mean squared error {result.fun:.4f}")
+    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    axes.semilogy(range(1, len(losses) + 1), losses, marker="o")
+    axes.set(
+        xlabel="pass over the store", ylabel="mean squared error", title=f"L-BFGS over {gigabytes:g} GB of samples"
+    )
+    figure.savefig("bigger_than_memory.png", dpi=150)
+
+# %%
+# The picture of a run with ``1`` as its argument:
+#
+# .. image:: /_static/bigger_than_memory.png

@@ -1,6 +1,9 @@
-"""A regression fitted with SciPy's L-BFGS: the optimiser sees one vector, made by `pack` and read by `unpack`.
+"""
+A regression with L-BFGS
+========================
 
-The picture, lbfgs.png, shows the noisy samples, the function they were drawn from, and the network's.
+SciPy's optimiser fits a network to noisy samples of a curve. It sees one vector of parameters, which `pack` makes and
+`unpack` reads. The picture shows the samples, the curve they were drawn from, and the network's output.
 """
 
 from itertools import pairwise

@@ -1,12 +1,16 @@
-"""A classifier trained by PyTorch's optimiser in three ways: the plain module, accelerated, and with a fused loss.
+"""
+A PyTorch classifier, accelerated
+=================================
 
-Two spirals are told apart. The three end with the same loss, because they are the same network and the same gradients.
+PyTorch's Adam trains one classifier of two spirals in three ways: the plain module, the accelerated module, and the
+accelerated module with a fused loss. All three reach the same loss and accuracy. The bars show the seconds of each.
 """
 
 import copy
 import time
 
 import torch
+from matplotlib import pyplot as plt
 from torch import nn
 
 from fastbackprop import warmup
@@ -55,3 +59,8 @@ for name, loss in ("plain module", plain_loss), ("accelerated", accelerated_loss
     accuracy = (module(points).argmax(1) == labels).double().mean()
     faster = seconds["plain module"] / seconds[name]
     print(f"{name:12}  {total:.5f}  {accuracy:.1%} right  {seconds[name]:5.2f} s  {faster:.2f}x")
+
+figure, axes = plt.subplots(figsize=(7, 2.2), layout="constrained")
+axes.bar_label(axes.barh(list(seconds), list(seconds.values())), fmt="%.2f s", padding=4)
+axes.set(title=f"{EPOCHS} epochs of {SAMPLES:,} samples, in batches of {BATCH}", xlabel="seconds", ylim=(2.5, -0.5))
+figure.savefig("pytorch.png", dpi=150)

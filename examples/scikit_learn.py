@@ -1,10 +1,14 @@
-"""A grid search over networks of scikit-learn, and the same search with this package's classes: same result, sooner.
+"""
+A grid search with scikit-learn
+===============================
 
-Only the import differs. Both libraries train the same networks from the same random_state.
+The same grid search over networks runs twice: with scikit-learn's classes and with the classes of this package. Only
+the import differs. Both find the same best network. The bars show the seconds of each search.
 """
 
 import time
 
+from matplotlib import pyplot as plt
 from sklearn import neural_network
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV, train_test_split
@@ -29,9 +33,15 @@ def search(mlp_classifier):
 
 
 fastbackprop.warmup("float64")  # compiles the kernels before anything is timed
+seconds = {}
 print("              grid search   cross-validation   held out   best alpha")
 for name, library in ("scikit-learn", neural_network), ("fastbackprop", fastbackprop.sklearn):
-    found, seconds = search(library.MLPClassifier)
+    found, seconds[name] = search(library.MLPClassifier)
     accuracy = 100 * found.score(test_X, test_y)
     best = found.best_params_["mlpclassifier__alpha"]
-    print(f"{name:12} {seconds:11.2f} s {found.best_score_:18.3f} {accuracy:9.1f}% {best:12}")
+    print(f"{name:12} {seconds[name]:11.2f} s {found.best_score_:18.3f} {accuracy:9.1f}% {best:12}")
+
+figure, axes = plt.subplots(figsize=(7, 1.8), layout="constrained")
+axes.bar_label(axes.barh(list(seconds), list(seconds.values())), fmt="%.1f s", padding=4)
+axes.set(title="Grid search: 4 networks, 3 folds", xlabel="seconds", ylim=(1.5, -0.5))
+figure.savefig("scikit_learn.png", dpi=150)

@@ -1,7 +1,10 @@
-"""Shattered gradients: the deeper a ReLU network, the more its derivative by the input looks like noise.
+"""
+Shattered gradients
+===================
 
-The picture, shattered_gradients.png, shows that derivative along the input for one random network of each depth, and
-its autocorrelation, averaged over many networks. See Balduzzi et al. (2017), "The shattered gradients problem".
+The deeper a ReLU network, the more its derivative by the input looks like noise. The picture shows this derivative for
+one random network of each depth, and its autocorrelation, averaged over many networks. See Balduzzi et al. (2017), "The
+shattered gradients problem".
 """
 
 from itertools import pairwise

@@ -1,7 +1,10 @@
-"""Gradients of ReLU networks for large batches, behind the list-of-arrays interface of the backpropagation notebooks.
+"""Gradients of ReLU networks on the CPU, from lists of NumPy arrays.
 
-Samples are columns: a batch is (D_i, N). Weights are a list of arrays (D_{k+1}, D_k), biases of (D_{k+1}, 1).
-Importing this package compiles nothing; kernels are compiled, or loaded from the cache on disk, at first use.
+A network has D_i inputs, K hidden layers of D_1 ... D_K units, and D_o outputs. A batch of N samples is an array
+(D_i, N) with one sample in each column. Weights are a list of K + 1 arrays (D_{k+1}, D_k), biases a list of K + 1
+arrays (D_{k+1}, 1), where D_0 is D_i and D_{K+1} is D_o.
+
+Importing this package compiles nothing. Kernels are compiled, or loaded from the cache on disk, at first use.
 """
 
 from fastbackprop import reference

@@ -1,7 +1,8 @@
-"""The gradient of a batch in a dask array, whose chunks are along the samples: more data than one machine's memory.
+"""Gradients of batches in dask arrays, for more data than the memory of one machine.
 
-One task reads a chunk and takes its gradient, packed into a vector. More tasks add these vectors, in a tree whose shape
-follows from the number of chunks alone, so the result has the same bits for any scheduler and number of workers.
+Chunks are along the samples. One task reads a chunk and computes its gradient as a vector. Other tasks add these
+vectors in a tree. The number of chunks alone decides its shape, so the result has the same bits for any scheduler and
+any number of workers.
 This module needs the extra ``fastbackprop[dask]``.
 """
 
@@ -61,9 +62,8 @@ def loss_and_gradients(
     all_biases : list of K + 1 arrays, or None
         ``all_biases[k]`` is (D_{k+1}, 1) or (D_{k+1},). None beside a vector.
     y : dask array (D_o, N), (1, N) or (N,)
-        The target of each sample, as :func:`fastbackprop.loss_and_gradients` takes it, class numbers too. Its chunks
-        along the samples are those of net_input. A target for all samples, a number or an array (D_o, 1), is no dask
-        array.
+        The target of each sample, as for :func:`fastbackprop.loss_and_gradients`. Its chunks along the samples are
+        those of net_input. A target for all samples is a number or a NumPy array (D_o, 1).
     loss : str
         The name of a loss. For a loss of your own, pass its derivative to :func:`vjp`.
     reduction : {"sum", "mean"}
@@ -75,8 +75,8 @@ def loss_and_gradients(
     layer_sizes : sequence of int, optional
         D_i, D_1, ..., D_K, D_o. Needed beside a vector of parameters.
     num_threads : int
-        Threads that one task uses. The default suits Dask, which runs one task on each of its threads. The result is
-        the same for any number, to the bit.
+        Threads of one task. The default suits Dask, which runs one task on each of its threads. The result has the
+        same bits for any number.
     compute : bool
         False returns Delayed objects, which ``dask.compute(loss, all_dl_dweights, all_dl_dbiases)`` evaluates
         together.
@@ -87,12 +87,12 @@ def loss_and_gradients(
     all_dl_dweights, all_dl_dbiases : lists of K + 1 arrays
         Each gradient has its parameter's shape. For a vector of parameters, one vector (P,) instead of both lists.
     dl_dinput : dask array (D_i, N)
-        Where ``input_gradient`` is true. It is always lazy, and computing it is a pass of its own over the data.
+        Only if ``input_gradient`` is true. It is always lazy. To compute it takes another pass over the data.
 
     Raises
     ------
     TypeError
-        As :func:`fastbackprop.loss_and_gradients`; ``y is a ndarray; expected a dask array: pass
+        As :func:`fastbackprop.loss_and_gradients`; ``y has type ndarray; expected a dask array: pass
         dask.array.from_array(y, chunks=(net_input.chunks[1],))``; callables for loss.
     ValueError
         As :func:`fastbackprop.loss_and_gradients`, and for chunks: ``net_input has 2 chunks along its rows; expected
@@ -162,7 +162,7 @@ def vjp(
     all_dl_dweights, all_dl_dbiases : lists of K + 1 arrays
         Each gradient has its parameter's shape. For a vector of parameters, one vector (P,) instead of both lists.
     dl_dinput : dask array (D_i, N)
-        Where ``input_gradient`` is true.
+        Only if ``input_gradient`` is true.
 
     Raises
     ------
@@ -293,7 +293,7 @@ def _check_chunks(array: Any, name: str) -> None:
         along = "'auto'" if name == "net_input" else "net_input.chunks[1]"
         chunks = f"(-1, {along})" if np.ndim(array) == 2 else f"({along},)"
         raise TypeError(
-            f"{name} is a {type(array).__name__}; expected a dask array: "
+            f"{name} has type {type(array).__name__}; expected a dask array: "
             f"pass dask.array.from_array({name}, chunks={chunks})"
         )
     if any(map(math.isnan, array.shape)):

@@ -1,4 +1,4 @@
-"""The fused path: forward, loss and backward in one call that keeps nothing of the batch's size."""
+"""The fused calls: forward, loss and backward in one function whose memory does not grow with the batch."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbackprop.arguments.batch import Batch, check_callables
-from fastbackprop.arguments.checks import OUTPUT_SHAPE, Array, Gradients, Loss, check_columns
+from fastbackprop.arguments.checks import OUTPUT_SHAPE, Array, Gradients, Loss, as_numbers, check_columns
 from fastbackprop.engine.engine import Engine
 from fastbackprop.engine.pool import run
 
@@ -38,53 +38,57 @@ def loss_and_gradients(
     all_biases : list of K + 1 arrays
         ``all_biases[k]`` is (D_{k+1}, 1) or (D_{k+1},).
     y : array (D_o, N)
-        The target; (D_o, 1), (1, 1), a scalar, and (N,) where D_o is 1, are broadcast. Callables get it as it is.
-        The cross-entropies want probabilities, 0 to 1; for the softmax, each column sums to 1 (within 1e-4), or y
-        holds class numbers 0 .. D_o - 1: integers (N,), (1, N) or one for all samples, where D_o is 2 or more.
-        Integers (D_o, N) and (D_o, 1), such as one-hot columns, are probabilities.
+        The target. (D_o, 1), (1, 1) and a scalar are broadcast; (N,) is allowed if D_o is 1. A callable loss gets y
+        unchanged. The cross-entropies expect probabilities, 0 to 1. For the softmax, each column sums to 1 (within
+        1e-4). Instead of probabilities, the softmax takes class numbers 0 .. D_o - 1 if D_o is 2 or more: integers
+        (N,), (1, N), or one number for all samples. Integers (D_o, N) and (D_o, 1) are probabilities, such as one-hot
+        columns.
     loss : str or pair of callables
-        ``"least_squares"``, sum (o - y)^2; ``"half_least_squares"``, half of it; from the raw output,
-        ``"softmax_cross_entropy"``, sum y (logsumexp(o) - o), and ``"binary_cross_entropy"``,
-        sum log(1 + exp(o)) - o y; or ``(value, derivative)``, each called once as ``f(net_output, y)`` with the whole
-        (D_o, N) output. Callables cost memory of size D_o N and a second forward pass.
+        For the output o, ``"least_squares"`` is sum (o - y)^2 and ``"half_least_squares"`` is half of it. The
+        cross-entropies take the raw output: ``"softmax_cross_entropy"`` is sum y (logsumexp(o) - o), and
+        ``"binary_cross_entropy"`` is sum log(1 + exp(o)) - o y. A pair ``(value, derivative)`` is called once each, as
+        ``f(net_output, y)`` with the whole output (D_o, N). It takes memory for D_o N numbers and a second forward
+        pass.
     reduction : {"sum", "mean"}
-        The mean divides by N, or by the sum of sample_weight. Not with callables.
+        The mean divides by N, or by the sum of sample_weight. Not allowed with callables.
     sample_weight : array (N,), optional
-        A factor for the loss of each sample. Not with callables.
+        A factor for the loss of each sample. Not allowed with callables. A mean depends only on the ratios of the
+        weights, however large or small they are. A sum takes them in the dtype of the result: 1e-50 is 0 in float32.
     input_gradient : bool
         Also return the derivative by the input.
     out : (list, list), optional
-        Arrays to write the gradients to, with the parameters' shapes; these lists are returned.
+        Arrays with the parameters' shapes, into which the gradients are written. The call returns these lists.
     num_threads : int, optional
-        The default is FASTBACKPROP_NUM_THREADS, or the processors this process may run on. The result is the same
-        for any number, to the bit.
+        The default is FASTBACKPROP_NUM_THREADS, or the smallest of OMP_NUM_THREADS, NUMBA_NUM_THREADS and the number
+        of processors that this process may use. The result has the same bits for any number.
     progress : callable, optional
-        Called as ``progress(done, total)`` now and then, in samples, on the calling thread.
+        Called as ``progress(done, total)`` on the calling thread, several times in long calls. Both are samples.
 
     Returns
     -------
     loss : float
     all_dl_dweights, all_dl_dbiases : lists of K + 1 arrays
-        Each gradient has its parameter's shape; the dtype is that of NumPy's promotion of net_input, the parameters
-        and a floating y, where integers count as float64.
+        Each gradient has its parameter's shape. The dtype is float32 if net_input, all parameters and a floating y are
+        float32, else float64. Integers in net_input and the parameters count as float64. Most gradients are views of
+        one vector: copy what you keep for long, or it keeps the others in memory.
     dl_dinput : array (D_i, N)
-        Where ``input_gradient`` is true.
+        Only if ``input_gradient`` is true.
 
     Raises
     ------
     ValueError
-        For shapes and values, as ``all_weights[2] has shape (6, 5); expected (6, 6): its columns must match the rows
-        of all_weights[1]``, ``y[3] is 10; expected class numbers in 0 .. 9``, or a mean over no samples. Targets are
-        looked at before anything is computed.
+        For wrong shapes and values: ``all_weights[2] has shape (6, 5); expected (6, 6): its columns must match the rows
+        of all_weights[1]``, ``y[3] is 10; expected class numbers in 0 .. 9``, or a mean over no samples. Targets
+        are checked before anything is computed.
     TypeError
-        For types, as ``net_input has dtype float16; expected float32 or float64 (integers count as float64): pass
+        For wrong types: ``net_input has dtype float16; expected float32 or float64 (integers count as float64): pass
         net_input.astype(np.float64)``.
 
     Notes
     -----
     The backpropagation of Prince, "Understanding Deep Learning", section 7.4: equations 7.16 (forward), 7.21 and 7.22
     (bias and weights) and 7.25 (the recursion), summed over the samples. The derivative of ReLU at 0 is 0.
-    No output is too large for the cross-entropies: only exponentials of what is not positive are taken.
+    The cross-entropies do not overflow: they take exponentials of numbers <= 0 only.
 
     Examples
     --------
@@ -95,7 +99,7 @@ def loss_and_gradients(
     >>> loss, all_dl_dweights[0].ravel(), all_dl_dbiases[1].ravel()
     (13.0, array([-4.,  4.]), array([-10.]))
 
-    Two samples of the classes 1 and 0, of two:
+    Two samples, of class 1 and of class 0:
 
     >>> weights, biases = [np.eye(2)], [np.zeros((2, 1))]
     >>> loss, _, all_dl_dbiases = loss_and_gradients(
@@ -137,7 +141,7 @@ def vjp(
     net_input, all_weights, all_biases
         As for :func:`loss_and_gradients`.
     dl_doutput : array (D_o, N)
-        The derivative of a loss by the network's output; ones give the derivatives of the summed outputs.
+        The derivative of a loss by the network's output. With ones, the gradient is that of the summed outputs.
     input_gradient, out, num_threads, progress
         As for :func:`loss_and_gradients`.
 
@@ -146,7 +150,7 @@ def vjp(
     all_dl_dweights, all_dl_dbiases : lists of K + 1 arrays
         Each gradient has its parameter's shape.
     dl_dinput : array (D_i, N)
-        Where ``input_gradient`` is true.
+        Only if ``input_gradient`` is true.
 
     Raises
     ------
@@ -182,7 +186,7 @@ def predict(
     num_threads: int | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Array:
-    """The network's output, keeping no activations.
+    """The network's output. No activations are kept.
 
     Parameters
     ----------
@@ -231,7 +235,7 @@ def with_callables(
     check_callables(loss, reduction, sample_weight)
     value, derivative = loss
     net_output = predict(net_input, all_weights, all_biases)
-    total = np.asarray(value(net_output, y))
+    total = np.asarray(as_numbers(value(net_output, y), "what the value of loss returned"))
     if total.size != 1:
         raise ValueError(f"what the value of loss returned has shape {total.shape}; expected one number")
     dl_doutput = derivative(net_output, y)

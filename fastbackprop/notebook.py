@@ -1,4 +1,4 @@
-"""The notebooks' six functions: the same names, arguments and results, on batches of columns."""
+"""The notebooks' six functions, with the same names, arguments and results. Samples are columns."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbackprop.arguments.batch import Batch, ForwardPass
-from fastbackprop.arguments.checks import Array
+from fastbackprop.arguments.checks import Array, as_numbers, shown
 from fastbackprop.engine.engine import Engine
 from fastbackprop.engine.memory import empty_columns
 from fastbackprop.engine.pool import run
 
 
 def ReLU(preactivation: ArrayLike) -> Any:
-    """max(0, f) entry by entry, NaN where f is NaN.
+    """max(0, f) of each entry f. ReLU of NaN is NaN.
 
     Parameters
     ----------
@@ -31,11 +31,11 @@ def ReLU(preactivation: ArrayLike) -> Any:
     >>> ReLU(np.array([-1.0, 0.0, 2.0, np.nan]))
     array([ 0.,  0.,  2., nan])
     """
-    return np.maximum(preactivation, 0)
+    return np.maximum(as_numbers(preactivation, "preactivation"), 0)
 
 
 def indicator_function(x: ArrayLike) -> Array:
-    """1 where x > 0 and 0 where x <= 0: the derivative of ReLU, with 0 at 0. NaN where x is NaN.
+    """The derivative of ReLU: 1 where x > 0, 0 where x <= 0, NaN where x is NaN.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def indicator_function(x: ArrayLike) -> Array:
     >>> indicator_function(np.array([-1.0, 0.0, 2.0, np.nan]))
     array([ 0.,  0.,  1., nan])
     """
-    indicator = np.array(x)
+    indicator = np.array(as_numbers(x, "x"))
     indicator[indicator > 0] = 1
     indicator[indicator <= 0] = 0
     return indicator
@@ -77,8 +77,9 @@ def least_squares_loss(net_output: Any, y: Any) -> Any:
     >>> float(least_squares_loss(np.array([[1.0, 2.0]]), np.array([[0.0, 4.0]])))
     5.0
     """
-    error = net_output - y
-    return np.sum(error * error)
+    error = _errors(net_output, y)
+    with np.errstate(all="ignore"):
+        return np.sum(error * error)
 
 
 def d_loss_d_output(net_output: Any, y: Any) -> Any:
@@ -100,7 +101,22 @@ def d_loss_d_output(net_output: Any, y: Any) -> Any:
     >>> d_loss_d_output(np.array([[1.0, 2.0]]), np.array([[0.0, 4.0]]))
     array([[ 2., -4.]])
     """
-    return 2.0 * (net_output - y)
+    error = _errors(net_output, y)
+    with np.errstate(all="ignore"):
+        return 2.0 * error
+
+
+def _errors(net_output: Any, y: Any) -> Any:
+    """o - y."""
+    output, target = as_numbers(net_output, "net_output"), as_numbers(y, "y")
+    try:
+        np.broadcast_shapes(np.shape(output), np.shape(target))
+    except ValueError:
+        raise ValueError(
+            f"y has shape {np.shape(target)}; expected one that broadcasts with net_output, {np.shape(output)}"
+        ) from None
+    with np.errstate(all="ignore"):
+        return output - target
 
 
 def compute_network_output(
@@ -117,7 +133,7 @@ def compute_network_output(
     all_biases : list of K + 1 arrays
         ``all_biases[k]`` is (D_{k+1}, 1) or (D_{k+1},).
     append_output : bool
-        Append the output to ``all_h``, which then has K + 2 entries, as some notebooks have it.
+        Append the output to ``all_h``, as some notebooks do. ``all_h`` then has K + 2 entries.
 
     Returns
     -------
@@ -174,12 +190,12 @@ def backward_pass(
     all_weights, all_biases : lists of K + 1 arrays
         As for :func:`compute_network_output`.
     all_f : list of K + 1 arrays
-        The preactivations; the masks are taken from them.
+        The preactivations. Their signs decide the derivative of each ReLU.
     all_h : list of K + 1 or K + 2 arrays
-        The activations; a (K + 2)th entry is ignored.
+        The activations. Entry K + 2 is ignored.
     y : array (D_o, N)
-        The target, as for :func:`loss_and_gradients`: for ``"softmax_cross_entropy"`` also class numbers. A callable
-        loss gets it as it is.
+        The target, as for :func:`loss_and_gradients`. ``"softmax_cross_entropy"`` also takes class numbers. A callable
+        loss gets y unchanged.
     loss : str or callable
         ``"least_squares"``, ``"half_least_squares"``, ``"softmax_cross_entropy"``, ``"binary_cross_entropy"``, or a
         function ``(net_output, y) -> dl_doutput`` (D_o, N), such as a script's own ``d_loss_d_output``.
@@ -191,7 +207,7 @@ def backward_pass(
     all_dl_dweights, all_dl_dbiases : lists of K + 1 arrays
         Summed over the batch; each has its parameter's shape.
     all_dl_dh, all_dl_df : lists of K + 1 arrays
-        Where ``intermediates`` is true: ``all_dl_dh[k]`` is (D_k, N), ``all_dl_df[k]`` is (D_{k+1}, N).
+        Only if ``intermediates`` is true. ``all_dl_dh[k]`` is (D_k, N), ``all_dl_df[k]`` is (D_{k+1}, N).
 
     Raises
     ------
@@ -200,7 +216,7 @@ def backward_pass(
 
     Notes
     -----
-    Equations 7.21, 7.22 and 7.25 of Prince, "Understanding Deep Learning". Nothing that is passed in is changed.
+    Equations 7.21, 7.22 and 7.25 of Prince, "Understanding Deep Learning". The arguments are not changed.
 
     Examples
     --------
@@ -218,7 +234,7 @@ def backward_pass(
     elif isinstance(loss, str):
         batch.set_loss(y, loss, "sum", None)
     else:
-        raise TypeError(f"loss is {loss!r}; expected a name or a callable (net_output, y) -> dl_doutput")
+        raise TypeError(f"loss is {shown(loss)}; expected a name or a callable (net_output, y) -> dl_doutput")
     batch.set_options(batch.dtype, input_gradient=intermediates)
     if intermediates:
         sizes = batch.layer_sizes[1:]

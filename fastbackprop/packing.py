@@ -30,7 +30,7 @@ def pack(all_weights: Sequence[ArrayLike], all_biases: Sequence[ArrayLike]) -> A
     Returns
     -------
     vector : array (P,)
-        float32 where all parameters are, else float64.
+        float32 if all parameters are float32, else float64.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def pack(all_weights: Sequence[ArrayLike], all_biases: Sequence[ArrayLike]) -> A
 
 
 def unpack(vector: ArrayLike, layer_sizes: Iterable[int]) -> tuple[list[Array], list[Array]]:
-    """The weights and biases in a vector, as views: what is written to one is seen in the other.
+    """The weights and biases in a vector, as views: a change of the views changes the vector.
 
     Parameters
     ----------
@@ -71,8 +71,8 @@ def unpack(vector: ArrayLike, layer_sizes: Iterable[int]) -> tuple[list[Array], 
     Raises
     ------
     ValueError
-        ``vector has shape (4,); expected (3,): the parameters of layer sizes (2, 1)``; a vector that is not
-        contiguous, which could not be viewed.
+        ``vector has shape (4,); expected (3,): the parameters of layer sizes (2, 1)``, or a vector that is not
+        contiguous.
 
     Examples
     --------

@@ -1,36 +1,58 @@
 """The oracle: the same functions in plain NumPy, a few lines each, sharing no code with the rest of the package.
 
 Everything is computed for the whole batch at once, layer by layer, as in section 7.4 of Prince, "Understanding Deep
-Learning". Use it to check results, or to read what the kernels compute. Arguments are not validated.
+Learning". Use it to check results, or to read what the kernels compute. Arguments are not validated, and NumPy warns
+of numbers that overflow.
 """
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
 Arrays = list[Array]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def on_plain_arrays(function: Function) -> Function:
+    """A function that takes arrays of every kind as plain ones, in lists too: `*` multiplies np.matrix otherwise."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [plain(entry) for entry in value]
+        return np.asarray(value) if isinstance(value, np.ndarray) else value
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        return function(*map(plain, arguments), **{name: plain(value) for name, value in options.items()})
+
+    return cast("Function", call)
+
+
+@on_plain_arrays
 def ReLU(preactivation: ArrayLike) -> Any:
     """max(0, f), NaN where f is NaN."""
     return np.maximum(preactivation, 0)
 
 
+@on_plain_arrays
 def indicator_function(x: ArrayLike) -> Array:
     """1 where x > 0, 0 where x <= 0, NaN where x is NaN, in the dtype of x."""
     x = np.asarray(x)
     return np.where(x > 0, np.ones_like(x), np.where(x <= 0, np.zeros_like(x), x))
 
 
+@on_plain_arrays
 def least_squares_loss(net_output: Array, y: ArrayLike) -> Any:
     """sum (o - y)^2."""
     error = net_output - y
     return np.sum(error * error)
 
 
+@on_plain_arrays
 def d_loss_d_output(net_output: Array, y: ArrayLike) -> Any:
     """2 (o - y)."""
     return 2 * (net_output - y)
@@ -66,7 +88,7 @@ def are_classes(net_output: Array, y: ArrayLike) -> bool:
 
 
 def binary_cross_entropies(net_output: Array, y: ArrayLike) -> Any:
-    """sum_i max(o_i, 0) - o_i y_i + log(1 + exp(-|o_i|)) for each sample."""
+    """sum_i max(o_i, 0) - o_i y_i + log(1 + exp(-abs(o_i))) for each sample."""
     return np.sum(np.maximum(net_output, 0) - net_output * y + np.log1p(np.exp(-np.abs(net_output))), axis=0)
 
 
@@ -85,6 +107,7 @@ LOSSES: dict[str, tuple[Callable[[Array, ArrayLike], Any], Callable[[Array, Arra
 """Each loss by name: its value for each sample, and its derivative by the network's output."""
 
 
+@on_plain_arrays
 def compute_network_output(
     net_input: Array, all_weights: Sequence[Array], all_biases: Sequence[Array], *, append_output: bool = False
 ) -> tuple[Array, Arrays, Arrays]:
@@ -99,6 +122,7 @@ def compute_network_output(
     return net_output, all_f, all_h
 
 
+@on_plain_arrays
 def backward_pass(
     all_weights: Sequence[Array],
     all_biases: Sequence[Array],
@@ -127,11 +151,13 @@ def backward_pass(
     return all_dl_dweights, all_dl_dbiases
 
 
+@on_plain_arrays
 def predict(net_input: Array, all_weights: Sequence[Array], all_biases: Sequence[Array]) -> Array:
     """The network's output alone."""
     return compute_network_output(net_input, all_weights, all_biases)[0]
 
 
+@on_plain_arrays
 def vjp(
     net_input: Array,
     all_weights: Sequence[Array],
@@ -145,6 +171,7 @@ def vjp(
     return _gradients(all_weights, all_biases, all_f, all_h, dl_doutput, input_gradient)
 
 
+@on_plain_arrays
 def loss_and_gradients(
     net_input: Array,
     all_weights: Sequence[Array],
@@ -163,6 +190,7 @@ def loss_and_gradients(
     return total, *_gradients(all_weights, all_biases, all_f, all_h, dl_doutput, input_gradient)
 
 
+@on_plain_arrays
 def clipped_gradients(
     net_input: Array,
     all_weights: Sequence[Array],
@@ -186,6 +214,7 @@ def clipped_gradients(
     return total, *_summed(all_h, all_dl_df, all_biases), norms.astype(net_input.dtype)
 
 
+@on_plain_arrays
 def per_sample_gradient_norms(
     net_input: Array,
     all_weights: Sequence[Array],
@@ -202,6 +231,7 @@ def per_sample_gradient_norms(
     return losses, norms.astype(net_input.dtype)
 
 
+@on_plain_arrays
 def squared_gradient_sums(
     net_input: Array,
     all_weights: Sequence[Array],
@@ -217,6 +247,7 @@ def squared_gradient_sums(
     return total, *_summed(all_h, all_dl_df, all_biases), *_summed(*squared, all_biases)
 
 
+@on_plain_arrays
 def per_sample_gradients(
     net_input: Array,
     all_weights: Sequence[Array],
@@ -260,6 +291,7 @@ def _summed(all_h: Arrays, all_dl_df: Arrays, all_biases: Sequence[Array]) -> tu
     return all_dl_dweights, all_dl_dbiases
 
 
+@on_plain_arrays
 def loss_value(
     net_output: Array,
     y: Any,
@@ -274,6 +306,7 @@ def loss_value(
     return float(np.sum(LOSSES[loss][0](net_output, y) * weight, dtype=np.float64) / divisor)
 
 
+@on_plain_arrays
 def loss_derivative(
     net_output: Array,
     y: Any,
@@ -289,8 +322,12 @@ def loss_derivative(
 
 
 def _weighting(net_output: Array, reduction: str, sample_weight: ArrayLike | None) -> tuple[Any, Any]:
-    weight = 1 if sample_weight is None else np.asarray(sample_weight, net_output.dtype)
-    return weight, 1 if reduction == "sum" else float(np.sum(np.broadcast_to(weight, net_output.shape[1])))
+    """A factor for the loss of each sample, and what their sum is divided by."""
+    weight = np.ones(net_output.shape[1]) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    if reduction == "mean" and sample_weight is not None:
+        weight = weight / np.max(np.abs(weight))  # so that neither they nor their sum leave the range of the dtype
+    divisor = 1 if reduction == "sum" else float(np.sum(weight))
+    return np.asarray(weight, np.result_type(net_output, np.float32)), divisor
 
 
 def _gradients(

@@ -1,6 +1,6 @@
 """PyTorch modules on this package's kernels: outputs, gradients and fused losses of ReLU networks on the CPU.
 
-Samples are rows, as PyTorch has them: the kernels read transposed views. PyTorch is imported by this module alone.
+Samples are rows, as in PyTorch. The kernels read transposed views of them.
 """
 
 import itertools
@@ -50,13 +50,13 @@ LOSSES = {
 
 
 def accelerate(module: nn.Sequential) -> "Accelerated":
-    """A module with the layers of another, whose outputs and gradients are computed by this package's kernels.
+    """A module with the same layers, whose outputs and gradients are computed by this package's kernels.
 
     Parameters
     ----------
     module : torch.nn.Sequential
-        Linear layers, with or without bias, and a ReLU between each and the next. Sequential may be nested. Identity,
-        Flatten and Dropout may stand in between; Dropout must be in eval mode.
+        Linear layers, with or without bias, with a ReLU between them. It may hold nested Sequential, Identity, Flatten,
+        and Dropout in eval mode.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def accelerate(module: nn.Sequential) -> "Accelerated":
         ``module is a Linear; expected a torch.nn.Sequential``, ``layer 1 is a Tanh; expected Linear, ReLU, Identity,
         Flatten, Dropout or Sequential``
     ValueError
-        For layers that are no ReLU network: ``layer 1 is a Linear after a Linear; expected a ReLU in between``.
+        For layers that do not form a ReLU network: ``layer 1 is a Linear after a Linear; expected a ReLU in between``.
     RuntimeError
         ``layer 2 is a Dropout in training mode; expected eval mode: call .eval(), or ...``, ``layer 0 has hooks, which
         the kernels would not call; expected none: register them on the accelerated module, or ...``
@@ -95,7 +95,7 @@ def accelerate(module: nn.Sequential) -> "Accelerated":
 
 
 class Accelerated(nn.Sequential):
-    """A Sequential that runs on this package's kernels; made by :func:`accelerate`.
+    """A Sequential that runs on this package's kernels; made by :func:`fastbackprop.torch.accelerate`.
 
     Tensors on the CPU run on the kernels if all of them are float32, or all float64. Other devices and dtypes, and
     autocast, run the layers one by one, as the plain module does. So do calls of wide networks that may need gradients.
@@ -106,22 +106,22 @@ class Accelerated(nn.Sequential):
     def forward(
         self, x: Tensor, y: Tensor | None = None, loss: str = "least_squares", reduction: str = "mean"
     ) -> Tensor:
-        """The output (..., D_o) of samples x (..., D_i); or, where y is given, what `loss` returns.
+        """The output (..., D_o) of samples x (..., D_i). If y is given, the same as :meth:`loss`.
 
-        DistributedDataParallel and other wrappers have only this call: pass y to them for a fused loss.
+        DistributedDataParallel and other wrappers have no method `loss`: pass y to their call for a fused loss.
         """
         run = _run_outside_of_graph if torch.compiler.is_compiling() else _run
         return run(self, x, y, loss, reduction)
 
     def loss(self, x: Tensor, y: Tensor, loss: str, reduction: str = "mean") -> Tensor:
-        """The loss of a batch. One sweep computes it with all gradients, which `backward` hands out.
+        """The loss of a batch. One sweep computes it and all gradients. `backward` returns these gradients.
 
         Parameters
         ----------
         x : Tensor (..., D_i)
         y : Tensor (..., D_o)
-            The target, of the dtype of x or integers; (...) where D_o is 1. For the softmax, it may be integer class
-            numbers (...). It gets no gradient.
+            The target, of the dtype of x or integers. It may be (...) if D_o is 1. The softmax also takes integer class
+            numbers (...). The target gets no gradient.
         loss : {"least_squares", "half_least_squares", "softmax_cross_entropy", "binary_cross_entropy"}
             As in :func:`fastbackprop.loss_and_gradients`: summed over the outputs, from the raw output.
         reduction : {"mean", "sum"}
@@ -139,7 +139,8 @@ class Accelerated(nn.Sequential):
         TypeError
             ``y has dtype torch.float64; expected torch.float32, that of x, or integers``
         RuntimeError
-            As :func:`accelerate`, where layers have changed; for ``torch.func``, forward-mode and second derivatives.
+            As :func:`fastbackprop.torch.accelerate` if layers have changed, and for ``torch.func``, forward-mode and
+            second derivatives.
 
         Examples
         --------

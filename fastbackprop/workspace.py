@@ -1,4 +1,4 @@
-"""Workspace: the calls of the fused path on buffers that are kept."""
+"""Workspace: the fused calls on buffers that are kept."""
 
 import functools
 import os
@@ -23,6 +23,7 @@ from fastbackprop.arguments.checks import (
     check_num_threads,
 )
 from fastbackprop.engine.engine import Engine
+from fastbackprop.engine.pool import new_engine
 from fastbackprop.gradients import with_callables
 from fastbackprop.parallel.cpus import available_threads
 from fastbackprop.parallel.workers import Progress
@@ -31,17 +32,19 @@ T = TypeVar("T")
 
 
 class Workspace:
-    """Preallocated buffers for networks of one shape and dtype; what calls need is allocated once.
+    """The fused calls for networks of one shape and dtype, on buffers that are allocated once.
 
     Parameters
     ----------
     layer_sizes : sequence of int
         D_i, D_1, ..., D_K, D_o: the units of each layer, at least two numbers from 1 up.
     dtype : {numpy.float64, numpy.float32}
-        What is computed in. Integer inputs are converted to it; wider floating inputs are refused.
+        The dtype of the computation. Integers are converted to it. float64 arrays in a float32 Workspace raise an
+        error.
     num_threads : int, optional
-        The threads a call may use; the default is FASTBACKPROP_NUM_THREADS, or the processors this process may run on,
-        when the Workspace is made.
+        The largest number of threads of a call. The default is FASTBACKPROP_NUM_THREADS, or the smallest of
+        OMP_NUM_THREADS, NUMBA_NUM_THREADS and the number of processors that this process may use, when the Workspace
+        is created.
 
     Raises
     ------
@@ -53,14 +56,13 @@ class Workspace:
 
     Notes
     -----
-    A Workspace may be shared by threads: calls on it take turns. Its results do not depend on num_threads, on what
-    was computed before, or on where its buffers lie: the same inputs give the same bits.
+    Threads may share a Workspace: calls on it take turns. The same inputs give the same bits, whatever the number of
+    threads and the calls before.
 
-    Memory: a tile for each thread, ``sum(layer_sizes)`` rows of 64 to 512 samples (about 256 KB, more where 128 samples
-    need more), and a partial gradient for each chunk that is worked on at once, at most 128 MB. If a partial gradient
-    has more than 4 MB (1,000,000 parameters in float32, 500,000 in float64), threads share one gradient instead: there
-    are up to 8 tiles for all threads together, twice as large and at most 128 MB or two of them, and for many samples
-    one sum in float64. None of it grows with the number of samples.
+    Its memory does not grow with the number of samples. Each thread has a tile: ``sum(layer_sizes)`` rows of 64 to 512
+    samples, about 256 KB, or more if 128 samples need more. Partial gradients take at most 128 MB. If a partial
+    gradient has more than 4 MB (1,000,000 parameters in float32, 500,000 in float64), threads share one gradient. Then
+    all threads together have at most 8 tiles of twice the size, and one sum in float64.
 
     Examples
     --------
@@ -86,7 +88,7 @@ class Workspace:
         self.dtype = check_dtype(dtype)
         self.num_threads = check_num_threads(num_threads)
         self._most_threads = self.num_threads or available_threads()
-        self._engine = Engine(self.layer_sizes, self.dtype)
+        self._engine = new_engine(self.layer_sizes, self.dtype)
         self._lock = threading.RLock()
         self._running = False
         _all_workspaces.add(self)
@@ -107,8 +109,8 @@ class Workspace:
     ) -> tuple[Any, ...]:
         """As :func:`fastbackprop.loss_and_gradients`, on these buffers and in this dtype.
 
-        The parameters may be one vector, in the order of :func:`fastbackprop.pack`, with None for all_biases. The
-        gradient then is one vector too: ``loss, dl_dvector``, written to ``out`` where that is an array (P,).
+        The parameters may be one vector, in the order of :func:`fastbackprop.pack`, with None for all_biases. Then the
+        call returns ``loss, dl_dvector``, and ``out`` is an array (P,).
         """
         if not isinstance(loss, str):
             options: dict[str, Any] = {"input_gradient": input_gradient, "out": out, "progress": progress}
@@ -131,8 +133,7 @@ class Workspace:
     ) -> Any:
         """As :func:`fastbackprop.vjp`, on these buffers and in this dtype.
 
-        For a vector of parameters, the gradient is one vector: ``dl_dvector``, or with the input's ``dl_dvector,
-        dl_dinput``.
+        For a vector of parameters, it returns ``dl_dvector``, or ``dl_dvector, dl_dinput`` with ``input_gradient``.
         """
         passed = (net_input, all_weights, all_biases, dl_doutput)
         result = self._vjp(*passed, input_gradient=input_gradient, out=out, progress=progress)
@@ -267,7 +268,7 @@ class Workspace:
                 return compute(self._engine, batch)
             except BaseException:
                 # Buffers and records may have been left half made.
-                self._engine = Engine(self.layer_sizes, self.dtype)
+                self._engine = new_engine(self.layer_sizes, self.dtype)
                 raise
             finally:
                 self._running = False

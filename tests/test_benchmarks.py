@@ -237,6 +237,7 @@ def test_what_the_documents_show_is_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(products, "WIDTHS", [24, 40])
     monkeypatch.setattr(compare, "installed", lambda: ["fastbackprop", "NumPy", "NumPy as in the notebooks"])
     monkeypatch.setattr(document, "ROOT", tmp_path)
+    monkeypatch.setattr(document, "README_CASES", tiny_cases)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").mkdir()
     for name in document.SECTIONS:

@@ -140,16 +140,34 @@ def test_the_newest_files_stay(folder, monkeypatch):
 
 
 @COMPILERS
-def test_an_interrupt_in_a_callback_of_llvm_is_an_interrupt(compiler, folder, monkeypatch):
-    """What ctypes swallows there, numba reports as an error of its own."""
+@pytest.mark.parametrize(
+    ("owner", "method", "kept"),
+    [
+        (codegen.JITCodeLibrary, "_finalize_specific", 0),
+        (codegen.CodeLibrary, "_get_compiled_object", 0),
+        (codegen.JITCPUCodegen, "unserialize_library", 1),
+    ],
+)
+def test_an_interrupt_in_a_callback_of_llvm_is_an_interrupt(owner, method, kept, compiler, folder, monkeypatch):
+    """While a kernel is compiled, written or loaded. What a callback raises, ctypes only prints."""
 
-    def nothing(library):
-        raise RuntimeError(f"no compiled object yet for {library}")
+    @ctypes.CFUNCTYPE(None)
+    def interrupt():
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(codegen.CodeLibrary, "_get_compiled_object", nothing)
-    with pytest.raises(KeyboardInterrupt):
+    def interrupted(*arguments):
+        interrupt()
+        return original(*arguments)
+
+    if kept:
         multiply_by(3, compiler)
-    assert not list(folder.iterdir())
+    original = getattr(owner, method)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, method, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            multiply_by(3, compiler)
+    assert len(list(folder.iterdir())) == kept
+    assert call(multiply_by(3, compiler)) == 15
 
 
 @pytest.mark.parametrize("module", [numba, llvmlite, np])

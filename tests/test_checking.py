@@ -129,6 +129,36 @@ def test_a_kink_between_the_points_is_no_failure():
     assert report.passed
 
 
+@pytest.mark.parametrize("every_entry", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_layer_that_starts_at_zero_is_at_its_kinks(seed, every_entry, dtype):
+    """Samples switch on at both sides, and what they add to the second difference cancels."""
+    rng = np.random.default_rng(seed)
+    net_input, y = rng.standard_normal((3, 64)).astype(dtype), rng.standard_normal((2, 64)).astype(dtype)
+    all_weights = [np.zeros((8, 3), dtype), rng.standard_normal((2, 8)).astype(dtype)]
+    all_biases = [np.zeros((8, 1), dtype), rng.standard_normal((2, 1)).astype(dtype)]
+    report = fb.check_gradients(net_input, all_weights, all_biases, y, every_entry=every_entry)
+    assert report.passed, str(report)
+    assert {entry.layer for entry in report.kinks} == {0}
+    _, *gradients = fb.loss_and_gradients(net_input, all_weights, all_biases, y)
+    assert not gradients[0][0].any()
+    gradients[0][0][:] = gradients[1][0][:] = 1e5
+    wrong = fb.check_gradients(net_input, all_weights, all_biases, y, gradients=gradients, every_entry=every_entry)
+    assert {entry.layer for entry in wrong.failures} == {0}
+    assert len(wrong.failures) == (32 if every_entry else 2)
+
+
+def test_both_conventions_for_the_derivative_at_zero_are_at_a_kink():
+    """W_0 = 0, W_1 = 1, x = (1, -1), y = (-1, 1): the loss is (s + 1)^2 + 1 at both sides of s = 0."""
+    net_input, y = np.array([[1.0, -1.0]]), np.array([[-1.0, 1.0]])
+    problem = net_input, [np.zeros((1, 1)), np.ones((1, 1))], [np.zeros((1, 1)), np.zeros((1, 1))], y
+    for value, state in (0.0, "kink"), (4.0, "kink"), (2.0, "agrees"), (-0.1, "WRONG"), (4.1, "WRONG"):
+        _, *gradients = fb.loss_and_gradients(*problem)
+        gradients[0][0][0, 0] = value
+        entry = fb.check_gradients(*problem, gradients=gradients).entries[0]
+        assert str(entry).endswith(state)
+
+
 def test_a_kink_does_not_excuse_an_error():
     """Zero biases and one sample of zeros: every unit of the first layer is at its kink."""
     all_weights, all_biases = network((2, 5, 1))

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fastbackprop.parallel import cpus
+from fastbackprop.cli import main
+from fastbackprop.parallel import cpus, workers
 
 
 @pytest.fixture
@@ -74,8 +75,50 @@ def test_the_quota_bounds_the_processors(monkeypatch):
     assert allowed <= cpus.processors()
 
 
-def test_available_threads(monkeypatch):
-    monkeypatch.setenv("FASTBACKPROP_NUM_THREADS", "5")
-    assert cpus.available_threads() == 5
-    monkeypatch.delenv("FASTBACKPROP_NUM_THREADS")
-    assert 1 <= cpus.available_threads() <= os.cpu_count()
+@pytest.fixture
+def surroundings(monkeypatch):
+    """A process that may run on 8 processors, and the variables of a test."""
+
+    def have(quota=None, **variables):
+        for name in cpus.SETTING, *cpus.SURROUNDINGS:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(cpus, "affinity", lambda: 8)
+        monkeypatch.setattr(cpus, "quota", lambda: quota)
+        cpus.surroundings.cache_clear()
+
+    yield have
+    cpus.surroundings.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "decided_by"),
+    [
+        ({}, 8, "CPU affinity"),
+        ({"quota": 3}, 3, "CPU quota"),
+        ({"quota": 9}, 8, "CPU affinity"),
+        ({"OMP_NUM_THREADS": "2"}, 2, "OMP_NUM_THREADS"),
+        ({"OMP_NUM_THREADS": "4,2"}, 4, "OMP_NUM_THREADS"),
+        ({"NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "4"}, 2, "NUMBA_NUM_THREADS"),
+        ({"NUMBA_NUM_THREADS": "4", "OMP_NUM_THREADS": "2"}, 2, "OMP_NUM_THREADS"),
+        ({"OMP_NUM_THREADS": "4", "quota": 3}, 3, "CPU quota"),
+        ({"OMP_NUM_THREADS": "64"}, 8, "CPU affinity"),
+        ({"OMP_NUM_THREADS": "dynamic", "NUMBA_NUM_THREADS": "0"}, 8, "CPU affinity"),
+        ({"FASTBACKPROP_NUM_THREADS": " ", "OMP_NUM_THREADS": ""}, 8, "CPU affinity"),
+        ({"FASTBACKPROP_NUM_THREADS": "5", "OMP_NUM_THREADS": "2", "quota": 3}, 5, "FASTBACKPROP_NUM_THREADS"),
+    ],
+)
+def test_what_decides_the_number_of_threads(found, expected, decided_by, surroundings, capsys):
+    surroundings(**found)
+    assert (cpus.available_threads(), cpus.decided_by()) == (expected, decided_by)
+    assert main.main(["info"]) == 0
+    line = f"threads       {expected} on {os.cpu_count()} processors, decided by {decided_by}\n"
+    assert line in capsys.readouterr().out
+
+
+def test_an_argument_decides_before_all_variables(surroundings, capsys):
+    surroundings(FASTBACKPROP_NUM_THREADS="5", OMP_NUM_THREADS="2")
+    assert workers.count_threads(7, 100) == 7
+    assert main.main(["info", "--threads", "7"]) == 0
+    assert f"threads       7 on {os.cpu_count()} processors, decided by --threads\n" in capsys.readouterr().out

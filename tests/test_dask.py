@@ -217,17 +217,19 @@ ONE_WRONG = np.where(np.arange(WHOLE) == sum(SAMPLES[:2]) + 4, 9, CLASSES)
         (
             lambda: fd.loss_and_gradients(X.compute(), W, B, Y),
             TypeError,
-            "net_input is a ndarray; expected a dask array: pass dask.array.from_array(net_input, chunks=(-1, 'auto'))",
+            "net_input has type ndarray; expected a dask array: "
+            "pass dask.array.from_array(net_input, chunks=(-1, 'auto'))",
         ),
         (
             lambda: fd.loss_and_gradients(X, W, B, Y.compute()),
             TypeError,
-            "y is a ndarray; expected a dask array: pass dask.array.from_array(y, chunks=(-1, net_input.chunks[1]))",
+            "y has type ndarray; expected a dask array: "
+            "pass dask.array.from_array(y, chunks=(-1, net_input.chunks[1]))",
         ),
         (
             lambda: fd.loss_and_gradients(X, W, B, CLASSES.tolist(), loss="softmax_cross_entropy"),
             TypeError,
-            "y is a list; expected a dask array: pass dask.array.from_array(y, chunks=(net_input.chunks[1],))",
+            "y has type list; expected a dask array: pass dask.array.from_array(y, chunks=(net_input.chunks[1],))",
         ),
         (
             lambda: fd.predict(X.rechunk({0: 2}), W, B),

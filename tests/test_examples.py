@@ -11,15 +11,15 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NEEDS = {
-    "swap_the_import.py": [],
+    "swap_the_import.py": ["matplotlib"],
     "digits.py": ["matplotlib", "sklearn", "tqdm"],
     "private_digits.py": ["matplotlib", "sklearn"],
     "outliers.py": ["matplotlib", "sklearn"],
     "lbfgs.py": ["matplotlib", "scipy"],
-    "scikit_learn.py": ["sklearn"],
-    "pytorch.py": ["torch"],
+    "scikit_learn.py": ["matplotlib", "sklearn"],
+    "pytorch.py": ["matplotlib", "torch"],
     "shattered_gradients.py": ["matplotlib"],
-    "bigger_than_memory.py": ["dask", "distributed", "scipy", "zarr"],
+    "bigger_than_memory.py": ["dask", "distributed", "matplotlib", "scipy", "zarr"],
 }
 
 
@@ -48,7 +48,7 @@ def run(name, folder, *arguments):
 def test_no_example_is_left_out():
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(NEEDS)
     for path in EXAMPLES.glob("*.py"):
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 60
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 75
 
 
 def test_swap_the_import(tmp_path):
@@ -122,4 +122,4 @@ def test_bigger_than_memory(tmp_path):
     assert "100% Completed" in printed
     errors = [float(text) for text in re.findall(r"mean squared error ([\d.]+)", printed)]
     assert errors[-1] < 0.5 * errors[0]
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["bigger_than_memory.png"]

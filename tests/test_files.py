@@ -4,12 +4,14 @@ import errno
 import os
 import pickle
 import re
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.lib import format as npy
 
 import fastbackprop as fb
 from benchmarks.cases import batch, network
@@ -300,6 +302,116 @@ def test_what_is_wrong_is_one_line_and_status_2(problem, fault, command, capsys)
     assert not list(Path().glob(".*"))
 
 
+def header_of(name, shape, body=b""):
+    """A file whose header promises another shape than there are numbers."""
+
+    def make(*_):
+        with Path(name).open("wb") as file:
+            npy.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
+            file.write(body)
+
+    return make
+
+
+def bomb(shape, claimed=None):
+    """A member of some kilobytes that unpacks to 16 MB of zeros, behind a header of that shape."""
+
+    def make(*_):
+        header_of("member", shape, bytes(2**24))()
+        with zipfile.ZipFile("data.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write("member", "net_input.npy")
+            archive.writestr("y.npy", Path("y.npy").read_bytes())
+        Path("member").unlink()
+        if claimed is not None:  # in the directory of the archive, which counts
+            raw = Path("data.npz").read_bytes()
+            right = (2**24 + 128).to_bytes(4, "little")
+            assert raw.count(right) == 2
+            Path("data.npz").write_bytes(raw.replace(right, claimed.to_bytes(4, "little")))
+
+    return make
+
+
+LIES = {
+    "a shape beyond 64 bits": ((2**40, 2**40), None),
+    "a shape beyond all memory": ((2**20, 2**30), None),
+    "a negative shape": ((-1, 3), None),
+    "no rows of many columns": ((0, 2**62), None),
+    "more numbers than promised": ((3, 600), 2**24 + 128),
+    "a size that is not that of the member": ((2, 2**20), 1000),
+    "fewer numbers than promised": ((2, 2**21), None),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_headers_that_lie_are_one_line_and_status_2(lie, capsys, problem):
+    shape, claimed = LIES[lie]
+    for make, arguments, line in [
+        (header_of("x.npy", shape), ON_DISK_GRADIENTS, "x.npy cannot be read as an .npy file: "),
+        (bomb(shape, claimed), GRADIENTS, "net_input of data.npz cannot be read: "),
+    ]:
+        make(*problem)
+        reads = lie == "more numbers than promised" and arguments is GRADIENTS
+        assert __main__.main(arguments) == (0 if reads else 2)  # what stands behind an array has never been read
+        error = capsys.readouterr().err
+        if not reads:
+            assert error.startswith(f"fastbackprop gradients: {line}")
+            assert error.count("\n") == 1
+            assert not Path("grads.npz").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such names")
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["check", "a\nb.npz", "data.npz"],
+            r"check: a\nb.npz cannot be read as an .npz file: No such file or directory",
+        ),
+        (
+            ["check", "net.npz", "a\rb.npz"],
+            r"check: a\rb.npz cannot be read as an .npz file: No such file or directory",
+        ),
+        (["check", "net.npz", "x.npy", "\x1b.npy"], r"check: \x1b.npy cannot be read as an .npy file: No such file or"),
+        (["check", "net.npz", "a\nb.npy"], r"check: a\nb.npy is given alone; expected one .npz file or two .npy files"),
+        (
+            [*GRADIENTS[:-1], "a\nb/grads.npz"],
+            r"gradients: a\nb/grads.npz cannot be written: No such file or directory",
+        ),
+        (
+            ["check", "net.npz", "\udcff.npz"],
+            r"check: \udcff.npz cannot be read as an .npz file: No such file or directory",
+        ),
+    ],
+)
+def test_names_that_do_not_print_are_one_line(arguments, line, capsys):
+    assert __main__.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"fastbackprop {line}")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are those of POSIX")
+def test_a_write_that_fails_is_one_line_and_leaves_what_was_there():
+    """In a process of its own: what Python prints of an archive that is left open comes when it ends."""
+    Path("grads.npz").write_bytes(b"before")
+    program = (
+        "import resource, sys\n"
+        "from fastbackprop.cli.main import main\n"
+        "from fastbackprop.cli import files\n"
+        "write = files.write_arrays\n"
+        "def limited(*arguments):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))\n"
+        "    write(*arguments)\n"
+        "files.write_arrays = limited\n"
+        f"sys.exit(main({GRADIENTS!r}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "fastbackprop gradients: grads.npz cannot be written: File too large\n"
+    assert Path("grads.npz").read_bytes() == b"before"
+    assert not list(Path().glob(".*"))
+
+
 ON_DISK = "x.npy cannot be read as an .npy file:"
 REFUSED_ON_DISK = {
     "a pickle": (pickled("x.npy"), f"{ON_DISK} the magic string is not correct; expected b'\\x93NUMPY', got "),
@@ -490,13 +602,12 @@ def test_an_error_while_writing_leaves_what_was_there(monkeypatch, capsys, befor
     if before:
         Path("grads.npz").write_bytes(before)
 
-    def savez(file, **_arrays):
-        file.write(b"half")
-        file.flush()
+    def write_array(member, _array, **_options):
+        member.write(b"half")
         assert len(list(Path().glob(".*"))) == 1
         raise error
 
-    monkeypatch.setattr(np, "savez", savez)
+    monkeypatch.setattr(files.npy, "write_array", write_array)
     assert __main__.main(GRADIENTS) == status
     assert not list(Path().glob(".*"))
     assert Path("grads.npz").exists() == bool(before)

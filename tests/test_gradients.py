@@ -141,6 +141,56 @@ def test_reductions_and_weights(reduction, weighted, loss, dtype):
     compare((3, 6, 2), 400, dtype, reduction=reduction, sample_weight=weight, loss=loss, input_gradient=True)
 
 
+FAR = [1e-300, 1e-50, 1e-46, 1e-42, 1e-38, 1e-30, 1e30, 1e39, 1e300]
+
+
+@pytest.mark.parametrize("samples", [5, 60, 3000])
+@pytest.mark.parametrize("call", ["function", "workspace", "oracle"])
+def test_a_mean_does_not_depend_on_the_scale_of_its_weights(samples, call, dtype):
+    layer_sizes = (3, 6, 2)
+    all_weights, all_biases = network(layer_sizes, dtype)
+    net_input, y = smooth_batch(layer_sizes, samples, all_weights, all_biases, dtype)
+    weight = np.random.default_rng(0).uniform(0.5, 1.5, samples)
+    weight[1] *= -0.25
+
+    def mean(sample_weight):
+        makers = {"function": fb, "workspace": fb.Workspace(layer_sizes, dtype), "oracle": reference}
+        options = {"reduction": "mean", "sample_weight": sample_weight, "input_gradient": True}
+        return makers[call].loss_and_gradients(net_input, all_weights, all_biases, y, **options)
+
+    expected = mean(weight)
+    exact = weight.astype(np.float32).astype(np.float64)
+    for factor in FAR:
+        got = mean(weight * factor)
+        assert got[0] == pytest.approx(expected[0], rel=1e-5)
+        assert_close(got[1:], expected[1:], 1e-6)
+    assert_same_bits(list(mean(exact * 2.0**-900)), list(mean(exact)))
+    assert_close(mean(np.full(samples, 1e308))[1:], mean(None)[1:], 1e-6)  # their sum is infinite
+
+
+@pytest.mark.parametrize("value", [3e38, 1e-44])
+def test_the_scale_of_float32_weights(value):
+    all_weights, all_biases = network((3, 6, 2), np.float32)
+    net_input, y = smooth_batch((3, 6, 2), 300, all_weights, all_biases, np.float32)
+    options = {"reduction": "mean", "sample_weight": np.full(300, value, np.float32)}
+    got = fb.loss_and_gradients(net_input, all_weights, all_biases, y, **options)
+    expected = fb.loss_and_gradients(net_input, all_weights, all_biases, y, reduction="mean")
+    assert got[0] == pytest.approx(expected[0], rel=1e-6)
+    assert_close(got[1:], expected[1:], 1e-6)
+    assert fb.check_gradients(net_input, all_weights, all_biases, y, **options).passed
+
+
+def test_a_weight_that_is_nothing_beside_the_largest():
+    all_weights, all_biases = network((3, 6, 2), np.float32)
+    net_input, y = smooth_batch((3, 6, 2), 2, all_weights, all_biases, np.float32)
+    got = fb.loss_and_gradients(
+        net_input, all_weights, all_biases, y, reduction="mean", sample_weight=np.array([1e-50, 1e-300])
+    )
+    expected = fb.loss_and_gradients(net_input[:, :1], all_weights, all_biases, y[:, :1])
+    assert got[0] == pytest.approx(expected[0], rel=1e-6)
+    assert_close(got[1:], expected[1:], 1e-6)
+
+
 def test_callables_see_the_whole_batch_once():
     layer_sizes = (2, 6, 3)
     all_weights, all_biases = network(layer_sizes)
@@ -309,7 +359,7 @@ def test_a_vector_of_parameters_with_callables_for_the_loss():
         (np.zeros(3, complex), {}, TypeError, "all_weights has dtype complex128; expected float32 or float64"),
         (np.zeros(3), {"out": np.zeros(2)}, ValueError, r"out has shape \(2,\); expected \(3,\)"),
         (np.zeros(3), {"out": np.zeros(3, np.float32)}, TypeError, "out has dtype float32; expected float64"),
-        (np.zeros(3), {"out": ([], [])}, TypeError, r"out is a tuple; expected an array \(P,\)"),
+        (np.zeros(3), {"out": ([], [])}, TypeError, r"out has type tuple; expected an array \(P,\)"),
         (np.zeros(3), {"out": np.broadcast_to(0.0, 3)}, ValueError, "out is read-only"),
     ],
 )
@@ -320,9 +370,9 @@ def test_a_bad_vector_is_refused(vector, options, error, text):
 
 def test_lists_and_vectors_do_not_mix():
     workspace = fb.Workspace((2, 1))
-    with pytest.raises(TypeError, match="all_biases is a NoneType; expected a list of arrays"):
+    with pytest.raises(TypeError, match="all_biases has type NoneType; expected a list of arrays"):
         fb.loss_and_gradients(np.zeros((2, 1)), [np.zeros((1, 2))], None, 0.0)
-    with pytest.raises(TypeError, match="all_weights is a ndarray; expected a list of arrays"):
+    with pytest.raises(TypeError, match="all_weights has type ndarray; expected a list of arrays"):
         workspace.loss_and_gradients(np.zeros((2, 1)), np.zeros(3), [np.zeros(1)], 0.0)
     with pytest.raises(ValueError, match=r"all_weights has shape \(1, 1, 2\); expected \(3,\)"):
         workspace.loss_and_gradients(np.zeros((2, 1)), [np.zeros((1, 2))], None, 0.0)

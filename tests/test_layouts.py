@@ -240,3 +240,57 @@ def test_rows_of_a_small_batch_in_a_larger_one(layer_sizes, samples, dtype, shar
         assert_close(result[3][1:3], list(expected))
         assert_same_bits(result[4], result[3])
         assert_same_bits(result, results[0])
+
+
+def test_a_matrix_is_an_array(dtype):
+    """np.matrix multiplies matrices with `*`, and keeps two dimensions: nothing of that is seen."""
+    layer_sizes = (2, 3, 2)
+    all_weights, all_biases = network(layer_sizes, dtype)
+    net_input, y = batch(layer_sizes, 2, dtype)
+    plain = net_input, all_weights, all_biases, y
+    matrices = net_input.view(np.matrix), *[[a.view(np.matrix) for a in b] for b in plain[1:3]], y.view(np.matrix)
+    weight = {"sample_weight": np.array([0.5, 2.0]), "reduction": "mean"}
+    problems = zip(each_call(plain, weight), each_call(matrices, weight), strict=True)
+    for number, (expected, got) in enumerate(problems):
+        assert_plain(got, f"call {number}")
+        assert_same_bits(got, expected)
+
+
+def each_call(problem, options):
+    """What every public function returns, as lists."""
+    for source in fb, reference:
+        net_input, all_weights, all_biases, y = problem
+        net_output, all_f, all_h = source.compute_network_output(net_input, all_weights, all_biases)
+        yield [net_output, *all_f, *all_h[1:]]
+        f, h = all_f, all_h
+        if isinstance(y, np.matrix):
+            f, h = ([array.view(np.matrix) for array in arrays] for arrays in (all_f, all_h))
+        for name in reference.LOSSES:
+            target = np.abs(y) / np.sum(np.abs(np.asarray(y)), axis=0)
+            yield list(source.backward_pass(all_weights, all_biases, f, h, target, loss=name))
+            yield list(source.loss_and_gradients(net_input, all_weights, all_biases, target, loss=name, **options))
+        yield list(source.backward_pass(all_weights, all_biases, f, h, y, intermediates=True))[:2]
+        yield list(source.vjp(net_input, all_weights, all_biases, y, input_gradient=True))
+        yield source.predict(net_input, all_weights, all_biases)
+        problem_ = net_input, all_weights, all_biases, y
+        yield list(source.clipped_gradients(*problem_, 1.0))[1:]
+        yield list(source.squared_gradient_sums(*problem_))[1:]
+        yield list(source.per_sample_gradient_norms(*problem_))
+        yield list(source.per_sample_gradients(*problem_))
+        yield [source.ReLU(y), source.indicator_function(y)]
+        yield [source.least_squares_loss(f[-1], y), source.d_loss_d_output(f[-1], y)]
+    workspace = fb.Workspace([2, 3, 2], all_f[0].dtype)
+    yield list(workspace.loss_and_gradients(*problem, **options))
+    yield list(workspace.vjp(*problem))
+    vector = fb.pack(all_weights, all_biases)
+    yield vector
+    yield [len(fb.check_gradients(*problem, gradients=workspace.vjp(*problem)).entries)]
+    yield list(fb.loss_and_gradients(*problem, out=([0 * a for a in all_weights], [0 * a for a in all_biases])))[:1]
+
+
+def assert_plain(result, label):
+    if isinstance(result, (list, tuple)):
+        for entry in result:
+            assert_plain(entry, label)
+    else:
+        assert not isinstance(result, np.matrix), label

@@ -1,6 +1,7 @@
 """The command line, as people run it."""
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -106,6 +107,23 @@ def test_info():
         (["info", "--layers", "5"], "'5' is not two or more whole numbers, as in 784,256,10"),
         (["info", "--layers", "5,x"], "'x' is not a whole number from 1 up"),
         (["info", "--layers", "5,1", "--samples", "1" + "0" * 30], "are more than fits into memory"),
+        (["info", "--layers", "1048576,1048576"], "are more than fits into memory"),
+        (
+            ["info", "--layers", "1099511627776,1099511627776"],
+            "parameters; expected at most 17,592,186,044,416",
+        ),
+        (["info", "--layers", "5,0"], "'0' is not a whole number from 1 up"),
+        (["info", "--layers", "5,\n1"], r"'\n1' is not a whole number from 1 up"),
+        (["info", "--dtype", "float16"], "invalid choice: 'float16'"),
+        (["--samples", "1\n2"], r"'1\n2' is not a whole number from 1 up"),
+        (["--samples", "1.5"], "'1.5' is not a whole number from 1 up"),
+        (["--threads", "9" * 5000], "9' is not a whole number from 1 up"),
+        (["two\nlines"], r"invalid choice: 'two\nlines'"),
+        (["gradients"], "the following arguments are required: NET.npz, DATA, --out"),
+        (["gradients", "net.npz", "data.npz"], "the following arguments are required: --out"),
+        (["check", "net.npz"], "the following arguments are required: DATA"),
+        (["check", "net.npz", "data.npz", "--loss", "squares"], "invalid choice: 'squares'"),
+        (["check", "net.npz", "data.npz", "--reduction", "max"], "invalid choice: 'max'"),
         (["--samples", "1" + "0" * 17], "is more than fits into memory"),
         (["--samples", "1" + "0" * 30], "is more than fits into memory"),
     ],
@@ -132,6 +150,28 @@ def test_a_wrong_environment_variable_is_one_line_and_status_2(arguments, monkey
         __main__.main(arguments)
     assert stopped.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX closes it")
+def test_closed_streams_are_no_traceback(tmp_path):
+    """Neither with compiled kernels nor without, when Python opens files in their place."""
+    write = "import numpy as np; np.savez('net.npz', weights_0=[[1.0]], biases_0=[0.0]); "
+    write += "np.savez('data.npz', net_input=[[1.0]], y=[[1.0]])"
+    subprocess.run([sys.executable, "-c", write], cwd=tmp_path, check=True)
+    line = f"{sys.executable} -m fastbackprop"
+    gradients = "gradients net.npz data.npz --out grads.npz"
+    for arguments in "info", gradients:
+        done = subprocess.run(
+            f"{line} {arguments} >&-", shell=True, cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert done.stderr == "fastbackprop: the standard output is closed (see fastbackprop --help)\n"
+    assert not (tmp_path / "grads.npz").exists()
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cold")}
+    for arguments, status in (gradients, 0), ("check net.npz none.npz", 2), ("--what", 2):
+        done = subprocess.run(f"{line} {arguments} 2>&-", shell=True, cwd=tmp_path, env=environment, check=False)
+        assert done.returncode == status
+    assert (tmp_path / "grads.npz").exists()
 
 
 def test_version(capsys):

@@ -1,5 +1,7 @@
 """NaN, infinities, zeros, and how accurate float32 is."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -187,3 +189,43 @@ def test_same_bits_again_and_from_any_workspace(dtype):
         fb.Workspace(LAYER_SIZES, dtype).loss_and_gradients,
     ):
         assert_same_bits(list(call(net_input.copy(), all_weights, all_biases, y, input_gradient=True)), first)
+
+
+HUGE = {"float32": 1e38, "float64": 1e308}
+
+
+@pytest.mark.parametrize("mode", ["warn", "raise"])  # warnings are errors in all tests
+@pytest.mark.parametrize("samples", [3, 70, 3000])
+def test_no_warning_on_the_way(mode, samples, dtype):
+    """Whatever overflows, also where arguments are converted, becomes infinite or NaN, and that is all."""
+    layer_sizes, huge = (4, 6, 2), HUGE[dtype.name]
+    parameters = network(layer_sizes, dtype)
+    net_input = np.sign(batch(layer_sizes, samples, dtype)[0]) * dtype.type(huge)
+    y = np.where(np.arange(samples) % 2, huge, -huge).astype(dtype) * np.ones((2, 1), dtype)
+    workspace, wide = fb.Workspace(layer_sizes, dtype), [[a.astype(np.float64) for a in b] for b in parameters]
+    far_apart = np.logspace(-300, 300, samples)
+    targets = dict.fromkeys(reference.LOSSES, np.full((2, samples), 0.5, dtype)) | {"least_squares": y}
+    with np.errstate(all=mode):
+        assert not np.isfinite(fb.loss_and_gradients(net_input, *parameters, y)[1][0]).all()
+        for (name, target), reduction, weight in itertools.product(targets.items(), ("sum", "mean"), (None, far_apart)):
+            options = {"loss": name, "reduction": reduction, "sample_weight": weight}
+            for call in fb.loss_and_gradients, workspace.loss_and_gradients:
+                call(net_input, *parameters, target, **options)
+        report = fb.check_gradients(net_input[:, :70], *parameters, y[:, :70], sample_weight=far_apart[:70])
+        assert not report.passed
+        fb.loss_and_gradients(net_input, *wide, y)
+        fb.predict(net_input, *parameters)
+        fb.clipped_gradients(net_input, *parameters, y, 1.0, sample_weight=far_apart)
+        fb.per_sample_gradient_norms(net_input, *parameters, y)
+        fb.squared_gradient_sums(net_input, *parameters, y)
+        fb.per_sample_gradients(net_input, *parameters, y)
+        fb.vjp(net_input, *parameters, y)
+        fb.vjp(net_input * dtype.type(0), *parameters, y)
+        _, all_f, all_h = fb.compute_network_output(net_input, *parameters)
+        for target in 1e300, dtype.type(-huge), y:  # a Python number, which does not count for the dtype of the result
+            fb.backward_pass(*parameters, all_f, all_h, target, intermediates=True)
+            workspace.loss_and_gradients(net_input, *parameters, target, input_gradient=True)
+            assert fb.least_squares_loss(y, target) in (np.inf, 0)
+            fb.d_loss_d_output(y, target)
+        fb.ReLU(np.full(samples, np.nan, dtype))
+        fb.indicator_function(np.full(samples, np.nan, dtype))

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,30 @@ fastbackprop.unpack(fastbackprop.pack([np.ones((2, 3))], [np.ones((2, 1))]), (3,
 print('numba' in sys.modules, 'llvmlite' in sys.modules)
 """
     assert run(code) == "False False"
+
+
+INTERRUPTED_IMPORT = """
+import signal, sys, threading
+import numpy as np, fastbackprop as fb
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
+class Interrupting:
+    def find_spec(name, path=None, target=None):
+        if name == "numba.core.typing":
+            sys.meta_path.remove(Interrupting)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+sys.meta_path.insert(0, Interrupting)
+def call():
+    return fb.loss_and_gradients(np.ones((1, 3)), [np.ones((1, 1))], [np.zeros((1, 1))], 0.0)[0]
+try:
+    call()
+except KeyboardInterrupt:
+    print(call())
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs POSIX signals")
+def test_an_interrupted_import_of_numba_spoils_nothing():
+    assert run(INTERRUPTED_IMPORT) == "3.0"
 
 
 def test_public_names_are_documented():

@@ -456,7 +456,7 @@ def test_out_of_other_shapes():
     workspace, vector = fb.Workspace((2, 3, 1)), fb.pack(*given[1:3])
     for wrong, error, message in (
         (np.empty((4, 13)), ValueError, "out has shape (4, 13); expected (5, 13), a gradient for each sample"),
-        ([], TypeError, "out is a list; expected an array (N, P), as the parameters are one vector"),
+        ([], TypeError, "out has type list; expected an array (N, P), as the parameters are one vector"),
     ):
         with pytest.raises(error, match=re.escape(message)):
             workspace.per_sample_gradients(given[0], vector, None, given[3], out=wrong)

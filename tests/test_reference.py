@@ -89,4 +89,4 @@ def test_imports_numpy_and_nothing_else_of_the_package():
     tree = ast.parse(inspect.getsource(reference))
     imports = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imports |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
-    assert imports == {"numpy", "numpy.typing", "collections.abc", "typing"}
+    assert imports == {"functools", "numpy", "numpy.typing", "collections.abc", "typing"}

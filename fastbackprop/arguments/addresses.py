@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastbackprop.arguments.checks import FLOAT32, FLOAT64, FLOATS, Array, DType
+from fastbackprop.kernels import may_compile
 
 Read = Callable[[Array, Array, int, int, int, int, int], int]
 
@@ -37,6 +38,8 @@ def read(arrays: list[Any], contiguous: int) -> tuple[int, bytes, Array]:
 @functools.cache
 def reader() -> Read:
     """What reads: compiled, if it finds in a few arrays what NumPy says of them. Builds of Python and NumPy differ."""
+    if not may_compile():
+        return read_slowly
     known = np.arange(60.0).reshape(6, 10)
     head = id(known) + object.__basicsize__
     found = [ctypes.c_int64.from_address(head + offset).value for offset in (0, 40)]
@@ -85,7 +88,13 @@ def read_slowly(shapes: Array, places: Array, objects: int, contiguous: int, *_t
 
 def native(arrays: Iterable[Array], dtype: DType) -> list[Array]:
     """The arrays themselves where they have the dtype, else converted."""
-    return [array if array.dtype is dtype else array.astype(dtype, copy=False) for array in arrays]
+    return [array if array.dtype is dtype else converted(array, dtype) for array in arrays]
+
+
+def converted(array: Array, dtype: DType) -> Array:
+    """An array in another dtype; what is too large for it is infinite, and nothing warns of that."""
+    with np.errstate(all="ignore"):
+        return array.astype(dtype, copy=False)
 
 
 def plain(arrays: Iterable[Array], dtype: DType) -> list[Array]:

@@ -30,6 +30,7 @@ from fastbackprop.arguments.checks import (
     check_weighting,
     full_name,
     read_shapes,
+    shown,
 )
 from fastbackprop.losses import LOSSES, find_loss
 
@@ -126,6 +127,8 @@ class Batch(Network):
     max_norm = math.inf
     sample_gradients: Sequence[Array] = ()
     """Where the gradient of each sample is written: weights (N, D_{k+1}, D_k), then biases (N, D_{k+1}, ...)."""
+    loss: str | None = None
+    """The name of the loss; None where the derivative by the output is given."""
     tile_loss: Any = None
     """What makes dl/df_K of the output and the target of a tile, see losses."""
 
@@ -190,7 +193,7 @@ class Batch(Network):
         """Take a named loss, and y, broadcast to the shape of the output, or to (1, N) class numbers."""
         check_loss(loss)
         module = find_loss(loss)
-        self.tile_loss = module.tile_loss
+        self.loss, self.tile_loss = loss, module.tile_loss
         self.target = module.check_target(y, self.layer_sizes[-1], self.samples)
         self.widen_by_target(y, self.target)
         if reduction != "sum" or sample_weight is not None:
@@ -232,7 +235,7 @@ class Batch(Network):
         elif out is not None:
             check_out(out, self.shapes, dtype, columns)
         if progress is not None and not callable(progress):
-            raise TypeError(f"progress is {progress!r}; expected a callable (done, total), or None")
+            raise TypeError(f"progress is {shown(progress)}; expected a callable (done, total), or None")
         if self.sample_weight.size == 0:
             self.sample_weight = NO_WEIGHT[dtype]
         self.input_gradient, self.out = input_gradient, out
@@ -254,7 +257,9 @@ class ForwardPass(Batch):
         taken = []
         for arrays, name, lengths in (all_f, "all_f", (layers,)), (all_h, "all_h", (layers, layers + 1)):
             if not isinstance(arrays, (list, tuple)):
-                raise TypeError(f"{name} is a {type(arrays).__name__}; expected a list of arrays, one for each layer")
+                raise TypeError(
+                    f"{name} has type {type(arrays).__name__}; expected a list of arrays, one for each layer"
+                )
             taken.append([*arrays])
             if len(taken[-1]) not in lengths:
                 wanted = " or ".join(map(str, lengths))
@@ -299,9 +304,9 @@ def check_loss(loss: Any) -> None:
     """Refuse what is neither a name of LOSSES nor a pair of callables (value, derivative)."""
     if isinstance(loss, str):
         if loss not in LOSSES:
-            raise ValueError(f"loss is {loss!r}; expected one of {', '.join(map(repr, LOSSES))}, or callables")
+            raise ValueError(f"loss is {shown(loss)}; expected one of {', '.join(map(repr, LOSSES))}, or callables")
     elif not (isinstance(loss, (tuple, list)) and len(loss) == 2 and all(map(callable, loss))):
-        raise TypeError(f"loss is {loss!r}; expected a name or a pair of callables (value, derivative)")
+        raise TypeError(f"loss is {shown(loss)}; expected a name or a pair of callables (value, derivative)")
 
 
 def check_named(loss: Any) -> None:

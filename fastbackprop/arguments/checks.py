@@ -28,6 +28,10 @@ SUM_BLOCK = 8192
 CHECK_BLOCK = 65536  # entries of a target that are checked at once, from a cache
 SUM_TOLERANCE = 1e-4
 """How far from 1 a column of probabilities may sum: float32 ones of thousands of classes come within a tenth of it."""
+FAR_FROM_ONE = 2.0**-64, 2.0**64
+"""If the largest sample weight of a mean is not between these two, all are scaled: float32 may not hold them."""
+MOST_PARAMETERS = 2**44
+"""The most parameters of a network, 128 TB of float64: offsets within its plan are integers of 64 bits."""
 NO_WEIGHT: dict[DType, Array] = {FLOAT32: np.empty(0, FLOAT32), FLOAT64: np.empty(0, FLOAT64)}
 OUTPUT_SHAPE = "the shape of the network's output"
 
@@ -39,9 +43,17 @@ def as_array(value: ArrayLike, name: str, index: int | None = None) -> Array:
     if dtype is FLOAT64 or dtype is FLOAT32:
         return array
     if dtype.kind not in "biu" and dtype.newbyteorder("=") not in FLOATS:
-        label = full_name(name, index)
-        remedy = f": pass {label}.astype(np.float64)" if dtype.kind == "f" and label.isidentifier() else ""
-        raise TypeError(f"{label} has dtype {dtype}; expected float32 or float64 (integers count as float64){remedy}")
+        raise TypeError(_wrong_dtype(array, full_name(name, index), "float32 or float64 (integers count as float64)"))
+    return array
+
+
+def as_numbers(value: ArrayLike, name: str) -> Any:
+    """`value` as an array of real numbers of any dtype; a Python number stays one, as it has no dtype for NumPy."""
+    if isinstance(value, (int, float)):
+        return value
+    array = _converted(value, name)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(_wrong_dtype(array, name, "real numbers"))
     return array
 
 
@@ -50,14 +62,35 @@ def full_name(name: str, index: int | None) -> str:
     return name if index is None else f"{name}[{index}]"
 
 
+def shown(value: object) -> str:
+    """A value in an error: one short line."""
+    return " ".join(_shortened.repr(value).split())
+
+
+_shortened = reprlib.Repr()
+_shortened.maxstring = _shortened.maxother = 100
+_shortened.maxtuple = _shortened.maxlist = 20
+
+
 def _converted(value: ArrayLike, label: str) -> Array:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{label} is a masked array; expected a plain one: pass {label}.filled(...)")
+    if hasattr(value, "toarray"):
+        raise TypeError(f"{label} is a sparse array; expected a dense one: pass {label}.toarray()")
     try:
         array: Array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{label} cannot be made an array: {error}") from None
+    except (TypeError, ValueError, RuntimeError) as error:  # tensors raise all three
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{label} cannot be made an array: {' '.join(str(error).split())}") from None
     return array
+
+
+def _wrong_dtype(array: Array, label: str, expected: str) -> str:
+    """What an error says about a dtype, and how to convert it if that keeps the values."""
+    is_expression = label.partition("[")[0].isidentifier()  # and not a file, or what a callable returned
+    is_real = np.can_cast(array.dtype, FLOAT64, "same_kind")  # float16, longdouble, bfloat16
+    remedy = f": pass {label}.astype(np.float64)" if is_expression and is_real else ""
+    return f"{label} has dtype {array.dtype}; expected {expected}{remedy}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,13 +139,27 @@ def check_shapes(weights: tuple[tuple[int, ...], ...], biases: tuple[tuple[int, 
             )
         units = shape[0]
         if bias not in ((units, 1), (units,)):
-            hint = f" (weights are (out, in): pass all_weights[{k}].T)" if k == 0 and bias[:1] == shape[1:] else ""
             raise ValueError(
                 f"all_biases[{k}] has shape {bias}; expected ({units}, 1) or ({units},): "
-                f"one for each row of all_weights[{k}]{hint}"
+                f"one for each row of all_weights[{k}]{_transposed(k, shape, bias)}"
             )
         sizes.append(units)
+    check_parameter_count("all_weights has", tuple(sizes))
     return Shapes(weights, biases, tuple(sizes))
+
+
+def _transposed(k: int, shape: tuple[int, ...], bias: tuple[int, ...]) -> str:
+    """What an error says where transposed views of a layer's arrays would match."""
+    is_row = len(bias) == 2 and bias[0] == 1
+    if is_row and bias[1] == shape[0]:
+        return f" (biases are columns: pass all_biases[{k}].T)"
+    if k > 0 or bias[int(is_row) :][:1] != shape[1:]:
+        return ""
+    if is_row:
+        return (
+            " (weights are (out, in), biases columns: pass the transposed views all_weights[0].T and all_biases[0].T)"
+        )
+    return " (weights are (out, in): pass all_weights[0].T)"
 
 
 def check_vector(vector: Any, name: str, layer_sizes: tuple[int, ...]) -> Array:
@@ -135,7 +182,7 @@ def parameter_count(layer_sizes: tuple[int, ...]) -> int:
 def check_list(arrays: Any, name: str) -> list[Array]:
     """The arrays of a list or tuple."""
     if not isinstance(arrays, (list, tuple)):
-        raise TypeError(f"{name} is a {type(arrays).__name__}; expected a list of arrays, one for each layer")
+        raise TypeError(f"{name} has type {type(arrays).__name__}; expected a list of arrays, one for each layer")
     plain = np.ndarray
     return [
         array
@@ -251,13 +298,20 @@ def check_values(target: Array, shape: tuple[int, ...], most: int, expected: str
 def check_layer_sizes(layer_sizes: Any) -> tuple[int, ...]:
     """(D_0, ..., D_{K+1}) as a tuple of whole numbers."""
     try:
-        sizes = tuple(units.__index__() for units in layer_sizes)
-    except (TypeError, AttributeError):
-        found = reprlib.repr(layer_sizes) if isinstance(layer_sizes, (list, tuple)) else repr(layer_sizes)
-        raise TypeError(f"layer_sizes is {found[:200]}; expected at least two whole numbers from 1 up") from None
+        sizes = tuple(map(operator.index, layer_sizes))
+    except TypeError:
+        raise TypeError(f"layer_sizes is {shown(layer_sizes)}; expected at least two whole numbers from 1 up") from None
     if len(sizes) < 2 or min(sizes) < 1:
-        raise ValueError(f"layer_sizes is {sizes}; expected at least two whole numbers from 1 up")
+        raise ValueError(f"layer_sizes is {shown(sizes)}; expected at least two whole numbers from 1 up")
+    check_parameter_count(f"layer_sizes is {shown(sizes)}, which has", sizes)
     return sizes
+
+
+def check_parameter_count(found: str, layer_sizes: tuple[int, ...]) -> None:
+    """Refuse a network that no memory holds, before its sizes overflow the integers of a plan."""
+    count = parameter_count(layer_sizes)
+    if count > MOST_PARAMETERS:
+        raise ValueError(f"{found} {count:,} parameters; expected at most {MOST_PARAMETERS:,}")
 
 
 def check_num_threads(num_threads: Any) -> int | None:
@@ -269,22 +323,32 @@ def check_num_threads(num_threads: Any) -> int | None:
     except TypeError:
         count = None
     if count is None or isinstance(num_threads, bool):
-        raise TypeError(f"num_threads is {num_threads!r}; expected a whole number from 1 up, or None")
+        raise TypeError(f"num_threads is {shown(num_threads)}; expected a whole number from 1 up, or None")
     if count < 1:
-        raise ValueError(f"num_threads is {num_threads}; expected a whole number from 1 up, or None")
+        raise ValueError(f"num_threads is {shown(num_threads)}; expected a whole number from 1 up, or None")
     return count
+
+
+def check_tolerance(tolerance: Any) -> float:
+    """tolerance as a number from 0 up."""
+    expected = "expected a number from 0 up, or None"
+    if not isinstance(tolerance, (int, float, np.integer, np.floating)):
+        raise TypeError(f"tolerance is {shown(tolerance)}; {expected}")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance is {shown(tolerance)}; {expected}")
+    return float(tolerance)
 
 
 def check_max_norm(max_norm: Any) -> float:
     """max_norm as a float: a positive number, which may be infinite."""
     if isinstance(max_norm, (bool, np.bool_)) or not isinstance(max_norm, numbers.Real):
-        raise TypeError(f"max_norm is {reprlib.repr(max_norm)}; expected a positive number")
+        raise TypeError(f"max_norm is {shown(max_norm)}; expected a positive number")
     try:
         norm = float(max_norm)
     except OverflowError:  # an integer or a fraction beyond all doubles
         norm = math.inf if operator.gt(max_norm, 0) else -math.inf
     if not norm > 0:  # NaN neither
-        raise ValueError(f"max_norm is {max_norm}; expected a positive number")
+        raise ValueError(f"max_norm is {shown(max_norm)}; expected a positive number")
     return norm
 
 
@@ -292,52 +356,68 @@ def check_dtype(dtype: DTypeLike) -> DType:
     """float32 or float64 as a dtype."""
     try:
         found = np.dtype(dtype)
-    except TypeError:
-        raise TypeError(f"dtype is {dtype!r}; expected float32 or float64") from None
+    except (TypeError, ValueError):
+        raise TypeError(f"dtype is {shown(dtype)}; expected float32 or float64") from None
     for known in FLOATS:
         if found == known:
             return known
     raise TypeError(f"dtype is {found}; expected float32 or float64")
 
 
-def check_weighting(reduction: str, sample_weight: ArrayLike | None, columns: int) -> tuple[float, Array]:
+def check_weighting(reduction: Any, sample_weight: ArrayLike | None, columns: int) -> tuple[float, Array]:
     """The factor that the reduction puts before the sum over samples, and sample_weight as an array (N,) or (0,)."""
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"reduction is {reduction!r}; expected 'sum' or 'mean'")
+    if not isinstance(reduction, str) or reduction not in ("sum", "mean"):
+        raise ValueError(f"reduction is {shown(reduction)}; expected 'sum' or 'mean'")
     if sample_weight is None:
         weight, total = NO_WEIGHT[FLOAT32], float(columns)
     else:
         weight = as_array(sample_weight, "sample_weight")
         if weight.shape != (columns,):
             raise ValueError(f"sample_weight has shape {weight.shape}; expected ({columns},): one for each sample")
+    if reduction == "sum":
+        return 1.0, weight
+    if sample_weight is not None:
+        weight = near_one(weight)
         # In copies of one layout: NumPy adds up in another order where an array is unaligned or byte-swapped.
         blocks = range(0, columns, SUM_BLOCK)
         total = sum((float(np.sum(weight[start : start + SUM_BLOCK].astype(np.float64))) for start in blocks), 0.0)
-    if reduction == "sum":
-        return 1.0, weight
     if total == 0:
         found = "there are no samples" if columns == 0 else "the sum of sample_weight is 0"
         raise ValueError(f"reduction is 'mean' and {found}; expected something to divide by")
     return 1.0 / total, weight
 
 
+def near_one(weight: Array) -> Array:
+    """Weights with the same mean whose largest is neither lost in float32 nor infinite: a copy if they are far from 1.
+
+    They are divided by a power of two, which rounds nothing.
+    """
+    # argmax and argmin stop at NaN, and take a quarter of the time of max and min for 64 weights.
+    largest = float(max(weight.item(weight.argmax()), -weight.item(weight.argmin()))) if weight.size else 0.0
+    if not 0.0 < largest < np.inf or FAR_FROM_ONE[0] <= largest <= FAR_FROM_ONE[1]:
+        return weight
+    with np.errstate(all="ignore"):  # a weight that is so small beside the largest becomes 0
+        return np.ldexp(weight.astype(np.float64), -math.frexp(largest)[1])
+
+
 def check_gradient_lists(pair: Any, shapes: Shapes, name: str, reason: str = "its parameter's") -> None:
     """(all_dl_dweights, all_dl_dbiases): a pair of lists of arrays with the parameters' shapes."""
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
-        length = f" of length {len(pair)}" if isinstance(pair, (tuple, list)) else ""
+        length = f" and length {len(pair)}" if isinstance(pair, (tuple, list)) else ""
         raise TypeError(
-            f"{name} is a {type(pair).__name__}{length}; expected a pair of lists (all_dl_dweights, all_dl_dbiases)"
+            f"{name} has type {type(pair).__name__}{length}; expected a pair of lists (all_dl_dweights, all_dl_dbiases)"
         )
     for part, (arrays, expected) in enumerate(zip(pair, (shapes.weights, shapes.biases), strict=True)):
         if not isinstance(arrays, (list, tuple)):
             raise TypeError(
-                f"{name}[{part}] is a {type(arrays).__name__}; expected a list of arrays, one for each layer"
+                f"{name}[{part}] has type {type(arrays).__name__}; expected a list of arrays, one for each layer"
             )
         if len(arrays) != len(expected):
             raise ValueError(f"{name}[{part}] has {len(arrays)} entries; expected {len(expected)}: one for each layer")
         for k, (array, shape) in enumerate(zip(arrays, expected, strict=True)):
             if not isinstance(array, np.ndarray):
-                raise TypeError(f"{name}[{part}][{k}] is a {type(array).__name__}; expected an array")
+                raise TypeError(f"{name}[{part}][{k}] has type {type(array).__name__}; expected an array")
+            as_numbers(array, f"{name}[{part}][{k}]")
             if array.shape != shape:
                 raise ValueError(f"{name}[{part}][{k}] has shape {array.shape}; expected {shape}, {reason}")
 
@@ -357,7 +437,9 @@ def check_out_vector(out: Any, layer_sizes: tuple[int, ...], dtype: DType, sampl
     """out=vector: an array (P,) that the gradient can be written to, or (N, P) for that of each sample."""
     if not isinstance(out, np.ndarray):
         shape = "(P,)" if samples is None else "(N, P)"
-        raise TypeError(f"out is a {type(out).__name__}; expected an array {shape}, as the parameters are one vector")
+        raise TypeError(
+            f"out has type {type(out).__name__}; expected an array {shape}, as the parameters are one vector"
+        )
     wanted = (samples, parameter_count(layer_sizes))
     if samples is None:
         check_vector(out, "out", layer_sizes)

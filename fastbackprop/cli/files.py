@@ -90,7 +90,11 @@ def check_output(path: Path, inputs: Iterable[Path]) -> None:
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write an .npz file; after an error or an interrupt, the path is as it was before."""
     with _naming(f"{path} cannot be written"), _temporary(path) as file:
-        np.savez(file, **arrays)
+        # np.savez of NumPy 2.0 leaves its archive open after an error, and Python then prints more than one line.
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    npy.write_array(member, np.asarray(array), allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
         file.close()  # Windows does not rename open files
@@ -175,7 +179,7 @@ def _mapping(array: Array) -> mmap.mmap | None:
 
 
 def _mapped(path: Path) -> Array:
-    with _naming(f"{path} cannot be read as an .npy file"):
+    with _naming(f"{path} cannot be read as an .npy file"), np.errstate(all="ignore"):  # its shape may overflow
         array = npy.open_memmap(path, mode="r")
     as_array(array, str(path))  # what it returns is no longer the array that can be told from one in memory
     return array

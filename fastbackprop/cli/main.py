@@ -13,10 +13,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 import fastbackprop
+from fastbackprop.arguments.checks import check_layer_sizes, shown
 from fastbackprop.cli import files, profiling
 from fastbackprop.cli.demonstration import demonstrate, fits_into_memory
 from fastbackprop.losses import LOSSES
-from fastbackprop.parallel.cpus import available_threads
+from fastbackprop.parallel.cpus import available_threads, decided_by
 
 NETWORK_AND_BATCH = """\
 NET.npz holds weights_0, biases_0, weights_1, ...: what the functions take as all_weights[0], all_biases[0], ...
@@ -39,6 +40,8 @@ Ctrl-C, what was there before is there. Long calls show a bar where tqdm is inst
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser, options = parse(arguments)
+    if sys.stdout is None:  # closed by whoever started this process
+        parser.error("the standard output is closed")
     try:
         status = run(parser, options)
         sys.stdout.flush()
@@ -49,8 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # what reads the output has seen enough
             return 141
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {one_line(error)}", file=sys.stderr)
         return 2
+
+
+def one_line(error: object) -> str:
+    """The text of an error on one line, whatever the name of a file holds."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(error))
 
 
 def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
@@ -66,7 +74,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             )
         except (ValueError, MemoryError):
             parser.error(f"{options.batch} samples of that network are more than fits into memory")
-        info(num_threads)
+        info(num_threads, "--threads" if options.threads else decided_by())
         if profile:
             print(f"\n{profile}")
         return 0
@@ -78,8 +86,8 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         return gradients(options, num_threads) if options.command == "gradients" else check(options)
     except (ValueError, TypeError, MemoryError) as error:  # what is wrong with the files or the arrays in them
         rows = "leave out --rows" if options.rows else "pass --rows"
-        message = str(error).replace("pass net_input.T", rows) or "there is not enough memory"
-        print(f"{parser.prog} {options.command}: {message}", file=sys.stderr)
+        text = one_line(error).replace("pass net_input.T", rows) or "there is not enough memory"
+        print(f"{parser.prog} {options.command}: {text}", file=sys.stderr)
         return 2
 
 
@@ -142,12 +150,12 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line and exit status 2."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {one_line(message)} (see {self.prog} --help)\n")
 
 
 def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    if not (text.isdecimal() and len(text) < 100 and int(text) > 0):  # Python refuses to read thousands of digits
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number from 1 up")
     return int(text)
 
 
@@ -195,10 +203,12 @@ def gradients(options: argparse.Namespace, num_threads: int) -> int:
 
 
 def progress_bar() -> contextlib.AbstractContextManager[Any]:
-    """A bar on a terminal, from the second second on; None where tqdm is not installed."""
+    """A bar on a terminal, from the second second on; None if tqdm is not installed or standard error is closed."""
     try:
         from tqdm import tqdm
     except ImportError:
+        return contextlib.nullcontext()
+    if sys.stderr is None:
         return contextlib.nullcontext()
     bar: contextlib.AbstractContextManager[Any] = tqdm(
         unit=" samples", unit_scale=True, delay=1.0, leave=False, disable=None
@@ -224,11 +234,14 @@ def check(options: argparse.Namespace) -> int:
 def _layer_sizes(text: str) -> tuple[int, ...]:
     parts = text.split(",")
     if len(parts) < 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is not two or more whole numbers, as in 784,256,10")
-    return tuple(_whole(part) for part in parts)
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not two or more whole numbers, as in 784,256,10")
+    try:
+        return check_layer_sizes([_whole(part) for part in parts])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def info(num_threads: int) -> None:
+def info(num_threads: int, decided_by: str) -> None:
     """Print what the package runs on."""
     import llvmlite
     import numba
@@ -244,7 +257,7 @@ def info(num_threads: int) -> None:
         "target": f"{cpu}, {triple}",
         "vectors": f"{8 * target.vector_bytes} bits, {target.registers} registers, "
         + ("fused multiply-add" if target.has_fma else "no fused multiply-add"),
-        "threads": f"{num_threads} on {os.cpu_count()} processors",
+        "threads": f"{num_threads} on {os.cpu_count()} processors, decided by {decided_by}",
         "cache folder": jit.cache_folder() or "none that can be written: kernels are compiled in every process",
     }
     for name, value in rows.items():

@@ -9,9 +9,9 @@ import numpy as np
 from fastbackprop.arguments.batch import Batch
 from fastbackprop.arguments.checks import Array, DType, parameter_count
 from fastbackprop.cli.bars import bars
-from fastbackprop.engine.engine import Engine
 from fastbackprop.engine.limits import FEW
 from fastbackprop.engine.plan import Plan, plan_gradient
+from fastbackprop.engine.pool import new_engine
 from fastbackprop.packing import unpack
 from fastbackprop.parallel.workers import count_threads
 
@@ -27,8 +27,8 @@ PARTS = {
 
 def report(layer_sizes: tuple[int, ...], dtype: DType, samples: int, num_threads: int) -> str:
     """How a batch of that many samples is cut, and the share of each part of its gradient."""
+    times = measure(layer_sizes, dtype, samples, num_threads)  # first: it fails at once where memory is short
     plan = plan_gradient(layer_sizes, dtype.itemsize, samples)
-    times = measure(layer_sizes, dtype, samples, num_threads)
     whole = sum(times.values())
     lines = [f"{name:15} {value}" for name, value in describe(plan, layer_sizes, dtype, num_threads).items()]
     lines += ["", f"A gradient of the least-squares loss takes {1e3 * whole:.3f} ms"]
@@ -83,7 +83,7 @@ def measure(layer_sizes: tuple[int, ...], dtype: DType, samples: int, num_thread
     takes as long in one call as in the next.
     """
     rng = np.random.default_rng(0)
-    sizes, engine = layer_sizes, Engine(layer_sizes, dtype)
+    sizes, engine = layer_sizes, new_engine(layer_sizes, dtype)
     weights, biases = unpack(np.zeros(parameter_count(sizes), dtype), sizes)
     for array in weights:
         array[:] = rng.standard_normal(array.shape) * np.sqrt(2 / array.shape[1])

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastbackprop.arguments.addresses import native
 from fastbackprop.arguments.batch import Batch
-from fastbackprop.arguments.checks import Array, DType
+from fastbackprop.arguments.checks import FLOAT64, Array, DType
 from fastbackprop.engine.calls import Call
 from fastbackprop.engine.limits import GIVEN_BYTES, STAGED_BYTES
 from fastbackprop.engine.memory import aligned, empty
@@ -175,10 +175,14 @@ class Engine:
         self.nbytes = -1  # if this is interrupted, no address is taken for a valid one
         for name, size in sizes.items():
             if name not in self.buffers or self.buffers[name].nbytes < size:
-                self.buffers[name] = aligned(-(-size // 8), np.dtype(np.float64))
+                self.buffers[name] = self._allocate(name, -(-size // 8))
         self.nbytes = sum(int(buffer.nbytes) for buffer in self.buffers.values())
         call.set(**{name: buffer.ctypes.data for name, buffer in self.buffers.items()})
         call.placed = threads, chunks, self.nbytes
+
+    def _allocate(self, _name: str, words: int) -> Array:
+        """A new buffer of so many times eight bytes."""
+        return aligned(words, FLOAT64)
 
 
 def pauses(flops: int) -> int:

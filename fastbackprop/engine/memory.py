@@ -5,10 +5,13 @@ what is written there: the forward pass of 100,000 samples through (1, 6, 6, 6, 
 and 1.5 to 1.9 in memory that was used before (float64, two threads, 2026-11).
 """
 
+import contextlib
+import functools
 import math
+import operator
 import os
-from collections.abc import Iterable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -26,36 +29,25 @@ KEPT_BYTES = 256 * 1024 * 1024
 """Bytes of free memory that is kept, at most."""
 
 
-_free: dict[int, list[Array]] = {}
-
-
-def give_back(memory: Array, free: dict[int, list[Array]] = _free) -> None:
-    """Keep memory that nobody has any longer; sizes that were used first are forgotten first."""
-    free.setdefault(memory.nbytes, []).append(memory)
-    kept = sum([size * len(blocks) for size, blocks in list(free.items())])
-    for size in list(free) if kept > KEPT_BYTES else []:
-        while kept > KEPT_BYTES and free[size]:
-            free[size].pop(0)
-            kept -= size
+_free: dict[int, deque[Array]] = {}
+"""Free memory by its size. Each size has at most KEPT_BYTES; `empty` sees to it that all have at most KEPT_BYTES."""
 
 
 class Block:
-    """Memory that an array is made in. The array and its views refer to it; when the last is gone, it gives itself
-    back.
+    """Memory that an array is made in. The array and its views refer to it; when the last is gone, the memory is free.
 
     NumPy keeps what it takes an array from as the base of that array and of its views, and knows no more of the memory.
     """
 
-    memory: Array | None = None  # until it is there, after an interrupt
+    give_back: Callable[[], object] = tuple  # nothing, until there is memory: an interrupt may come before
 
-    def __init__(self, memory: Array) -> None:
-        self.memory = memory
+    def __init__(self, memory: Array, free: deque[Array]) -> None:
         self.__array_interface__ = memory.__array_interface__
+        self.give_back = functools.partial(free.append, memory)
 
-    # Called at any time, by any thread, and when the interpreter ends and has taken away what a module has.
-    def __del__(self, give_back: Any = give_back) -> None:
-        if self.memory is not None:
-            give_back(self.memory)
+    # Python calls what this returns, at any time and on any thread. No step of it is Python code: an interrupt that
+    # Python raises in a finaliser is ignored, and Ctrl-C would be lost.
+    __del__ = property(operator.attrgetter("give_back"))
 
 
 def empty(shape: tuple[int, ...], dtype: DType) -> Array:
@@ -64,12 +56,24 @@ def empty(shape: tuple[int, ...], dtype: DType) -> Array:
     if not LEAST_BYTES <= size <= KEPT_BYTES:
         return np.empty(shape, dtype)
     length = size_class(size)
+    free = _free.setdefault(length, deque(maxlen=KEPT_BYTES // length))
     try:
-        memory = _free[length].pop()  # whoever takes it out has it: another thread may have been faster
-    except (KeyError, IndexError):
+        memory = free.pop()  # whoever takes it out has it: another thread may have been faster
+    except IndexError:
         memory = new_memory(length)
-    array: Array = np.asarray(Block(memory))[:size].view(dtype).reshape(shape)
+    forget()
+    array: Array = np.asarray(Block(memory, free))[:size].view(dtype).reshape(shape)
     return array
+
+
+def forget() -> None:
+    """Give up free memory beyond KEPT_BYTES. Sizes that were used first are given up first."""
+    kept = sum([size * len(free) for size, free in list(_free.items())])
+    for size, free in list(_free.items()) if kept > KEPT_BYTES else []:
+        while kept > KEPT_BYTES and free:
+            with contextlib.suppress(IndexError):  # another thread may have been faster
+                free.popleft()
+            kept -= size
 
 
 def check_size(nbytes: int, what: str, remedy: str) -> None:
@@ -87,7 +91,8 @@ def new_memory(length: int) -> Array:
     try:
         return np.empty(length, np.uint8)
     except MemoryError:
-        _free.clear()
+        for free in list(_free.values()):
+            free.clear()
         return np.empty(length, np.uint8)
 
 

@@ -1,11 +1,14 @@
-"""Engines for the functions that are given no workspace: kept between calls, one caller each."""
+"""Engines: which kind a process has, and those of the functions without a workspace, kept between calls."""
 
 from collections.abc import Callable
 from typing import TypeVar
 
 from fastbackprop.arguments.batch import Batch
 from fastbackprop.arguments.checks import DType
+from fastbackprop.engine.debug import IS_ON, DebugEngine
 from fastbackprop.engine.engine import Engine
+from fastbackprop.engine.oracle import OracleEngine
+from fastbackprop.kernels import may_compile
 
 T = TypeVar("T")
 
@@ -14,6 +17,12 @@ KEPT = 8
 
 KEPT_BYTES = 256 * 1024 * 1024
 """Bytes of their buffers, at most."""
+
+
+def new_engine(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
+    """An engine: on kernels, with or without checks, or on the oracle."""
+    kind = OracleEngine if not may_compile() else DebugEngine if IS_ON else Engine
+    return kind(layer_sizes, dtype)
 
 
 def run(compute: Callable[[Engine, Batch], T], batch: Batch) -> T:
@@ -26,7 +35,7 @@ def run(compute: Callable[[Engine, Batch], T], batch: Batch) -> T:
 
 def borrow(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
     """An engine that no other call is using; give it back after a call that went well."""
-    return _free.pop((layer_sizes, dtype), None) or Engine(layer_sizes, dtype)
+    return _free.pop((layer_sizes, dtype), None) or new_engine(layer_sizes, dtype)
 
 
 def give_back(engine: Engine) -> None:

@@ -5,11 +5,14 @@ from numpy.typing import DTypeLike
 from fastbackprop.arguments.addresses import reader
 from fastbackprop.arguments.checks import FLOATS, check_dtype
 from fastbackprop.engine.calls import PASSES, find_pass
+from fastbackprop.kernels import may_compile
 from fastbackprop.losses import LOSSES, find_loss
 
 
 def warmup(dtype: DTypeLike | None = None) -> None:
-    """Compile all kernels now, or load them from the cache, instead of at their first use.
+    """Compile all kernels in advance, or load them from the cache on disk.
+
+    Without this call, kernels are compiled at their first use.
 
     Parameters
     ----------
@@ -27,6 +30,8 @@ def warmup(dtype: DTypeLike | None = None) -> None:
     >>> fastbackprop.warmup()
     """
     wanted = FLOATS if dtype is None else (check_dtype(dtype),)
+    if not may_compile():
+        return
     from fastbackprop.kernels.products import GROUPS, addresses  # imports numba
     from fastbackprop.parallel.team import serve
     from fastbackprop.passes import entry, seed

@@ -105,28 +105,42 @@ def _fetch(function, parts, make, dump, load):
     """
 
     def make_quietly():
-        with _quiet():
+        with _quiet(), _interruptible():
             return make()
 
-    def dump_alone(made):
-        try:
-            return _alone(dump, made)
-        except RuntimeError as error:
-            if "no compiled object yet" in str(error):
-                # Ctrl-C came while LLVM called back, from where nothing can be raised: numba finds that a call failed.
-                raise KeyboardInterrupt from error
-            raise
-
-    name, load_alone = functools.partial(_name, function, parts), functools.partial(_alone, load)
-    return cache.fetch(name, make_quietly, dump_alone, load_alone, _unique_names)
+    name, dump_alone = functools.partial(_name, function, parts), functools.partial(_alone, dump)
+    return cache.fetch(name, make_quietly, dump_alone, functools.partial(_alone, load), _unique_names)
 
 
 def _alone(call, argument):
     """Call while no other thread compiles: neither LLVM nor numba is made for two at once."""
     from numba.core.compiler_lock import global_compiler_lock
 
-    with global_compiler_lock:
+    with global_compiler_lock, _interruptible():
         return call(argument)
+
+
+@contextlib.contextmanager
+def _interruptible():
+    """Raise Ctrl-C at the end if it came while LLVM called Python back: from there, nothing can be raised.
+
+    The cache calls all that uses this from one thread at a time.
+    """
+    interrupts, hook = [], sys.unraisablehook
+
+    def keep(unraisable):
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            interrupts.append(unraisable.exc_value)
+        else:
+            hook(unraisable)
+
+    sys.unraisablehook = keep
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        if interrupts:
+            raise interrupts[0]
 
 
 @contextlib.contextmanager

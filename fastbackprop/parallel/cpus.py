@@ -1,5 +1,4 @@
-"""How many threads a call may have: what the user set, the processors of this process, and a container's share of
-them."""
+"""How many threads a call may have: what the user or the surroundings set, and the processors of this process."""
 
 import functools
 import math
@@ -7,6 +6,9 @@ import os
 from pathlib import Path
 
 SETTING = "FASTBACKPROP_NUM_THREADS"
+SURROUNDINGS = "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"
+"""Variables that joblib, Dask and schedulers set in their workers."""
+
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -23,14 +25,37 @@ def threads_setting() -> int | None:
 
 
 def available_threads() -> int:
-    """FASTBACKPROP_NUM_THREADS, or the number of processors this process may use."""
-    return threads_setting() or processors()
+    """FASTBACKPROP_NUM_THREADS, or the smallest limit of the surroundings."""
+    return threads_setting() or min(limits().values())
+
+
+def decided_by() -> str:
+    """What available_threads follows: a variable, the CPU affinity or the CPU quota."""
+    found = limits()
+    return SETTING if threads_setting() else min(found, key=lambda name: found[name])
+
+
+def limits() -> dict[str, int]:
+    """What limits the number of threads where the user has not set it."""
+    return {**surroundings(), "CPU affinity": affinity()} | ({} if (share := quota()) is None else {"CPU quota": share})
+
+
+@functools.cache
+def surroundings() -> dict[str, int]:
+    """The limits in SURROUNDINGS, read once, as OpenMP and numba do. Invalid values are ignored."""
+    found = {name: os.environ.get(name, "").partition(",")[0].strip() for name in SURROUNDINGS}  # OpenMP knows "4,2"
+    return {name: int(first) for name, first in found.items() if first.isdecimal() and int(first) > 0}
 
 
 def processors() -> int:
     """The number of processors this process may use: its affinity, and a CPU quota of its cgroup, rounded up."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = affinity()
     return min(allowed, quota() or allowed)
+
+
+def affinity() -> int:
+    """The number of processors that the calling thread may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache

@@ -5,7 +5,7 @@ while: each spins in `serve` and looks at a row of a table of int64, its box. Co
 
     STATE   AWAY -> WAITING -> CALLED -> HERE -> GO -> WAITING -> AWAY; written by compiled code alone
     THREAD  the worker's number in the call, and how many threads the call has
-    RUN     the addresses of a pass, and of the record that is its argument
+    RUN     the addresses of a pass, and of the record that is its argument; how the calling thread rounds
     LEAVE   not 0 where the worker is asked to leave
 
 The calling thread calls the workers that are WAITING. One that answers is HERE; one that does not, since the system has
@@ -44,6 +44,7 @@ ARRIVED, PIECES, BLOCKS = range(3)
 COUNTER_WORDS = 3 * LINE
 """Of three cache lines: the counters are on the one in the middle."""
 
+VOID = ir.VoidType()
 CELL = types.CPointer(types.int64)
 BOXES = types.Array(types.int64, 2, "C")
 
@@ -118,10 +119,32 @@ def yield_processor(typing_context):
     return types.void(), generate
 
 
-def call_llvm(builder, name, *arguments):
-    """Call an intrinsic function of LLVM that returns nothing."""
-    kind = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
-    builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+def rounding(context, builder):
+    """The register that says how this thread rounds, and whether it flushes subnormal numbers to 0."""
+    triple = context.codegen().magic_tuple()[0]
+    if triple.startswith("x86_64"):
+        word = cgutils.alloca_once(builder, ir.IntType(32))
+        call_llvm(builder, "llvm.x86.sse.stmxcsr", builder.bitcast(word, ir.IntType(8).as_pointer()))
+        return builder.zext(builder.load(word), INT)
+    if triple.startswith(("aarch64", "arm64")):
+        return call_llvm(builder, "llvm.aarch64.get.fpcr", returns=INT)
+    return INT(0)
+
+
+def set_rounding(context, builder, value):
+    """Write that register of this thread."""
+    triple = context.codegen().magic_tuple()[0]
+    if triple.startswith("x86_64"):
+        word = cgutils.alloca_once_value(builder, builder.trunc(value, ir.IntType(32)))
+        call_llvm(builder, "llvm.x86.sse.ldmxcsr", builder.bitcast(word, ir.IntType(8).as_pointer()))
+    elif triple.startswith(("aarch64", "arm64")):
+        call_llvm(builder, "llvm.aarch64.set.fpcr", value)
+
+
+def call_llvm(builder, name, *arguments, returns=VOID):
+    """Call an intrinsic function of LLVM."""
+    kind = ir.FunctionType(returns, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
 @intrinsic
@@ -191,13 +214,14 @@ def finish(call, thread, threads, before):
 
 @intrinsic
 def hand_over(typing_context, run, address, call):
-    """Write what `run_posted` calls to two cells."""
+    """Write what `run_posted` calls, and how this thread rounds, to three cells."""
 
     def generate(context, builder, signature, arguments):
         run, address, call = arguments
         builder.store(address, run)
         place = builder.bitcast(builder.gep(run, [INT(1)]), call.type.as_pointer())
         builder.store(call, place)
+        builder.store(rounding(context, builder), builder.gep(run, [INT(2)]))
         return context.get_dummy_value()
 
     return types.void(CELL, types.int64, call), generate
@@ -205,14 +229,18 @@ def hand_over(typing_context, run, address, call):
 
 @intrinsic
 def run_posted(typing_context, run, thread, threads):
-    """Run what was handed over. Its record is read as a pointer, not as an integer that is cast to one: see simd."""
+    """Run what was handed over, rounding as the calling thread does.
+
+    The record is read as a pointer, not as an integer that is cast to one: see simd.
+    """
 
     def generate(context, builder, signature, arguments):
         run, *numbers = arguments
         data = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [data, INT, INT])
+        kind = ir.FunctionType(VOID, [data, INT, INT])
         function = builder.load(builder.bitcast(run, kind.as_pointer().as_pointer()))
         call = builder.load(builder.bitcast(builder.gep(run, [INT(1)]), data.as_pointer()))
+        set_rounding(context, builder, builder.load(builder.gep(run, [INT(2)])))
         builder.call(function, [call, *numbers])
         return context.get_dummy_value()
 
@@ -225,7 +253,7 @@ def run_pass(typing_context, address, call, thread, threads):
 
     def generate(context, builder, signature, arguments):
         address, *passed = arguments
-        kind = ir.FunctionType(ir.VoidType(), [value.type for value in passed])
+        kind = ir.FunctionType(VOID, [value.type for value in passed])
         builder.call(builder.inttoptr(address, kind.as_pointer()), passed)
         return context.get_dummy_value()
 
