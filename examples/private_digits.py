@@ -37,8 +37,7 @@ def train(max_norm, noise):
         _, gradient, norms = workspace.clipped_gradients(
             train_x[rows].T, parameters, None, train_y[rows], max_norm, loss="softmax_cross_entropy"
         )
-        gradient += rng.normal(0, noise, gradient.shape)
-        parameters -= LEARNING_RATE / EXPECTED * gradient
+        parameters -= LEARNING_RATE / EXPECTED * (gradient + rng.normal(0, noise, gradient.shape))
         all_norms.append(norms)
         if step % SHOWN == 0:
             accuracies.append(np.mean(np.argmax(workspace.predict(test_x.T, parameters, None), axis=0) == test_y))
