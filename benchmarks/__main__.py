@@ -2,14 +2,26 @@
 
     python -m benchmarks [--quick]
 
-Needs the extras `bench` and `peers`, and a quiet machine for a quarter of an hour; --quick is for seeing that it works.
+Needs the extras `bench`, `peers` and those of the adapters, and a quiet machine for twenty minutes; --quick is for
+seeing that it works.
 """
 
 import argparse
 import sys
 import time
 
-from benchmarks import compare, document, growth, per_sample, products, schedule
+from benchmarks import (
+    compare,
+    dask_chunks,
+    document,
+    growth,
+    numerics,
+    per_sample,
+    products,
+    pytorch,
+    schedule,
+    sklearn_fit,
+)
 
 RUNS = {
     "table": (compare, ["--case", "table"]),
@@ -19,6 +31,12 @@ RUNS = {
     "growth": (growth, []),
     "products": (products, []),
     "schedule": (schedule, []),
+    "numerics": (numerics, []),
+    "sklearn": (sklearn_fit, []),
+    "sklearn_widths": (sklearn_fit, ["--widths"]),
+    "pytorch": (pytorch, []),
+    "pytorch_widths": (pytorch, ["--widths"]),
+    "dask": (dask_chunks, []),
 }
 QUICK = {
     compare: ["--seconds", "0"],
@@ -26,6 +44,10 @@ QUICK = {
     growth: ["--rounds", "2"],
     products: ["--rounds", "2"],
     schedule: ["--dtype", "float32"],
+    numerics: ["--quick"],
+    sklearn_fit: ["--rounds", "1"],
+    pytorch: ["--seconds", "0"],
+    dask_chunks: ["--rounds", "1", "--samples", "1000"],
 }
 
 

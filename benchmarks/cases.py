@@ -97,6 +97,15 @@ PER_SAMPLE = [
     Case(784, 100, 10, 1, 256),
     *[Case(64, 128, 10, 4, samples) for samples in (1024, 20_000)],
 ]
+# Whose errors are compared with NumPy's.
+NUMERICS = {
+    "samples": [
+        *[Case(1, 6, 1, 5, 10**k) for k in range(1, 8)],
+        *[Case(8, 32, 1, 3, 10**k) for k in (1, 3, 5, 6)],
+    ],
+    "width": [Case(w, w, 10, 2, samples) for w in (16, 64, 256, 1024) for samples in (8, 100)],
+    "depth": [Case(32, 32, 1, hidden, 20) for hidden in (1, 10, 100, 1000)],
+}
 
 # What asv tracks.
 PASSES = [Case(1, 6, 1, 5, 10_000), Case(16, 64, 4, 4, 4096), Case(784, 256, 10, 3, 512)]

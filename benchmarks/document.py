@@ -1,4 +1,4 @@
-"""Charts, and the tables in README.md and docs/performance.md, from the results in docs/performance.
+"""Charts, and the tables in README.md, docs/performance.md and docs/numerics.md, from the results in docs/performance.
 
     python -m benchmarks.document
 
@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 
-from benchmarks import charts, machine, per_sample
+from benchmarks import charts, machine, per_sample, pytorch
 from benchmarks.cases import MINIBATCH, NOTEBOOK, Case
 from benchmarks.compare import best_other
 from benchmarks.libraries import LIBRARIES
@@ -151,6 +151,28 @@ def predictions(measured):
     return f"{table(header, rows)}\n\n{measured_on(measured)}"
 
 
+LIMIT = 1.5
+"""Times NumPy's error that one of this package may have."""
+
+
+def errors(measured):
+    """The errors of this package, and how many times those of NumPy they are."""
+    parts = list(measured["results"][0]["errors"])
+    rows, above = [], []
+    for result in measured["results"]:
+        case = Case(*result["case"])
+        row = [network(case), f"{case.samples:,}", result["dtype"]]
+        for part in parts:
+            own, numpys = result["errors"][part]
+            row.append(f"{own:.1e} ({own / numpys:.2f})")
+            if own > LIMIT * numpys:
+                above.append(f"{part} of {network(case)} with {case.samples:,} samples in {result['dtype']}")
+        rows.append(row)
+    header = ["network", "samples", "dtype", *parts]
+    verdict = f"Above {LIMIT}: {'; '.join(above)}." if above else f"No error is more than {LIMIT} times NumPy's."
+    return f"{table(header, rows)}\n\n{verdict} {measured_on(measured)}"
+
+
 def samples(measured):
     """What each sample says: times over those of a gradient, of a fill, and of clipped sums."""
     names = [name for name in per_sample.PEERS if any(name in found["seconds"] for found in measured["results"])]
@@ -176,6 +198,46 @@ def samples(measured):
     return "\n\n".join([table(header, rows), told, measured_on(measured)])
 
 
+def fits(measured):
+    """The times of scikit-learn's fits and of this package's."""
+    clock = "CPU time" if measured["cpu_time"] else "Median time"
+    rows = []
+    for result in measured["results"]:
+        lower, upper = result["ratio_quartiles"]
+        times = [seconds(result["medians"][name]) for name in ("scikit-learn", "fastbackprop")]
+        rows.append([result["fit"], *times, f"{result['ratio']:.2f} ({lower:.2f} to {upper:.2f})"])
+    header = ["fit", "scikit-learn", "fastbackprop", "ratio (quartiles)"]
+    return f"{table(header, rows)}\n\n{clock} of a fit. {measured_on(measured)}"
+
+
+def training_steps(measured):
+    """How many times as long PyTorch takes for a training step."""
+    rows = []
+    for result in measured["results"]:
+        case = Case(*result["case"])
+        factors = [f"{factor:.2f}" for factor in pytorch.factors(result["medians"])]
+        rows.append([network(case), f"{case.samples:,}", seconds(pytorch.best(result["medians"])), *factors])
+    header = ["network", "samples", "PyTorch", "module, PyTorch's loss", "fused loss"]
+    dtypes = " and ".join(dict.fromkeys(result["dtype"] for result in measured["results"]))
+    threads = "1 thread" if measured["threads"] == 1 else f"{measured['threads']} threads"
+    return f"{table(header, rows)}\n\nIn {dtypes}, on {threads}. {measured_on(measured)}"
+
+
+def chunks_of_dask(measured):
+    """What a chunk costs, and what a second worker gains."""
+    rows = []
+    for result in measured["results"]:
+        clocks = [seconds(value) for value in result["chunk"].values()]
+        rows.append([network(Case(*result["case"])), seconds(result["call"]), *clocks])
+    header = ["network", "a call with one chunk", "each further chunk", "CPU: client and scheduler", "CPU: workers"]
+    one, two = measured["one_worker"], measured["two_workers"]
+    told = (
+        f"{measured['samples']:,} samples of 8-32x3-1 that the workers hold took {seconds(one)} on one worker of one "
+        f"thread and {seconds(two)} on two: {one / two:.2f} times as fast."
+    )
+    return f"{table(header, rows)}\n\n{told} {measured_on(measured)}"
+
+
 def insert(document, name, text):
     """The document with the text between the markers of that name."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
@@ -197,6 +259,13 @@ SECTIONS = {
         "schedule": ("schedule", predictions),
         "products": ("products", layer_products),
     },
+    "docs/numerics.md": {"errors": ("numerics", errors)},
+    "docs/scikit_learn.md": {"sklearn": ("sklearn", fits), "sklearn_widths": ("sklearn_widths", fits)},
+    "docs/pytorch.md": {
+        "pytorch": ("pytorch", training_steps),
+        "pytorch_widths": ("pytorch_widths", training_steps),
+    },
+    "docs/scaling.md": {"dask": ("dask", chunks_of_dask)},
 }
 """Of each document, the results and the text of each section."""
 

@@ -12,7 +12,7 @@ import fastbackprop
 from benchmarks import peak
 from fastbackprop.parallel.cpus import available_threads
 
-VERSIONS = ["numba", "numpy", "torch", "jax", "scikit-learn", "opacus"]
+VERSIONS = ["numba", "numpy", "torch", "jax", "scikit-learn", "opacus", "dask"]
 THREAD_VARIABLES = ["FASTBACKPROP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"]
 
 

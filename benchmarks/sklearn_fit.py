@@ -1,6 +1,6 @@
 """Time of `fit` in fastbackprop.sklearn and in scikit-learn: the same model, data and random_state, in turns.
 
-    python -m benchmarks.sklearn_fit [--case "digits (100,) adam" ...] [--rounds 9] [--cpu-time]
+    python -m benchmarks.sklearn_fit [--case "digits (100,) adam" ...] [--widths] [--rounds 9] [--cpu-time]
 
 Each case prints the median times, the median over the rounds of scikit-learn's time over this package's, the quartiles
 of this ratio, and the relative difference of the two final losses. Every fit waits until other threads sleep.
@@ -9,8 +9,10 @@ On a busy machine, --cpu-time with OPENBLAS_NUM_THREADS=1 and FASTBACKPROP_NUM_T
 
 import argparse
 import functools
+import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 
@@ -38,6 +40,17 @@ CASES = {
 }
 """Name: class, data, parameters. A fit takes some 0.03 to 0.5 seconds in scikit-learn."""
 
+WIDTHS = {
+    f"digits ({width}, {width}) {solver}": (
+        "MLPClassifier",
+        "digits",
+        {"hidden_layer_sizes": (width, width), "solver": solver, "max_iter": 3},
+    )
+    for width in (6, 16, 32, 64, 128, 256, 512)
+    for solver in ("adam", "lbfgs")
+}
+"""The same for two hidden layers of 6 to 512 units."""
+
 
 @functools.cache
 def data(name):
@@ -61,7 +74,7 @@ def models(case):
 
     import fastbackprop.sklearn
 
-    name, data_name, parameters = CASES[case]
+    name, data_name, parameters = (CASES | WIDTHS)[case]
     libraries = neural_network, fastbackprop.sklearn
     return [getattr(library, name)(random_state=0, **parameters) for library in libraries], data(data_name)
 
@@ -87,23 +100,30 @@ def measure(case, rounds, clock=time.perf_counter):
     return seconds, abs(losses[1] / losses[0] - 1)
 
 
-def main(arguments=None):
+def main(arguments):
     """Print the table."""
     parser = argparse.ArgumentParser(prog="benchmarks.sklearn_fit", description=__doc__.splitlines()[0])
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--widths", action="store_true", help="two hidden layers of 6 to 512 units instead")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--cpu-time", action="store_true", help="CPU seconds of the process, not wall-clock seconds")
+    parser.add_argument("--json", type=Path, help="write results to this file")
     options = parser.parse_args(arguments)
+    results, command = [], ["benchmarks.sklearn_fit", *arguments]
     clock = time.process_time if options.cpu_time else time.perf_counter
     print(f"{'fit':34} {'scikit-learn':>12} {'fastbackprop':>12}  ratio (quartiles)      losses differ by")
-    for case in options.case:
+    for case in WIDTHS if options.widths else options.case:
         seconds, difference = measure(case, options.rounds, clock)
-        theirs, ours = 1e3 * np.median(seconds, axis=0)
-        lower, ratio, upper = np.quantile(seconds[:, 0] / seconds[:, 1], [0.25, 0.5, 0.75])
+        theirs, ours = (1e3 * np.median(seconds, axis=0)).tolist()
+        lower, ratio, upper = np.quantile(seconds[:, 0] / seconds[:, 1], [0.25, 0.5, 0.75]).tolist()
         ratios = f"{ratio:5.2f} ({lower:.2f} to {upper:.2f})"
         print(f"{case:34} {theirs:9.1f} ms {ours:9.1f} ms  {ratios:22} {difference:.0e}", flush=True)
-    print(machine.sentence(machine.describe(["benchmarks.sklearn_fit"])))
+        medians = {"scikit-learn": theirs / 1e3, "fastbackprop": ours / 1e3}
+        results.append({"fit": case, "medians": medians, "ratio": ratio, "ratio_quartiles": [lower, upper]})
+    print(machine.sentence(machine.describe(command)))
+    if options.json:
+        machine.save(options.json, command, results, cpu_time=options.cpu_time)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

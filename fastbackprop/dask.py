@@ -25,7 +25,14 @@ try:
 except ImportError:
     raise ImportError("fastbackprop.dask needs the library Dask: pip install 'fastbackprop[dask]'") from None
 
-__all__ = ["loss_and_gradients", "predict", "vjp"]
+__all__ = [
+    "clipped_gradients",
+    "loss_and_gradients",
+    "per_sample_gradient_norms",
+    "predict",
+    "squared_gradient_sums",
+    "vjp",
+]
 
 Array = NDArray[Any]
 
@@ -116,24 +123,17 @@ def loss_and_gradients(
     >>> loss, all_dl_dweights[0].ravel(), all_dl_dbiases[1].ravel()
     (14.0, array([-8.,  8.]), array([-12.]))
     """
-    network, shapes = _take_parameters(all_weights, all_biases, layer_sizes)
-    samples = _check_input(net_input, network)
     if not isinstance(loss, str):
         raise TypeError(
             f"loss is {loss!r}; expected the name of a loss: for a loss of your own, pass its derivative by "
             "predict(...) to vjp, as a dask array"
         )
-    if isinstance(y, da.Array) or np.shape(y)[-1:] not in ((), (1,)):
-        _check_samples(y, "y", [(network.layer_sizes[-1], samples), (1, samples), (samples,)], net_input)
-    if sample_weight is not None:
-        _check_samples(sample_weight, "sample_weight", [(samples,)], net_input)
-    if reduction == "mean" and samples == 0:
-        raise ValueError("reduction is 'mean' and there are no samples; expected something to divide by")
+    network, shapes = _take_parameters(all_weights, all_biases, layer_sizes)
+    arguments = _check_batch(network, net_input, y, sample_weight, reduction)
     function = functools.partial(fastbackprop.loss_and_gradients, loss=loss, num_threads=num_threads)
-    arguments = network, sample_weight, net_input, y
     _try(function, *arguments, reduction="sum" if reduction == "mean" else reduction)
     mean = reduction == "mean"
-    result = _differentiate(function, arguments, shapes, mean, compute)
+    result = _differentiate(function, arguments, shapes, None if mean else 1, compute)
     return (*result, _input_gradient(function, arguments, mean)) if input_gradient else result
 
 
@@ -189,7 +189,7 @@ def vjp(
     function = functools.partial(fastbackprop.vjp, num_threads=num_threads)
     arguments = network, None, net_input, dl_doutput
     _try(function, *arguments)
-    _, *gradients = _differentiate(function, arguments, shapes, False, compute)
+    _, *gradients = _differentiate(function, arguments, shapes, 1, compute)
     if input_gradient:
         gradients.append(_input_gradient(function, arguments, False))
     return tuple(gradients) if len(gradients) > 1 else gradients[0]
@@ -236,6 +236,162 @@ def predict(
     return _map_chunks(_call, function, arguments, _try(function, *arguments))
 
 
+def clipped_gradients(
+    net_input: Any,
+    all_weights: Sequence[ArrayLike] | Array,
+    all_biases: Sequence[ArrayLike] | None,
+    y: Any,
+    max_norm: float,
+    *,
+    loss: str = "least_squares",
+    reduction: str = "sum",
+    sample_weight: Any = None,
+    layer_sizes: Iterable[int] | None = None,
+    num_threads: int = 1,
+    compute: bool = True,
+) -> tuple[Any, ...]:
+    """The sum of the samples' gradients, each scaled down to a norm of at most max_norm before it is summed.
+
+    Parameters
+    ----------
+    net_input, all_weights, all_biases, y, loss, sample_weight, layer_sizes, num_threads, compute
+        As for :func:`loss_and_gradients`.
+    max_norm, reduction
+        As for :func:`fastbackprop.clipped_gradients`: the mean divides by N.
+
+    Returns
+    -------
+    loss : float
+    all_dl_dweights, all_dl_dbiases : lists of K + 1 arrays
+        As :func:`loss_and_gradients` returns them; one vector (P,) for a vector of parameters.
+    norms : dask array (N,)
+        The norm of each sample's gradient before it was clipped. It is always lazy, and computing it is a pass of its
+        own over the data.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`loss_and_gradients` and :func:`fastbackprop.clipped_gradients`.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import numpy as np
+    >>> from fastbackprop.dask import clipped_gradients
+    >>> weights, biases = [np.array([[3.0, 4.0]])], [np.zeros((1, 1))]
+    >>> x = da.from_array(np.array([[1.0, 0.0], [0.0, 0.0]]), chunks=(2, 1))
+    >>> y = da.from_array(np.array([4.0, 0.5]), chunks=1)
+    >>> loss, _, all_dl_dbiases, norms = clipped_gradients(x, weights, biases, y, max_norm=1.0)
+    >>> loss, all_dl_dbiases[0].round(6), norms.compute().round(6)
+    (1.25, array([[-1.707107]]), array([2.828427, 1.      ]))
+    """
+    network, shapes = _take_parameters(all_weights, all_biases, layer_sizes)
+    arguments = _check_batch(network, net_input, y, sample_weight, reduction)
+    options: dict[str, Any] = {"loss": loss, "num_threads": num_threads}
+    function = functools.partial(fastbackprop.clipped_gradients, max_norm=max_norm, **options)
+    _try(function, *arguments, reduction="sum" if reduction == "mean" else reduction)
+    result = _differentiate(function, arguments, shapes, net_input.shape[1] if reduction == "mean" else 1, compute)
+    return *result, _map_norms(arguments, **options)[1]
+
+
+def per_sample_gradient_norms(
+    net_input: Any,
+    all_weights: Sequence[ArrayLike] | Array,
+    all_biases: Sequence[ArrayLike] | None,
+    y: Any,
+    *,
+    loss: str = "least_squares",
+    per_layer: bool = False,
+    layer_sizes: Iterable[int] | None = None,
+    num_threads: int = 1,
+) -> tuple[Any, Any]:
+    """The loss of each sample, and the norm of its gradient, as dask arrays with the chunks of net_input.
+
+    Parameters
+    ----------
+    net_input, all_weights, all_biases, y, loss, layer_sizes, num_threads
+        As for :func:`loss_and_gradients`.
+    per_layer : bool
+        The norms by the parameters of each layer instead, weights and biases together.
+
+    Returns
+    -------
+    losses : dask array (N,)
+    norms : dask array (N,), or (K + 1, N) where ``per_layer`` is true
+        ``dask.compute(losses, norms)`` computes both in one pass.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`loss_and_gradients` and :func:`fastbackprop.per_sample_gradient_norms`.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import numpy as np
+    >>> from fastbackprop.dask import per_sample_gradient_norms
+    >>> weights, biases = [np.array([[3.0, 4.0]])], [np.zeros((1, 1))]
+    >>> x = da.from_array(np.array([[1.0, 0.0], [0.0, 0.0]]), chunks=(2, 1))
+    >>> losses, norms = per_sample_gradient_norms(x, weights, biases, 4.0)
+    >>> norms.compute().round(6)
+    array([2.828427, 8.      ])
+    """
+    network, _ = _take_parameters(all_weights, all_biases, layer_sizes)
+    arguments = _check_batch(network, net_input, y)
+    rows = _map_norms(arguments, loss=loss, per_layer=per_layer, num_threads=num_threads)
+    return rows[0], rows[1:] if per_layer else rows[1]
+
+
+def squared_gradient_sums(
+    net_input: Any,
+    all_weights: Sequence[ArrayLike] | Array,
+    all_biases: Sequence[ArrayLike] | None,
+    y: Any,
+    *,
+    loss: str = "least_squares",
+    layer_sizes: Iterable[int] | None = None,
+    num_threads: int = 1,
+    compute: bool = True,
+) -> tuple[Any, ...]:
+    """The loss, its gradient, and for each parameter the sum over the samples of their squared derivatives.
+
+    Parameters
+    ----------
+    net_input, all_weights, all_biases, y, loss, layer_sizes, num_threads, compute
+        As for :func:`loss_and_gradients`.
+
+    Returns
+    -------
+    loss : float
+    all_dl_dweights, all_dl_dbiases : lists of K + 1 arrays
+        As :func:`loss_and_gradients` returns them.
+    all_squared_dweights, all_squared_dbiases : lists of K + 1 arrays
+        The sums of the squares, with the same shapes. For a vector of parameters, two vectors (P,) instead of the four
+        lists.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`loss_and_gradients` and :func:`fastbackprop.squared_gradient_sums`.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import numpy as np
+    >>> from fastbackprop.dask import squared_gradient_sums
+    >>> weights, biases = [np.array([[3.0, 4.0]])], [np.zeros((1, 1))]
+    >>> x = da.from_array(np.array([[1.0, 0.0], [0.0, 0.0]]), chunks=(2, 1))
+    >>> squared_gradient_sums(x, weights, biases, da.from_array(np.array([4.0, 0.5]), chunks=1))[3:]
+    ([array([[4., 0.]])], [array([[5.]])])
+    """
+    network, shapes = _take_parameters(all_weights, all_biases, layer_sizes)
+    arguments = _check_batch(network, net_input, y)
+    function = functools.partial(fastbackprop.squared_gradient_sums, loss=loss, num_threads=num_threads)
+    _try(function, *arguments)
+    result: tuple[Any, ...] = _differentiate(function, arguments, shapes, 1, compute, gradients=2)
+    return result
+
+
 @dataclass(frozen=True, eq=False)
 class _Network:
     """All parameters, packed into a vector."""
@@ -270,6 +426,20 @@ def _check_input(net_input: Any, network: _Network) -> int:
             f"its rows must match the columns of all_weights[0], one column for each sample{hint}"
         )
     return int(shape[1])
+
+
+def _check_batch(
+    network: _Network, net_input: Any, y: Any, sample_weight: Any = None, reduction: str = "sum"
+) -> tuple[Any, ...]:
+    """The arguments of a task, whose arrays have matching shapes and chunks."""
+    samples = _check_input(net_input, network)
+    if isinstance(y, da.Array) or np.shape(y)[-1:] not in ((), (1,)):
+        _check_samples(y, "y", [(network.layer_sizes[-1], samples), (1, samples), (samples,)], net_input)
+    if sample_weight is not None:
+        _check_samples(sample_weight, "sample_weight", [(samples,)], net_input)
+    if reduction == "mean" and samples == 0:
+        raise ValueError("reduction is 'mean' and there are no samples; expected something to divide by")
+    return network, sample_weight, net_input, y
 
 
 def _check_samples(array: Any, name: str, shapes: list[tuple[int, ...]], net_input: Any) -> None:
@@ -323,16 +493,27 @@ def _map_chunks(
     return da.map_blocks(task, function, shared, *arrays, **more, chunks=chunks, dtype=meta.dtype, meta=meta)
 
 
-def _differentiate(function: Callable[..., Any], arguments: Any, shapes: Any, mean: bool, compute: bool) -> Any:
-    """The loss, 0 where the function returns none, and the gradient, as arrays or as Delayed objects."""
+def _differentiate(
+    function: Callable[..., Any], arguments: Any, shapes: Any, divisor: int | None, compute: bool, gradients: int = 1
+) -> Any:
+    """The loss, 0 where the function returns none, and what it returns for each parameter, as arrays or as Delayed
+    objects. They are divided by the divisor, or by the sum of the weights where it is None."""
     # Each chunk of this array is a tuple: the loss is float64 beside any gradient. Nobody computes the array itself.
     parts = list(_map_chunks(_partial, function, arguments, np.empty((1, 0), object)).to_delayed().ravel())
     add = dask.delayed(_add)
     while len(parts) > 1:
         parts = [add(parts[first : first + FAN_IN]) for first in range(0, len(parts), FAN_IN)]
-    finish = dask.delayed(_finish, nout=2 if shapes is None else 3)
-    result = finish(parts[0], arguments[0].layer_sizes, shapes, mean)
+    finish = dask.delayed(_finish, nout=1 + gradients * (1 if shapes is None else 2))
+    result = finish(parts[0], arguments[0].layer_sizes, shapes, divisor)
     return result.compute() if compute else tuple(result)
+
+
+def _map_norms(arguments: Any, **options: Any) -> Any:
+    """A dask array of the losses of the samples, and below of the norms of their gradients."""
+    function = functools.partial(_stacked_norms, **options)
+    network, _, *columns = arguments
+    arguments = network, None, *columns  # norms have no weights
+    return _map_chunks(_call, function, arguments, _try(function, *arguments))
 
 
 def _input_gradient(function: Callable[..., Any], arguments: Any, mean: bool) -> Any:
@@ -362,11 +543,18 @@ def _call(
 
 def _partial(
     function: Callable[..., Any], network: _Network, sample_weight: Any, *columns: Any, block_id: Any
-) -> tuple[float, float, Array]:
-    """A chunk's loss, sum of weights and packed gradient."""
-    *loss, all_dl_dweights, all_dl_dbiases = _call(function, network, sample_weight, *columns, block_id=block_id)
+) -> tuple[Any, ...]:
+    """A chunk's loss, sum of weights and packed gradients."""
+    result = _call(function, network, sample_weight, *columns, block_id=block_id)
+    lists = [part for part in result if isinstance(part, list)]
+    loss = 0.0 if isinstance(result[0], list) else result[0]
     weights = columns[0].shape[1] if sample_weight is None else np.sum(sample_weight, dtype=np.float64)
-    return sum(loss), float(weights), fastbackprop.pack(all_dl_dweights, all_dl_dbiases)
+    return loss, float(weights), *map(fastbackprop.pack, lists[::2], lists[1::2])
+
+
+def _stacked_norms(*arguments: Any, **options: Any) -> Array:
+    """The losses of a chunk's samples, and below the norms."""
+    return np.vstack(fastbackprop.per_sample_gradient_norms(*arguments, **options))
 
 
 def _add(parts: list[tuple[Any, ...]]) -> tuple[Any, ...]:
@@ -374,16 +562,18 @@ def _add(parts: list[tuple[Any, ...]]) -> tuple[Any, ...]:
     return tuple(functools.reduce(operator.add, values) for values in zip(*parts, strict=True))
 
 
-def _finish(total: tuple[float, float, Array], layer_sizes: tuple[int, ...], shapes: Any, mean: bool) -> Any:
-    """The loss and the gradient of the batch, in the parameters' shapes."""
-    loss, weights, vector = total
-    if mean:
-        loss, vector = loss / _divisor(weights), vector / _divisor(weights)
+def _finish(total: tuple[Any, ...], layer_sizes: tuple[int, ...], shapes: Any, divisor: int | None) -> Any:
+    """The loss and the gradients of the batch, in the parameters' shapes."""
+    loss, weights, *vectors = total
+    if divisor != 1:
+        by = _divisor(weights if divisor is None else divisor)
+        loss, vectors = loss / by, [vector / by for vector in vectors]
     if shapes is None:
-        return loss, vector
-    lists = fastbackprop.unpack(vector, layer_sizes)
+        return loss, *vectors
+    lists = [arrays for vector in vectors for arrays in fastbackprop.unpack(vector, layer_sizes)]
     return loss, *[
-        [a.reshape(shape) for a, shape in zip(*pair, strict=True)] for pair in zip(lists, shapes, strict=True)
+        [a.reshape(shape) for a, shape in zip(*pair, strict=True)]
+        for pair in zip(lists, shapes * len(vectors), strict=True)
     ]
 
 

@@ -30,6 +30,7 @@ Lists = tuple[list[Array], list[Array]]
 DTYPES = frozenset((torch.float32, torch.float64))
 PLAIN = frozenset((Tensor, nn.Parameter))
 """The types of tensors that have data in memory; subclasses may have none, or split it."""
+IS_CPU = operator.attrgetter("is_cpu")
 OTHERWISE = ", or call the plain module, whose parameters are the same"
 
 WIDE = 2**15
@@ -191,7 +192,8 @@ class _Network:
             self.lists = _lists(self.parameters)
             self.outputs, self.inputs = len(self.lists[0][-1]), self.lists[0][0].shape[1]
             self.narrow = max(weights.size for weights in self.lists[0]) < WIDE
-            self.places = self._find_places()
+            self.given = [parameter for parameter in self.parameters if parameter is not None]
+            self.views = [*map(Tensor.detach, self.given)]
 
     def is_current(self) -> bool:
         """Whether nothing has changed that the attributes follow from."""
@@ -203,7 +205,8 @@ class _Network:
             and not any(map(_is_active, self.dropouts))
             and all(map(operator.is_, self._find_parameters(), self.parameters))
             and self.on_kernels  # or setting `data` may have brought them there
-            and self._find_places() == self.places
+            and all(map(IS_CPU, self.given))
+            and all(map(Tensor.is_set_to, self.given, self.views))  # setting `data` moves them
         )
 
     def takes(self, x: Tensor, *, fused: bool) -> bool:
@@ -235,11 +238,6 @@ class _Network:
     def _find_parameters(self) -> list[Any]:
         """The weights and biases in turn, with None for a bias that a layer does not have."""
         return [layer._parameters[name] for layer in self.linears for name in ("weight", "bias")]
-
-    def _find_places(self) -> list[Any]:
-        """Where in memory the parameters are: setting `data` moves them."""
-        given = [parameter for parameter in self.parameters if parameter is not None]
-        return [*map(Tensor.data_ptr, given), *map(Tensor.size, given), *map(Tensor.stride, given)]
 
     def _take_children(self, module: nn.Module, prefix: str) -> None:
         self.children.append(module._modules)

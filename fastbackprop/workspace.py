@@ -62,7 +62,8 @@ class Workspace:
     Its memory does not grow with the number of samples. Each thread has a tile: ``sum(layer_sizes)`` rows of 64 to 512
     samples, about 256 KB, or more if 128 samples need more. Partial gradients take at most 128 MB. If a partial
     gradient has more than 4 MB (1,000,000 parameters in float32, 500,000 in float64), threads share one gradient. Then
-    all threads together have at most 8 tiles of twice the size, and one sum in float64.
+    all threads together have at most 8 tiles of twice the size. Large batches also need one sum in float64, or two of
+    float64 data.
 
     Examples
     --------

@@ -65,7 +65,7 @@ class Guarded:
 
 
 def everything(layer_sizes, samples, dtype, layout, guarded):
-    """Every call on one network; NaN where a result is not finite would go unseen, so the sums are looked at."""
+    """Every public call on one network; NaN where a result is not finite would go unseen, so the sums are looked at."""
     parameters_given = [[layout(array) for array in arrays] for arrays in network(layer_sizes, dtype)]
     net_input, y = (layout(array) for array in batch(layer_sizes, samples, dtype))
     place = guarded.place
@@ -85,8 +85,19 @@ def everything(layer_sizes, samples, dtype, layout, guarded):
     if samples * max(layer_sizes) < 10_000:
         out = tuple([[guarded.empty(shape, dtype) for shape in part] for part in shapes])
         fb.per_sample_gradients(*given, out=out)
-    vector = place(fb.pack(all_weights, all_biases))
-    fb.Workspace(layer_sizes, dtype).loss_and_gradients(net_input, vector, None, y, **options)
+    parameters = all_weights, all_biases
+    out = tuple([place(array) for array in arrays] for arrays in parameters)
+    fb.loss_and_gradients(net_input, *parameters, y, loss="half_least_squares", out=out, **options)
+    fb.loss_and_gradients(net_input, *parameters, y, loss=(fb.least_squares_loss, fb.d_loss_d_output))
+    if samples:
+        fb.loss_and_gradients(net_input, *parameters, y, reduction="mean", **options)
+    workspace, vector = fb.Workspace(layer_sizes, dtype), place(fb.pack(*parameters))
+    workspace.loss_and_gradients(net_input, vector, None, y, out=place(vector), **options)
+    workspace.vjp(net_input, vector, None, y, input_gradient=True)
+    workspace.predict(net_input, vector, None)
+    workspace.vjp(net_input, *fb.unpack(vector, layer_sizes), y)
+    if 0 < samples < 10:
+        fb.check_gradients(net_input, *parameters, y, every_entry=False)
     targets = {loss: [place(layout(target_of(loss, y)))] for loss in ("softmax_cross_entropy", "binary_cross_entropy")}
     targets["softmax_cross_entropy"] += [place(np.arange(samples) % y.shape[0])] * (y.shape[0] > 1)
     losses = [(loss, target) for loss, given in targets.items() for target in given]
@@ -94,6 +105,7 @@ def everything(layer_sizes, samples, dtype, layout, guarded):
         fb.loss_and_gradients(net_input, all_weights, all_biases, target, loss=loss, **options)
     net_output, all_f, all_h = fb.compute_network_output(net_input, all_weights, all_biases)
     all_f, all_h = [place(layout(f)) for f in all_f], [place(layout(h)) for h in all_h]
+    fb.backward_pass(*parameters, all_f, all_h, y, loss=fb.d_loss_d_output)
     for loss, target in losses:
         fb.backward_pass(all_weights, all_biases, all_f, all_h, target, loss=loss)
     for intermediates in False, True:
@@ -103,7 +115,8 @@ def everything(layer_sizes, samples, dtype, layout, guarded):
 
 
 def main(side, seed):
-    """Networks of every width from 1 to 40 and batches of every size from 0 to 70, a few wide ones."""
+    """Networks of every width from 1 to 40 and every number of hidden layers from 0 to 60, batches of every size from 0
+    to 70, and a few wide networks."""
     guarded = Guarded(side)
     for module in addresses, batches, calls, engine, packing:
         module.np = guarded
@@ -124,6 +137,11 @@ def main(side, seed):
         inner = [width] * rng.randint(1, 3) if number % 2 else [rng.randint(1, 40), width]
         layer_sizes = (rng.randint(1, 40), *inner, rng.randint(1, 12))
         everything(layer_sizes, sizes[number], dtype, layout, guarded)
+    for hidden in range(61):
+        pool._free.clear()
+        layer_sizes = (rng.randint(1, 40), *[rng.choice((3, 6, 10, 30))] * hidden, rng.randint(1, 5))
+        dtype, layout = ("float32", "float64")[hidden % 2], layouts[hidden // 2 % 2]
+        everything(layer_sizes, rng.choice((rng.randint(1, 8), rng.randint(9, 300))), dtype, layout, guarded)
     shapes = (17, 64, 33, 3), (17, 130, 33, 3), (17, 48, 33, 3), (257, 31, 3), (300, 110, 30, 3), (1024, 400, 3)
     for layer_sizes, samples in zip(shapes, (513, 70, 1030, 70, 64, 70), strict=True):
         for dtype in "float32", "float64":

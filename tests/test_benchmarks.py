@@ -1,6 +1,8 @@
 """Every benchmark runs once at a tiny size, so that none of them rots."""
 
+import contextlib
 import importlib
+import importlib.util
 import inspect
 import itertools
 import json
@@ -19,10 +21,12 @@ from benchmarks import (
     charts,
     check_regression,
     compare,
+    dask_chunks,
     document,
     growth,
     libraries,
     memory,
+    numerics,
     per_sample,
     products,
     pytorch,
@@ -235,22 +239,41 @@ def test_what_the_documents_show_is_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(per_sample, "LARGE", Case(3, 8, 2, 2, 1000))
     monkeypatch.setattr(per_sample, "installed", lambda: ["NumPy"])
     monkeypatch.setattr(products, "WIDTHS", [24, 40])
+    monkeypatch.setattr(numerics, "NUMERICS", {"samples": tiny_cases})
     monkeypatch.setattr(compare, "installed", lambda: ["fastbackprop", "NumPy", "NumPy as in the notebooks"])
+    monkeypatch.setattr(sklearn_fit, "CASES", {name: sklearn_fit.CASES[name] for name in ["digits (20, 10) sgd"]})
+    monkeypatch.setattr(sklearn_fit, "WIDTHS", sklearn_fit.CASES)
+    monkeypatch.setattr(pytorch, "CASES", tiny_cases[:1])
+    monkeypatch.setattr(pytorch, "WIDTHS", tiny_cases)
     monkeypatch.setattr(document, "ROOT", tmp_path)
     monkeypatch.setattr(document, "README_CASES", tiny_cases)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "docs").mkdir()
+    (tmp_path / document.FOLDER).mkdir(parents=True)
+    monkeypatch.setattr(main, "RUNS", dict(main.RUNS))
+    needed = {"sklearn": "sklearn", "pytorch": "torch", "dask": "distributed"}
+    for name in list(main.RUNS):
+        library = needed.get(name.removesuffix("_widths"))
+        if library and importlib.util.find_spec(library) is None:
+            del main.RUNS[name]
+            shutil.copy(ROOT / document.FOLDER / f"{name}.json", document.FOLDER)
     for name in document.SECTIONS:
         (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
-    main.main(["--quick"])
+    with contextlib.ExitStack() as stack:
+        if "dask" in main.RUNS:
+            client = stack.enter_context(dask_chunks.client_of(1))
+            monkeypatch.setattr(dask_chunks, "client_of", lambda _: contextlib.nullcontext(client))
+        main.main(["--quick"])
     capsys.readouterr()
     for name in document.CHARTS:
         for kind in ".svg", ".png":
             assert (tmp_path / document.FOLDER / name).with_suffix(kind).stat().st_size > 1000
-    for name in document.SECTIONS:
+    for name in "README.md", "docs/performance.md":
         text = (tmp_path / name).read_text(encoding="utf-8")
         assert "| 3-8-8-2 | 100 |" in text
         assert_ratios_are_quotients(text)
+    assert "| 3-8-8-2 | 100 |" in (tmp_path / "docs/numerics.md").read_text(encoding="utf-8")
+    if "pytorch" in main.RUNS:
+        assert "| 3-8-8-2 | 100 |" in (tmp_path / "docs/pytorch.md").read_text(encoding="utf-8")
 
 
 def assert_ratios_are_quotients(text):
@@ -290,6 +313,18 @@ def test_the_ratio_is_the_quotient_of_the_times_shown():
     assert compare.best_other(result(fastbackprop=7.0451e-3, JAX=0.15849, NumPy=1.0)) == (
         "JAX",
         pytest.approx(158 / 7.05, rel=1e-12),
+    )
+
+
+def test_errors_above_the_limit_are_told():
+    found = {"case": [1, 6, 1, 5, 10], "dtype": "float32", "errors": {"output": [1e-7, 1e-7], "input": [3.1e-7, 2e-7]}}
+    described = dict.fromkeys(("processor", "processors", "vector_bits", "python", "date", "command"), "")
+    text = document.errors(described | {"versions": {}, "results": [found]})
+    assert "| 1-6x5-1 | 10 | float32 | 1.0e-07 (1.00) | 3.1e-07 (1.55) |" in text
+    assert "Above 1.5: input of 1-6x5-1 with 10 samples in float32." in text
+    found["errors"]["input"][0] = 3e-7
+    assert "No error is more than 1.5 times NumPy's." in document.errors(
+        described | {"versions": {}, "results": [found]}
     )
 
 

@@ -130,6 +130,65 @@ def test_vjp(columns, parameters):
     assert_close(lazy.compute(), dl_dinput)
 
 
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("max_norm", [1.5, np.inf])
+def test_clipped_gradients(max_norm, weighted, reduction, columns, parameters, dtype):
+    x, y = columns
+    weight = np.linspace(0, 2, WHOLE).astype(dtype) if weighted else None
+    options = {"max_norm": max_norm, "reduction": reduction}
+    expected = reference.clipped_gradients(x, *parameters, y, sample_weight=weight, **options)
+    if weighted:
+        options["sample_weight"] = chunked(weight)
+    *got, norms = fd.clipped_gradients(chunked(x), *parameters, chunked(y), **options)
+    assert got[0] == pytest.approx(expected[0], rel=1e-5)
+    assert_close(got[1:], expected[1:3])
+    assert norms.chunks == (SAMPLES,)
+    assert norms.dtype == dtype
+    assert_close(norms.compute(), expected[3])
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_norms_of_samples(per_layer, columns, parameters, dtype):
+    """Losses and norms of a chunk are computed in one pass."""
+    x, y = columns
+    reads = []
+    counted = chunked(x).map_blocks(lambda block: reads.append(block.shape[1]) or block, meta=x[:, :0])
+    lazy = fd.per_sample_gradient_norms(counted, *parameters, chunked(y), per_layer=per_layer)
+    assert not reads
+    expected = reference.per_sample_gradient_norms(x, *parameters, y, per_layer=per_layer)
+    assert [array.shape for array in lazy] == [array.shape for array in expected]
+    assert_close(list(dask.compute(*lazy)), [array.astype(dtype) for array in expected])
+    assert sorted(reads) == sorted(SAMPLES)
+
+
+def test_sums_of_squares(columns, parameters):
+    x, y = columns
+    expected = reference.squared_gradient_sums(x, *parameters, y)
+    got = list(fd.squared_gradient_sums(chunked(x), *parameters, chunked(y)))
+    assert got[0] == pytest.approx(expected[0], rel=1e-5)
+    assert_close(got[1:], expected[1:])
+    lazy = fd.squared_gradient_sums(chunked(x), *parameters, chunked(y), compute=False)
+    assert_same_bits(list(dask.compute(*lazy)), got)
+
+
+def test_per_sample_functions_give_the_same_bits_on_a_cluster(client, columns, parameters):
+    """And one vector of parameters gives vectors."""
+    x, y = map(chunked, columns)
+    vector, options = fb.pack(*parameters), {"layer_sizes": SIZES, "loss": "half_least_squares"}
+
+    def results():
+        *clipped, norms = fd.clipped_gradients(x, vector, None, y, 1.0, **options)
+        losses = fd.per_sample_gradient_norms(x, vector, None, y, **options)
+        squares = fd.squared_gradient_sums(x, vector, None, y, **options)
+        return [*clipped, *squares, *dask.compute(norms, *losses)]
+
+    expected = results()
+    assert [np.shape(part) for part in expected[:5]] == [(), vector.shape, (), vector.shape, vector.shape]
+    with client.as_current(), dask.config.set(scheduler="distributed"):
+        assert_same_bits(results(), expected)
+
+
 def test_one_output_and_a_target_of_one_dimension(dtype):
     parameters = network((3, 8, 1), dtype)
     x, y = smooth_batch((3, 8, 1), WHOLE, *parameters, dtype)
@@ -285,6 +344,17 @@ ONE_WRONG = np.where(np.arange(WHOLE) == sum(SAMPLES[:2]) + 4, 9, CLASSES)
         ),
         (lambda: fd.loss_and_gradients(X, W, B, Y, loss="hinge"), ValueError, "loss is 'hinge'; expected one of "),
         (lambda: fd.loss_and_gradients(X, W, B, Y, reduction="max"), ValueError, "reduction is 'max'; expected 'sum' "),
+        (lambda: fd.clipped_gradients(X, W, B, Y, -1.0), ValueError, "max_norm is -1.0; expected a positive number"),
+        (
+            lambda: fd.squared_gradient_sums(X, W, B, Y, loss=(reference.least_squares_loss, reference.ReLU)),
+            TypeError,
+            "loss is a pair of callables; expected a name: callables see the whole batch, not each sample",
+        ),
+        (
+            lambda: fd.per_sample_gradient_norms(X, W, B, Y.rechunk({1: OTHER})),
+            ValueError,
+            "pass y.rechunk({1: net_input.chunks[1]})",
+        ),
         (lambda: fd.predict(X.astype(complex), W, B), TypeError, "net_input has dtype complex128; expected float32 or"),
         (lambda: fd.predict(X, W, B[:1]), ValueError, "all_biases has 1 entries; expected 3"),
         (

@@ -1,6 +1,7 @@
 """Each kernel against one NumPy expression, over all heights and widths of its register tile."""
 
 import inspect
+import math
 import re
 
 import llvmlite.binding as llvm
@@ -266,22 +267,31 @@ def run_add_partials(gradient, total, partials, columns, is_first, is_last):
 
 @pytest.mark.parametrize("columns", [1, 3, 8, 15, 16, 17, 64, 70, 129])
 def test_add_partials(columns, dtype):
-    """In double precision, and nothing behind the columns is written."""
+    """In double precision, of doubles even more exactly, at once or in two steps; nothing behind columns is written."""
     random = np.random.default_rng(0)
-    for count in 1, 2, 5:
+    for count in 1, 2, 5, 50:
         partials = random.standard_normal((count, 3, columns + 5)).astype(dtype)
-        start, terms = random.standard_normal((3, columns + 2)), partials[:, :, :columns].astype(np.float64)
-        for is_first, is_last in (1, 1), (1, 0), (0, 0), (0, 1):
-            gradient, total = np.full((3, columns + 2), 7, dtype), start.copy()
-            run_add_partials(gradient, total, partials, columns, is_first, is_last)
-            expected = np.zeros((3, columns)) if is_first else start[:, :columns].copy()
-            for term in terms:
-                expected += term
-            written, kept = (gradient, total) if is_last else (total, gradient)
-            np.testing.assert_array_equal(written[:, :columns], expected.astype(written.dtype))
-            np.testing.assert_array_equal(kept, start if is_last else np.full_like(kept, 7))
+        exact = [[math.fsum(partials[:, i, p].tolist()) for p in range(columns)] for i in range(3)]
+        doubles = 2 if dtype == np.float64 else 1
+        results = []
+        for cut in 0, count // 2:
+            gradient, total = np.full((3, columns + 2), 7, dtype), np.full((3, doubles * (columns + 2)), 7.0)
+            if cut:
+                run_add_partials(gradient, total, partials[:cut], columns, 1, 0)
+                assert (gradient == 7).all()
+            run_add_partials(gradient, total, partials[cut:], columns, cut == 0, 1)
             assert (gradient[:, columns:] == 7).all()
-            np.testing.assert_array_equal(total[:, columns:], start[:, columns:])
+            assert (total[:, 0 if cut == 0 else doubles * columns :] == 7).all()
+            results.append(gradient[:, :columns])
+        np.testing.assert_allclose(results[0], exact, rtol=np.finfo(dtype).eps)
+        np.testing.assert_array_equal(results[1], results[0])
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e308])
+def test_add_partials_that_overflow(value):
+    partials, gradient = np.full((4, 1, 9), value), np.zeros((1, 9))
+    run_add_partials(gradient, np.zeros((1, 18)), partials, 9, 1, 1)
+    np.testing.assert_array_equal(gradient, np.full((1, 9), 4 * value))
 
 
 @kernel

@@ -3,50 +3,10 @@
 Nothing is measured where Dask is not installed.
 """
 
-import contextlib
 import importlib.util
-import time
 
-import numpy as np
-
-from benchmarks import cases, timing
+from benchmarks import cases, dask_chunks, timing
 from benchmarks.suite import base
-
-CHUNKS = 40
-
-
-def _seconds(client, x, parameters):
-    """Seconds of a gradient on a cluster, and of processor time in this process and in the workers."""
-    from fastbackprop.dask import loss_and_gradients
-
-    def clocks():
-        workers = sum(client.run(time.process_time).values())
-        return np.array([time.perf_counter(), time.process_time(), workers])
-
-    start = clocks()
-    loss, *_ = loss_and_gradients(x, *parameters, 1.0, compute=False)
-    client.compute(loss).result()
-    return clocks() - start
-
-
-@contextlib.contextmanager
-def _client(workers):
-    """A client of a cluster of that many processes, of one thread each."""
-    from dask.distributed import Client, LocalCluster
-
-    with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
-
-
-def _drawn(case, dtype, chunks):
-    import dask.array as da
-
-    samples = max(case.samples // chunks, 1)
-    return da.random.default_rng(0).normal(size=(case.inputs, samples * chunks), chunks=(-1, samples)).astype(dtype)
-
 
 if importlib.util.find_spec("dask") and importlib.util.find_spec("distributed"):
 
@@ -63,7 +23,7 @@ if importlib.util.find_spec("dask") and importlib.util.find_spec("distributed"):
             import fastbackprop.dask
 
             x, *parameters, y = base._arguments(case, dtype)
-            samples = max(case.samples // CHUNKS, 1)
+            samples = max(case.samples // dask_chunks.CHUNKS, 1)
             chunked = [da.from_array(array, chunks=(-1, samples), name=False) for array in (x, y)]
             self.ours = lambda: fastbackprop.dask.loss_and_gradients(chunked[0], *parameters, chunked[1])
             self.own_call = lambda: fastbackprop.loss_and_gradients(x, *parameters, y)
@@ -88,12 +48,8 @@ if importlib.util.find_spec("dask") and importlib.util.find_spec("distributed"):
         timeout = 600
 
         def track_time_over_one_worker(self, case, dtype):
-            parameters = cases.network(case.layer_sizes, dtype)
-            with _client(1) as one, _client(2) as two:
-                turns = [(client, client.persist(_drawn(case, dtype, CHUNKS)), parameters) for client in (one, two)]
-                times = [[_seconds(*turn)[0] for turn in turns] for _ in range(timing.ROUNDS + 1)]
-            best = [min(of_one) for of_one in zip(*times[1:], strict=True)]  # the first has workers load the kernels
-            return best[1] / best[0]
+            one, two = dask_chunks.two_workers(case, dtype, timing.ROUNDS)
+            return two / one
 
         track_time_over_one_worker.unit = "of one worker's time"
 
@@ -109,20 +65,9 @@ if importlib.util.find_spec("dask") and importlib.util.find_spec("distributed"):
 
         def setup_cache(self):
             """For each network, the seconds of a call with one chunk, and of each of 100 more chunks."""
-            import dask.array as da
-
-            found = {}
-            with _client(2) as client:
-                for name, case in zip(
-                    *self.params, (cases.Case(8, 32, 1, 3, 1), cases.Case(784, 512, 10, 3, 1)), strict=True
-                ):
-                    parameters, calls = cases.network(case.layer_sizes, "float32"), []
-                    for chunks in 1, 101:
-                        x = da.zeros((case.inputs, chunks), chunks=(-1, 1), dtype="float32")
-                        rounds = [_seconds(client, x, parameters) for _ in range(timing.ROUNDS + 1)]
-                        calls.append(np.min(rounds[1:], axis=0))
-                    found[name] = calls[0].tolist(), ((calls[1] - calls[0]) / 100).tolist()
-            return found
+            with dask_chunks.client_of(2) as client:
+                found = [dask_chunks.overhead(client, case, timing.ROUNDS) for case in dask_chunks.NETWORKS]
+            return dict(zip(*self.params, found, strict=True))
 
         def track_seconds_of_a_call(self, found, network):
             return found[network][0][0]

@@ -168,7 +168,7 @@ class Engine:
         sizes = {
             "tiles": tiles * layout.tile_bytes,
             "partials": partials * layout.partial_bytes * plan.has_sums,
-            "totals": 8 * layout.sums * (chunks < plan.chunks),
+            "totals": 2 * self.dtype.itemsize * layout.sums * (chunks < plan.chunks),
             "losses": 8 * chunks,
             "sample_losses": 8 * samples,
         }

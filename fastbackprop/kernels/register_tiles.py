@@ -4,7 +4,7 @@ A tile of samples is stored feature-major: units in rows, samples contiguous alo
 line, or anywhere in an array of the caller. Whole vectors are read and written, so there is no remainder along the
 samples; `rest` is for rows of weights (see samples).
 
-    multiply  C[i, s]  = S[i, s] + sum_p A[i, p] B[p, s]    A: weights, broadcast;  lanes along s
+    multiply  C[i, s]  = S[i] + sum_p A[i, p] B[p, s]       A: weights, broadcast;  lanes along s
     dots      C[i, p]  = sum_s G[i, s] H[p, s]              both operands contiguous; lanes along s
 
 The instructions of a register tile are emitted once for every shape that a tile can have, behind a switch (see
@@ -29,8 +29,7 @@ class Product(NamedTuple):
     A row of C, and of what stands in rows beside it, has `vectors` whole vectors and then `rest` single elements. C
     aliases neither A nor B.
 
-    The arguments behind `fresh` may be left out: then there is no rest, S is 0 or what stands in C, and there is no
-    floor, mask, sum or prefetch.
+    The arguments behind `fresh` may be left out: then S is 0, and there is no rest, floor, mask or prefetch.
     """
 
     c: ir.Value
@@ -43,20 +42,19 @@ class Product(NamedTuple):
     rows: ir.Value
     vectors: ir.Value
     depth: ir.Value
-    fresh: ir.Value
+    fresh: ir.Value  # whether the sum starts from S; else it is added to C, when all its terms have been summed
     rest: ir.Value
-    start: ir.Value  # S[i, s] where `fresh`, a number for each row; else S is C
+    start: ir.Value  # S, a number for each row
     start_row: ir.Value
     floor: ir.Value
     masked: ir.Value
     h: ir.Value  # read where `masked`, in rows like those of C, which it may be
     h_row: ir.Value
-    added: ir.Value  # whether C is added to, at the end
     ahead: ir.Value  # elements of A's rows that are prefetched while the rows before them are at work
 
 
 def multiply(simd, **arguments):
-    """C[i, s] = max(floor, S + A B); or m(h) * (S + A B) where `masked`; or C + (S + A B) where `added`: see Product.
+    """C[i, s] = max(floor, S + A B), or m(h) * (S + A B) where `masked`; C stands for S unless `fresh`: see Product.
 
     m is the derivative of ReLU at h, a preactivation or its ReLU: 1 where h > 0, 0 where h <= 0 (so at 0 and -0.0), NaN
     where h is. It multiplies, so that 0 times infinity is NaN as in NumPy. max(floor, NaN) is NaN.
@@ -78,7 +76,7 @@ def multiply(simd, **arguments):
 
     if "start" not in arguments:
         arguments |= {"start": cgutils.alloca_once_value(simd.builder, simd.constant(0.0)), "start_row": 0}
-    left_out = {"rest": 0, "floor": simd.lowest, "masked": simd.false, "added": simd.false, "ahead": 0}
+    left_out = {"rest": 0, "floor": simd.lowest, "masked": simd.false, "ahead": 0}
     left_out |= {"h": arguments["c"], "h_row": arguments["c_row"]}
     simd.call("product", emit, *Product(**left_out | arguments))
 
@@ -113,15 +111,10 @@ def register_tile(simd, t, a, first, height, vectors, offset):
                 yield slot, corner, v * size
             corner = simd.behind(corner, row)
 
-    with builder.if_else(t.fresh) as (then, otherwise):
-        with then:
-            for i in range(height):
-                start = simd.splat(simd.load_scalar(t.start, simd.mul(simd.add(first, i), t.start_row)))
-                for slot in slots[i]:
-                    builder.store(start, slot)
-        with otherwise:
-            for slot, c, place in places(t.c, t.c_row):
-                builder.store(simd.load(c, place), slot)
+    for i, row_slots in enumerate(slots):
+        start = simd.splat(simd.load_scalar(t.start, simd.mul(simd.add(first, i), t.start_row)))
+        for slot in row_slots:
+            builder.store(simd.select(t.fresh, start, simd.zeros), slot)
     rows = [simd.behind(a, simd.mul(i, t.a_row)) for i in range(height)]
 
     with simd.loop(t.depth) as p:
@@ -134,6 +127,9 @@ def register_tile(simd, t, a, first, height, vectors, offset):
             factor = simd.splat(simd.load_scalar(row, column))
             for slot, operand in zip(row_slots, operands, strict=True):
                 builder.store(simd.fma(factor, operand, builder.load(slot)), slot)
+    with builder.if_then(builder.not_(t.fresh)):
+        for slot, c, place in places(t.c, t.c_row):
+            builder.store(builder.fadd(simd.load(c, place), builder.load(slot)), slot)
     with builder.if_else(t.masked) as (then, otherwise):
         with then:
             ones = simd.splat(simd.constant(1.0))
@@ -141,14 +137,10 @@ def register_tile(simd, t, a, first, height, vectors, offset):
                 h = simd.load(h, place)
                 mask = simd.select(simd.greater(h, simd.zeros), ones, simd.greatest(simd.zeros, h))
                 simd.store(builder.fmul(builder.load(slot), mask), c, place)
-        with otherwise, builder.if_else(t.added) as (then, otherwise):
-            with then:
-                for slot, c, place in places(t.c, t.c_row):
-                    simd.store(builder.fadd(simd.load(c, place), builder.load(slot)), c, place)
-            with otherwise:
-                floor = simd.splat(t.floor)
-                for slot, c, place in places(t.c, t.c_row):
-                    simd.store(simd.greatest(floor, builder.load(slot)), c, place)
+        with otherwise:
+            floor = simd.splat(t.floor)
+            for slot, c, place in places(t.c, t.c_row):
+                simd.store(simd.greatest(floor, builder.load(slot)), c, place)
 
 
 def dots(simd, g, g_stride, operands, rows, samples, finish):

@@ -3,6 +3,8 @@
 Strides are in bytes. Arguments come as outputs, inputs, sizes.
 """
 
+import itertools
+
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -156,6 +158,10 @@ def add_partials(
     gradient, partial_c: `rows` rows of `columns` elements; partial_c stands c * partial_bytes behind partial_0.
     gradient is written where is_last, else total (the same rows, of doubles, gradient_row elements apart) is. total is
     read unless is_first: then it is 0. gradient may be partial_0.
+
+    Of doubles, what each addition rounds off is summed as well and added at the end: so the sum of thousands of chunks
+    rounds as rarely as NumPy's, which adds by halves. total then holds vectors of sums and of what was rounded off in
+    turn: twice as many doubles.
     """
 
     def emit(simd, gradient, row, total, partial, partial_row, partial_bytes, partials, rows, columns, first, last):
@@ -165,28 +171,36 @@ def add_partials(
         def piece(simd, r, p, vectors):
             """Elements [p, p + vectors * lanes) of row r."""
             doubles = ir.VectorType(ir.DoubleType(), simd.lanes)
-            slots = [cgutils.alloca_once(builder, doubles) for _ in range(vectors)]
+            parts = 2 if simd.itemsize == 8 else 1  # sums, and what was rounded off
+            slots = [[cgutils.alloca_once(builder, doubles) for _ in range(parts)] for _ in range(vectors)]
             at = simd.add(simd.mul(r, row), simd.mul(p, simd.itemsize))
-            total_at = simd.behind(total, simd.mul(at, 8 // simd.itemsize))
+            total_at = simd.behind(total, simd.mul(at, 2))  # floats become doubles, doubles two of them
             source = simd.behind(partial, simd.mul(r, partial_row), simd.mul(p, simd.itemsize))
             size = simd.lanes * simd.itemsize
-            for v, slot in enumerate(slots):
+            kept = [(slot, k * simd.lanes * 8) for k, slot in enumerate(itertools.chain.from_iterable(slots))]
+            for slot, place in kept:
                 builder.store(ir.Constant(doubles, [0.0] * simd.lanes), slot)
                 with builder.if_then(builder.not_(fresh)):
-                    start = simd.behind(total_at, v * simd.lanes * 8)
-                    builder.store(builder.load(start, typ=doubles, align=1), slot)
+                    builder.store(builder.load(simd.behind(total_at, place), typ=doubles, align=1), slot)
             with simd.loop(partials) as c:
                 start = simd.behind(source, simd.mul(c.index, partial_bytes))
-                for v, slot in enumerate(slots):
-                    term = simd.widened(simd.load(start, v * size))
-                    builder.store(builder.fadd(builder.load(slot), term), slot)
-            for v, slot in enumerate(slots):
-                value = builder.load(slot)
-                with builder.if_else(final) as (then, otherwise):
-                    with then:
+                for v, (slot, *rounded_off) in enumerate(slots):
+                    before, term = builder.load(slot), simd.widened(simd.load(start, v * size))
+                    after = builder.fadd(before, term)
+                    builder.store(after, slot)
+                    for error in rounded_off:
+                        builder.store(builder.fadd(builder.load(error), rounding(builder, before, term, after)), error)
+            with builder.if_else(final) as (then, otherwise):
+                with then:
+                    for v, (slot, *rounded_off) in enumerate(slots):
+                        value = builder.load(slot)
+                        for error in map(builder.load, rounded_off):  # NaN where the sum is infinite
+                            exact = builder.fcmp_ordered("ord", error, error)
+                            value = builder.select(exact, builder.fadd(value, error), value)
                         simd.store(simd.narrowed(value), gradient, simd.add(at, v * size))
-                    with otherwise:
-                        simd.store(value, total_at, v * simd.lanes * 8)
+                with otherwise:
+                    for slot, place in kept:
+                        simd.store(builder.load(slot), total_at, place)
 
         panel = simd.tile_vectors * simd.lanes
         panels, vectors = builder.sdiv(columns, simd.int(panel)), builder.sdiv(columns, simd.int(simd.lanes))
@@ -201,3 +215,9 @@ def add_partials(
 
     arguments = (gradient, types.intp, total, partial, types.intp, types.intp, *[types.intp] * 5)
     return types.void(*arguments), outlined("add_partials", gradient.dtype, emit)
+
+
+def rounding(builder, left, right, total):
+    """left + right - total, exactly: what the addition total = left + right has rounded off (Knuth's two-sum)."""
+    added = builder.fsub(total, left)
+    return builder.fadd(builder.fsub(left, builder.fsub(total, added)), builder.fsub(right, added))

@@ -77,7 +77,7 @@ class Simd:
         self.tile_rows, self.tile_vectors = (6, 4) if self.target.registers == 32 else (6, 2)
         self.zeros = ir.Constant(self.vector, [0.0] * self.lanes)
         self.lowest = self.constant(float("-inf"))
-        self.false, self.true = ir.Constant(ir.IntType(1), 0), ir.Constant(ir.IntType(1), 1)
+        self.false = ir.Constant(ir.IntType(1), 0)
 
     def scalar(self):
         """The same with vectors of one lane, for what is left of a row behind its last whole vector."""

@@ -102,7 +102,7 @@ def add_block(call, gradient_at, gradient_row, partials, partial_row, count, row
     # fmt: off
     call.add_partials(
         advance(call.gradient, gradient_at), gradient_row,
-        advance(call.totals, gradient_at // call.itemsize * 8),
+        advance(call.totals, 2 * gradient_at),
         partials, partial_row, call.partial_bytes, count,
         rows, columns, call.is_first, call.is_last,
     )

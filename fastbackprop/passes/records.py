@@ -129,7 +129,7 @@ def call_record(element):
             "tiles": rows,
             "partials": rows,  # a partial gradient for each chunk, or the scratch memory of each thread
             "partial_bytes": INT,
-            "totals": doubles,  # (parameters,)
+            "totals": doubles,  # (parameters,), two for each in float64, see kernels.rows.add_partials
             "losses": doubles,  # one for each chunk
             "sample_losses": doubles,  # one for each sample of the tile of each thread, or of a group
             "loss": types.ExternalFunctionPointer(loss_signature(element), None),
