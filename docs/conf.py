@@ -14,7 +14,16 @@ from sphinx_gallery.sorting import ExplicitOrder
 import fastbackprop
 
 DOCS = Path(__file__).parent
-GALLERY = ["swap_the_import", "digits", "lbfgs", "scikit_learn", "pytorch", "bigger_than_memory"]
+GALLERY = [
+    "swap_the_import",
+    "digits",
+    "private_digits",
+    "outliers",
+    "lbfgs",
+    "scikit_learn",
+    "pytorch",
+    "bigger_than_memory",
+]
 os.environ["TQDM_DISABLE"] = "1"  # a page cannot show a progress bar
 
 project = "fastbackprop"

@@ -1,8 +1,12 @@
-"""Wrong labels among handwritten digits, found by the norm of each digit's gradient.
+"""
+Wrong labels by gradient norm
+=============================
 
-One digit in twenty gets a wrong label. A network is trained for a short time, so that it learns what digits look like,
-but not yet the exceptions. A digit whose label contradicts that pulls hardest at the parameters: its gradient is long.
-The picture, outliers.png, shows the norms of right and wrong labels, and the digits with the longest gradients.
+One digit in twenty gets a wrong label. After some training, the digits with the longest gradients are those with wrong
+labels, nearly all of them. The picture shows the norms of right and wrong labels, and the digits with the longest
+gradients.
+
+The network is trained for a short time. It learns what digits look like, but not yet the exceptions.
 """
 
 from itertools import pairwise

@@ -1,8 +1,10 @@
-"""Handwritten digits, trained so that no single digit shows: DP-SGD with clipped gradients and Gaussian noise.
+"""
+Training that protects each sample
+==================================
 
-The picture, private_digits.png, shows the norms of the samples' gradients early and late in training, beside the norm
-to which they are clipped; and the accuracy on digits that were held out, with and without clipping and noise. How much
-privacy the noise buys is for an accountant to say: see docs/per_sample.md.
+A network learns to read digits by DP-SGD: each gradient is clipped, and noise is added to their sum. The picture shows
+the norms before clipping, and the accuracy on digits that the network never saw, with and without clipping and noise.
+How much privacy the noise buys is for an accountant to say, see docs/per_sample.md.
 """
 
 from itertools import pairwise
@@ -35,12 +37,10 @@ def train(max_norm, noise):
         _, gradient, norms = workspace.clipped_gradients(
             train_x[rows].T, parameters, None, train_y[rows], max_norm, loss="softmax_cross_entropy"
         )
-        gradient += rng.normal(0, noise, gradient.shape)
-        parameters -= LEARNING_RATE / EXPECTED * gradient
+        parameters -= LEARNING_RATE / EXPECTED * (gradient + rng.normal(0, noise, gradient.shape))
         all_norms.append(norms)
         if step % SHOWN == 0:
-            found = np.argmax(workspace.predict(test_x.T, parameters, None), axis=0)
-            accuracies.append(np.mean(found == test_y))
+            accuracies.append(np.mean(np.argmax(workspace.predict(test_x.T, parameters, None), axis=0) == test_y))
     return accuracies, np.concatenate(all_norms[:SHOWN]), np.concatenate(all_norms[-SHOWN:])
 
 
