@@ -111,7 +111,8 @@ def measure(name, case, dtype):
     layers, found = case.hidden + 1, []
     for seed in range(rounds):
         differences, exact = squares(case, dtype, seed)
-        parts = np.split(differences / exact, [1, 1 + layers, 1 + 2 * layers], axis=1)
+        ratios = np.divide(differences, exact, out=np.zeros_like(differences), where=exact > 0)  # no unit may be on
+        parts = np.split(ratios, [1, 1 + layers, 1 + 2 * layers], axis=1)
         found.append([np.sqrt(np.mean(part, axis=1)) for part in parts])
     errors = dict(zip(RESULTS, np.median(found, axis=0).tolist(), strict=True))
     case = [case.inputs, case.width, case.outputs, case.hidden, case.samples]

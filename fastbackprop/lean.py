@@ -20,13 +20,16 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fastbackprop.reference import Array, Arrays, loss_derivative, loss_value
 
+Buffers = tuple[Sequence[Array | None], Sequence[Array | None], Sequence[Array | None]]
 
-def buffers(layer_sizes: Sequence[int], samples: int, dtype: DTypeLike) -> tuple[Arrays, Arrays]:
-    """Arrays for h_1, h_2, ... and the output, and for dl/df_0, dl/df_1, ...: these are two that take turns."""
+
+def buffers(layer_sizes: Sequence[int], samples: int, dtype: DTypeLike) -> Buffers:
+    """Arrays for h_1, h_2, ... and the output; for dl/df_0, dl/df_1, ..., which are two that take turns; and masks."""
     hidden = layer_sizes[1:-1]
-    turns = np.empty((2, max(hidden, default=0), samples), dtype)
+    widest = max(hidden, default=0)
+    turns, mask = np.empty((2, widest, samples), dtype), np.empty((widest, samples), bool)
     all_h = [np.empty((units, samples), dtype) for units in layer_sizes[1:]]
-    return all_h, [turns[k % 2, :units] for k, units in enumerate(hidden)]
+    return all_h, [turns[k % 2, :units] for k, units in enumerate(hidden)], [mask[:units] for units in hidden]
 
 
 def loss_and_gradients(
@@ -37,14 +40,14 @@ def loss_and_gradients(
     *,
     loss: str = "least_squares",
     input_gradient: bool = False,
-    kept: tuple[Sequence[Array | None], Sequence[Array | None]] | None = None,
+    kept: Buffers | None = None,
 ) -> tuple[Any, ...]:
     """The loss of a batch and its gradients; `kept` are the buffers, for calls with batches of the same size."""
     nothing = [None] * len(all_weights)
-    room_for_h, room_for_dl_df = kept or (nothing, nothing)
+    room_for_h, *room = kept or (nothing, nothing, nothing)
     *all_h, net_output = net_input, *activations(net_input, all_weights, all_biases, room_for_h)
     total, dl_df = loss_and_derivative(net_output, y, loss)
-    all_dl_dweights, all_dl_dbiases, dl_df = gradients(all_weights, all_h, dl_df, room_for_dl_df)
+    all_dl_dweights, all_dl_dbiases, dl_df = gradients(all_weights, all_h, dl_df, *room)
     dl_dinput = [all_weights[0].T @ dl_df] if input_gradient else []
     return total, all_dl_dweights, all_dl_dbiases, *dl_dinput
 
@@ -78,7 +81,8 @@ def backward_pass(
     y: ArrayLike,
 ) -> tuple[Arrays, Arrays]:
     """The notebooks' backward pass, of the sum of squared errors."""
-    return gradients(all_weights, all_h, 2 * (all_f[-1] - y), [None] * len(all_weights))[:2]
+    nothing = [None] * len(all_weights)
+    return gradients(all_weights, all_h, 2 * (all_f[-1] - y), nothing, nothing)[:2]
 
 
 def activations(
@@ -105,7 +109,11 @@ def loss_and_derivative(net_output: Array, y: ArrayLike, loss: str) -> tuple[flo
 
 
 def gradients(
-    all_weights: Sequence[Array], all_h: Sequence[Array], dl_df: Array, room: Sequence[Array | None]
+    all_weights: Sequence[Array],
+    all_h: Sequence[Array],
+    dl_df: Array,
+    room: Sequence[Array | None],
+    masks: Sequence[Array | None],
 ) -> tuple[Arrays, Arrays, Array]:
     """dl/dOmega_k = dl/df_k h_k^T and dl/dbeta_k = sum dl/df_k from the last layer to the first, and dl/df_0."""
     all_dl_dweights: Arrays = []
@@ -115,5 +123,5 @@ def gradients(
         all_dl_dbiases.insert(0, dl_df.sum(axis=1, keepdims=True))
         if k > 0:
             dl_df = np.matmul(all_weights[k].T, dl_df, out=room[k - 1])
-            dl_df *= all_h[k] > 0
+            dl_df *= np.greater(all_h[k], 0, out=masks[k - 1])
     return all_dl_dweights, all_dl_dbiases, dl_df

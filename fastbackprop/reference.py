@@ -208,7 +208,9 @@ def clipped_gradients(
     weight = np.ones(len(losses)) if sample_weight is None else np.asarray(sample_weight, np.float64)
     scale = 1 if reduction == "sum" else 1 / len(losses)
     with np.errstate(divide="ignore"):
-        factors = (scale * weight * np.minimum(1, max_norm / norms)).astype(net_input.dtype)
+        factors = scale * weight * (np.minimum(1, max_norm / norms) if max_norm < np.inf else 1)
+    smallest = np.finfo(net_input.dtype).tiny  # factors with fewer bits would not bound the norm
+    factors = np.where(np.abs(factors) < smallest, 0, factors).astype(net_input.dtype)
     all_dl_df = [dl_df * factors for dl_df in all_dl_df]
     total = float(np.sum(weight * losses) * scale)
     return total, *_summed(all_h, all_dl_df, all_biases), norms.astype(net_input.dtype)

@@ -420,7 +420,7 @@ def test_kernels_compile_for_other_targets(kernel, triple, features, product, dt
     element = numba.from_dtype(dtype)
     address = types.CPointer(element)
     names = list(inspect.signature(kernel._defn).parameters)[1:]
-    pointers = {"f", "weights", "biases", "h", "dl_dh", "dl_df", "dl_dweights", "transposed"}
+    pointers = {"f", "weights", "biases", "h", "result", "dl_df", "dl_dweights", "transposed"}
     kinds = [address if name in pointers else types.intp for name in names]
     signature, generate = kernel._defn(None, *kinds)
     context = ForeignContext(triple, features)

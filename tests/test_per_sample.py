@@ -308,6 +308,30 @@ def test_a_sample_of_infinite_norm_counts_0_times():
     np.testing.assert_array_equal(dl_dbiases, [[0.0]])
 
 
+@pytest.mark.parametrize(
+    ("net_input", "weight", "y", "max_norm"),
+    [(1e20, 1.0, -1e24, 0.16), (1e20, 1.0, -1e20, 1.0), (1e25, 1e-25, -1.0, 1e-20)],
+)
+def test_the_bound_holds_for_factors_that_float32_hardly_has(net_input, weight, y, max_norm):
+    given = [np.array([[value]], np.float32) for value in (net_input, weight, 0.0, y)]
+    with np.errstate(over="ignore"):
+        results = [
+            where.clipped_gradients(given[0], [given[1]], [given[2]], given[3], max_norm) for where in (fb, reference)
+        ]
+    for _, *gradients, norms in results:
+        assert norms[0] > 1e25
+        assert norms_of([array[None] for array in flat(gradients)])[0] <= max_norm * (1 + 1e-6)
+
+
+def test_without_a_bound_an_infinite_norm_clips_nothing():
+    given = np.ones((1, 1)), [np.eye(1)], [np.zeros((1, 1))], np.array([[-0.75e308]])
+    with np.errstate(over="ignore"):
+        results = [where.clipped_gradients(*given, np.inf) for where in (fb, reference)]
+    for _, *gradients, norms in results:
+        assert np.isinf(norms[0])
+        assert_same_bits(gradients, list(fb.loss_and_gradients(*given)[1:]))
+
+
 def test_arrays_of_the_caller(dtype, tmp_path):
     """Written where they stand: arrays of a file, rows far apart; or copied to: other orders and dtypes."""
     given = given_for((6, 24, 3), 50, dtype)

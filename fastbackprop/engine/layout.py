@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fastbackprop.engine.limits import (
     ALONG_UNITS,
@@ -10,6 +10,7 @@ from fastbackprop.engine.limits import (
     BLOCK_COLUMNS,
     BLOCK_ELEMENTS,
     BLOCK_ROWS,
+    BLOCK_STEP,
     FEW,
     GRAIN,
     LARGE_WEIGHTS_BYTES,
@@ -17,6 +18,7 @@ from fastbackprop.engine.limits import (
     SHARED_TILE_SAMPLES,
     TILE_BYTES,
     TILE_SAMPLES,
+    TILE_STEP,
 )
 from fastbackprop.kernels import CACHE_LINE
 
@@ -75,16 +77,19 @@ def few_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
 def private_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
     """Tiles in which dl/df_{k-1} takes the place of h_k, and partial gradients in which wide layers have padded
     rows."""
-    layers, call, tile_samples = place_tile(layer_sizes, itemsize, rows_of_tile(layer_sizes))
+    rows = rows_of_tile(layer_sizes)
+    layers, call, tile_samples = place_tile(layer_sizes, itemsize, rows)
+    transposed = max(layer["transposed_row"] * layer["along_units"] for layer in layers)
+    call["tile_bytes"] = round_up(call["transposed_at"] + tile_samples * transposed, CACHE_LINE)
     blocks = place_partial(layers, call, itemsize)
-    return finished(layer_sizes, itemsize, layers, blocks, call, tile_samples, rows_of_tile(layer_sizes))
+    return finished(layer_sizes, itemsize, layers, blocks, call, tile_samples, rows)
 
 
 @functools.lru_cache(maxsize=64)
 def kept_layout(layer_sizes: tuple[int, ...], itemsize: int, norms: int, gradients: int) -> Layout:
     """Tiles that keep both h_k and dl/df_k of every layer, for what each sample says, see passes.per_sample.
 
-    dl/df_k have rows of their own, behind those of a private tile; the results of each sample, its loss and its
+    dl/df_k have rows of their own, behind those of a private tile. The results of each sample, its loss and its
     `norms`, have rows behind these, and in double precision behind the transposed activations. A partial gradient is
     followed by one of squares where there are two `gradients`.
     """
@@ -94,36 +99,33 @@ def kept_layout(layer_sizes: tuple[int, ...], itemsize: int, norms: int, gradien
     layers, call, tile_samples = place_tile(layer_sizes, itemsize, rows)
     for layer, before in zip(layers[:-1], itertools.accumulate(layer_sizes[1:], initial=start), strict=False):
         layer["dl_df_at"] = before * call["row_bytes"]
+    transposed, doubles = max(layer["transposed_row"] for layer in layers), 8 * tile_samples
     call["results_at"] = results * call["row_bytes"]
-    transposed = max(layer["transposed_row"] for layer in layers)
     call["losses_at"] = round_up(call["transposed_at"] + tile_samples * transposed, CACHE_LINE)
-    call["norms_at"] = call["losses_at"] + 8 * tile_samples
-    call["tile_bytes"] = call["norms_at"] + norms * 8 * tile_samples
-    call |= {"norms": norms, "norms_row": 8 * tile_samples if norms == len(layers) else 0}
+    call["norms_at"] = call["losses_at"] + doubles
+    call["tile_bytes"] = call["norms_at"] + norms * doubles
+    call |= {"norms": norms, "norms_row": doubles if norms == len(layers) else 0}
     blocks = place_partial(layers, call, itemsize)
-    layout = finished(layer_sizes, itemsize, layers, blocks, call, tile_samples, rows)
-    if gradients == 1:
-        return layout
-    call["squares_at"] = layout.partial_bytes
-    behind = {"gradient_at": layout.parameters * itemsize, "partial_at": layout.partial_bytes}
-    squares = [block | {name: block[name] + offset for name, offset in behind.items()} for block in blocks]
-    call["partial_bytes"] *= 2
-    return replace(layout, blocks=(*blocks, *squares), call=call | {"blocks": 2 * len(blocks)}, sums=2 * layout.sums)
+    if gradients == 2:
+        call["squares_at"] = call["partial_bytes"]
+        parameters = sum((units_in + 1) * units_out for units_in, units_out in itertools.pairwise(layer_sizes))
+        behind = {"gradient_at": parameters * itemsize, "partial_at": call["squares_at"]}
+        blocks += [block | {name: block[name] + offset for name, offset in behind.items()} for block in blocks]
+        call["partial_bytes"] *= 2
+    return finished(layer_sizes, itemsize, layers, blocks, call, tile_samples, rows, gradients)
 
 
 def place_tile(
     layer_sizes: tuple[int, ...], itemsize: int, rows: int
 ) -> tuple[list[dict[str, int]], dict[str, int], int]:
-    """Where the rows of a tile lie, and behind them transposed activations; and the samples of a tile."""
-    fitting = TILE_BYTES // (rows * itemsize) // CACHE_LINE * CACHE_LINE
+    """Where the rows of a tile lie, and transposed activations behind them; and the samples of a tile."""
+    fitting = TILE_BYTES // (rows * itemsize) // TILE_STEP * TILE_STEP
     large = max(a * b for a, b in itertools.pairwise(layer_sizes)) * itemsize > LARGE_WEIGHTS_BYTES
     tile_samples = min(max(fitting, BESIDE_LARGE_WEIGHTS if large else TILE_SAMPLES[0]), TILE_SAMPLES[1])
     layers, call = place_rows(layer_sizes, itemsize, tile_samples)
     call["transposed_at"] = rows * call["row_bytes"]
     for layer in layers:
         layer["transposed_row"] = transposed_row(layer["units_in"], itemsize)
-    transposed = max(layer["transposed_row"] * layer["along_units"] for layer in layers)
-    call["tile_bytes"] = round_up(call["transposed_at"] + tile_samples * transposed, CACHE_LINE)
     return layers, call, tile_samples
 
 
@@ -137,12 +139,12 @@ def shared_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
     call["dl_dinput_at"] = rows * call["row_bytes"]
     rows += sum(layer_sizes[:-1])
     call["tile_bytes"] = rows * call["row_bytes"]
-    blocks, columns = [], BLOCK_COLUMNS
+    blocks = []
     for k, layer in enumerate(layers):
-        layer["transposed_row"] = transposed_row(min(layer["units_in"], columns), itemsize)
+        layer["transposed_row"] = transposed_row(min(layer["units_in"], BLOCK_COLUMNS), itemsize)
         gradient_row = layer["units_in"] * itemsize
         for row, last_row in parts(layer["units_out"], BLOCK_ROWS, 1):
-            for column, last_column in parts(layer["units_in"], columns, CACHE_LINE):
+            for column, last_column in parts(layer["units_in"], BLOCK_COLUMNS, BLOCK_STEP):
                 block = {"k": k, "row": row, "rows": last_row - row, "column": column, "columns": last_column - column}
                 block["gradient_at"] = layer["weights_at"] + row * gradient_row + column * itemsize
                 block["gradient_row"] = gradient_row
@@ -248,13 +250,16 @@ def finished(
     call: dict[str, int],
     tile_samples: int,
     rows: int,
+    gradients: int = 1,
 ) -> Layout:
     """A layout, with what follows from the layers alone."""
     call |= {"itemsize": itemsize, "layers": len(layers), "inputs": layer_sizes[0], "outputs": layer_sizes[-1]}
-    call |= {"blocks": len(blocks), "grain": GRAIN}
+    call |= {"blocks": len(blocks), "gradients": gradients, "grain": GRAIN}
     weights = sum(a * b for a, b in itertools.pairwise(layer_sizes))
     parameters = weights + sum(layer_sizes[1:])
-    return Layout(tuple(layers), tuple(blocks), call, tile_samples, rows, parameters, parameters, 6 * weights)
+    return Layout(
+        tuple(layers), tuple(blocks), call, tile_samples, rows, parameters, gradients * parameters, 6 * weights
+    )
 
 
 def padded(elements: int) -> int:

@@ -22,6 +22,9 @@ TILE_SAMPLES = 128, 512
 Measured: with 64 at least, 64-128x4-10 and 784-100x3-10 took 2 to 7 % longer.
 """
 
+TILE_STEP = 64
+"""Samples: tiles have multiples of it, whole vectors and cache lines of both dtypes."""
+
 LARGE_WEIGHTS_BYTES, BESIDE_LARGE_WEIGHTS = 1024 * 1024, 64
 """Bytes of a layer's weights that drive a tile out of an L2, and the samples of a tile beside these, at least.
 
@@ -109,6 +112,9 @@ Measured: with 256 rows, 784-1024x3-10 took 2 to 3 % less time, but had too few 
 784-100x3-10, each of two threads has a block of the first layer: with 128 columns they took 3 % longer, with 784
 columns 17 % (float32, float64).
 """
+
+BLOCK_STEP = 64
+"""Columns: blocks begin at multiples of it, whole vectors and cache lines of both dtypes."""
 
 BLOCK_ELEMENTS = 4096
 """Elements of a block that is summed over partial gradients."""

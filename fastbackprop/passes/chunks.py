@@ -63,7 +63,8 @@ def samples_of(call, chunk):
 def begin_chunk(call, losses, chunk):
     """The partial gradient of a chunk: 0 where products add to it from the start. The losses of its samples are 0."""
     partial = advance(call.partials, (chunk - call.first_chunk) * call.partial_bytes)
-    clear(advance(partial, call.cleared_at), call.cleared_bytes // call.itemsize)
+    for number in range(call.gradients):
+        clear(advance(partial, number * call.squares_at + call.cleared_at), call.cleared_bytes // call.itemsize)
     clear(losses, call.tile_samples)
     return partial
 

@@ -19,6 +19,7 @@ from fastbackprop.kernels.simd import advance, doubles
 from fastbackprop.passes.chunks import each_tile, sum_over_tiles
 from fastbackprop.passes.tile import (
     add_layer_gradient,
+    apply_loss,
     backward,
     forward,
     give_columns,
@@ -35,9 +36,9 @@ def differentiate_samples(call, tile, first, count):
     forward(call, tile, count)
     take_target(call, tile, first, count)
     fill_with_ones(advance(tile, call.weight_at), count)
-    losses, row = doubles(tile, call.losses_at), call.row_bytes // call.itemsize
+    losses = doubles(tile, call.losses_at)
     clear(losses, count)
-    call.loss(losses, advance(tile, call.output_at), row, call.outputs, call.target_rows, count, 1.0)
+    apply_loss(call, tile, losses, count, 1.0)
     for k in range(call.layers - 1, 0, -1):
         backward(call, tile, k, count)
 
@@ -110,17 +111,18 @@ def take_factors(call, tile, losses, first, count):
     """The factor of each sample's gradient, in place of its weight w: scale w min(1, max_norm / norm).
 
     And w times its loss is added to its own of the losses. max_norm / NaN is NaN and stays, as the first argument of
-    min.
+    min. A factor below the normal numbers is 0: with the few bits of a subnormal one, a norm could exceed max_norm.
     """
     row = advance(tile, call.weight_at)
     take_weights(call, row, first, count)
     factors, sums = numba.carray(row, count), numba.carray(losses, count)
     own, norms = numba.carray(doubles(tile, call.losses_at), count), numba.carray(doubles(tile, call.norms_at), count)
-    scale, max_norm = call.scale, call.max_norm
+    scale, max_norm, smallest = call.scale, call.max_norm, 2.0**-126 if call.itemsize == 4 else 2.0**-1022
     for s in range(count):
-        weight, ratio = np.float64(factors[s]), max_norm / norms[s]
+        weight, ratio = np.float64(factors[s]), max_norm / norms[s] if max_norm < np.inf else 1.0
         sums[s] += weight * own[s]
-        factors[s] = scale * weight * min(ratio, 1.0)
+        factor = scale * weight * min(ratio, 1.0)
+        factors[s] = 0.0 if abs(factor) < smallest else factor
     clear_tail(row, call.row_bytes, 1, count, whole_vectors(count, tile))
 
 
@@ -131,8 +133,6 @@ def square_tile(call, tile, partial, losses, first, count, samples_before):
     sums, own = numba.carray(losses, count), numba.carray(doubles(tile, call.losses_at), count)
     for s in range(count):
         sums[s] += own[s]
-    if samples_before == 0:
-        clear(advance(partial, call.squares_at + call.cleared_at), call.cleared_bytes // call.itemsize)
     for k in range(call.layers - 1, -1, -1):
         layer, samples = record_at(call.layer, k), whole_vectors(count, tile)
         dl_df, h, row = advance(tile, layer.dl_df_at), advance(tile, layer.h_at), call.row_bytes

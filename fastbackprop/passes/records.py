@@ -122,7 +122,8 @@ def call_record(element):
             "tile_bytes": INT,
             "cleared_at": INT,  # the part of a partial gradient that products add to from the start
             "cleared_bytes": INT,
-            "squares_at": INT,  # in a partial gradient: that of the squares
+            "gradients": INT,  # in a partial gradient: 1, or 2 where that of the squares stands behind
+            "squares_at": INT,
             "blocks": INT,
             "block": block_record(element),  # the first of a table
             # The workspace.

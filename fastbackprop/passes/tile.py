@@ -55,8 +55,14 @@ def take_loss(call, tile, losses, first, count):
     """
     take_target(call, tile, first, count)
     take_weights(call, advance(tile, call.weight_at), first, count)
+    apply_loss(call, tile, losses, count, call.scale)
+
+
+@phase
+def apply_loss(call, tile, losses, count, scale):
+    """scale times dl/df_K in place of the output, by the target and the weights that stand in the tile."""
     row = call.row_bytes // call.itemsize
-    call.loss(losses, advance(tile, call.output_at), row, call.outputs, call.target_rows, count, call.scale)
+    call.loss(losses, advance(tile, call.output_at), row, call.outputs, call.target_rows, count, scale)
 
 
 @phase
