@@ -81,7 +81,11 @@ class Simd:
 
     def scalar(self):
         """The same with vectors of one lane, for what is left of a row behind its last whole vector."""
-        return Simd(*self.made_of, replace(self.target, vector_bytes=self.itemsize))
+        return self.of_bytes(self.itemsize)
+
+    def of_bytes(self, vector_bytes):
+        """The same with shorter vectors."""
+        return Simd(*self.made_of, replace(self.target, vector_bytes=vector_bytes))
 
     def constant(self, value):
         return ir.Constant(self.element, value)
