@@ -1,5 +1,7 @@
 """What each sample of a batch says: the norm of its gradient, clipped sums, sums of squares, and the gradients."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 
