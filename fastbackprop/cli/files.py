@@ -50,7 +50,8 @@ def read_data(paths: Sequence[Path], dtype: DType | None = None, rows: bool = Fa
     names = ["net_input", "y"]
     for path in paths:
         if path.suffix.lower() == ".csv":
-            remedy = f"np.save({path.stem + '.npy'!r}, np.loadtxt({path.name!r}, delimiter=','))"
+            array = str(path.with_suffix(".npy"))
+            remedy = f"np.save({array!r}, np.loadtxt({str(path)!r}, delimiter=','))"
             raise ValueError(f"{path} is not an .npy file; convert it with {remedy}")
     if len(paths) == 1 and paths[0].suffix == ".npy":
         raise ValueError(f"{paths[0]} is given alone; expected one .npz file or two .npy files, X.npy Y.npy")
