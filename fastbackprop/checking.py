@@ -191,7 +191,7 @@ def check_gradients(
             net_input, all_weights, all_biases, y, loss=loss, reduction=reduction, sample_weight=sample_weight
         )
         gradients = computed[0], computed[1]
-    check_gradient_lists(gradients, batch.shapes, "gradients")
+    check_gradient_lists(gradients, (batch.shapes.weights, batch.shapes.biases), "gradients")
     problem = _Problem(batch, loss, y, reduction, sample_weight)
     rounding = problem.rounding(np.finfo(batch.dtype).eps)
     sizes = [array.size for array in [*batch.weights, *batch.biases]]

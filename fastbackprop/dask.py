@@ -42,6 +42,9 @@ FAN_IN = 8
 Measured: a task costs the scheduler 1 ms, and a worker 2.6 ms (AMD EPYC, dask 2026.8.0, 2026-11-28).
 """
 
+NO_WEIGHT_EXPONENT = -1074
+"""The exponent of a chunk whose weights are all 0: below those of all other chunks, whose scale it must not change."""
+
 
 def loss_and_gradients(
     net_input: Any,
@@ -499,13 +502,18 @@ def _differentiate(
     """The loss, 0 where the function returns none, and what it returns for each parameter, as arrays or as Delayed
     objects. They are divided by the divisor, or by the sum of the weights where it is None."""
     # Each chunk of this array is a tuple: the loss is float64 beside any gradient. Nobody computes the array itself.
-    parts = list(_map_chunks(_partial, function, arguments, np.empty((1, 0), object)).to_delayed().ravel())
+    parts = _map_chunks(_partial, function, arguments, np.empty((1, 0), object), mean=divisor is None).to_delayed()
+    finish = dask.delayed(_finish, nout=1 + gradients * (1 if shapes is None else 2))
+    result = finish(_tree_sum(list(parts.ravel())), arguments[0].layer_sizes, shapes, divisor)
+    return result.compute() if compute else tuple(result)
+
+
+def _tree_sum(parts: list[Any]) -> Any:
+    """The sum of what tasks return, by other tasks, at most FAN_IN at once."""
     add = dask.delayed(_add)
     while len(parts) > 1:
         parts = [add(parts[first : first + FAN_IN]) for first in range(0, len(parts), FAN_IN)]
-    finish = dask.delayed(_finish, nout=1 + gradients * (1 if shapes is None else 2))
-    result = finish(parts[0], arguments[0].layer_sizes, shapes, divisor)
-    return result.compute() if compute else tuple(result)
+    return parts[0]
 
 
 def _map_norms(arguments: Any, **options: Any) -> Any:
@@ -520,7 +528,11 @@ def _input_gradient(function: Callable[..., Any], arguments: Any, mean: bool) ->
     """The derivative by the input, as a dask array."""
     function = functools.partial(function, input_gradient=True)
     _, sample_weight, net_input, _ = arguments
-    total = 1 if not mean else net_input.shape[1] if sample_weight is None else sample_weight.sum(dtype=np.float64)
+    total: Any = None
+    if mean and sample_weight is None:
+        total = 0, net_input.shape[1]
+    elif mean:
+        total = _tree_sum([dask.delayed(_weight_sum)(weight) for weight in sample_weight.to_delayed()])
     return _map_chunks(_input_part, function, arguments, _try(function, *arguments)[-1], total=total)
 
 
@@ -541,15 +553,38 @@ def _call(
         raise type(error)(f"chunk {block_id[-1]} of the samples: {error}") from error
 
 
+def _near_one(sample_weight: Any) -> tuple[int, Any]:
+    """An exponent e and the weights times 2^-e, the largest from 1/2 to 1: float32 may not hold the weights themselves.
+
+    This rounds no weight, except one that is nothing beside the largest.
+    """
+    if sample_weight is None:
+        return 0, None
+    weight = sample_weight.astype(np.float64)
+    largest = float(np.maximum.reduce(abs(weight), initial=0.0))
+    exponent = math.frexp(largest)[1] if largest else NO_WEIGHT_EXPONENT
+    with np.errstate(all="ignore"):
+        return exponent, np.ldexp(weight, -exponent)
+
+
+def _weight_sum(sample_weight: Any) -> tuple[int, float]:
+    """e and the sum of a chunk's weights times 2^-e."""
+    exponent, weight = _near_one(sample_weight)
+    return exponent, float(np.sum(weight))
+
+
 def _partial(
-    function: Callable[..., Any], network: _Network, sample_weight: Any, *columns: Any, block_id: Any
+    function: Callable[..., Any], network: _Network, sample_weight: Any, *columns: Any, mean: bool, block_id: Any
 ) -> tuple[Any, ...]:
-    """A chunk's loss, sum of weights and packed gradients."""
+    """An exponent e, and a chunk's sum of weights, loss and packed gradients, all times 2^-e. A sum has e = 0."""
+    exponent = 0
+    if mean:
+        exponent, sample_weight = _near_one(sample_weight)
     result = _call(function, network, sample_weight, *columns, block_id=block_id)
     lists = [part for part in result if isinstance(part, list)]
     loss = 0.0 if isinstance(result[0], list) else result[0]
     weights = columns[0].shape[1] if sample_weight is None else np.sum(sample_weight, dtype=np.float64)
-    return loss, float(weights), *map(fastbackprop.pack, lists[::2], lists[1::2])
+    return exponent, float(weights), loss, *map(fastbackprop.pack, lists[::2], lists[1::2])
 
 
 def _stacked_norms(*arguments: Any, **options: Any) -> Array:
@@ -558,16 +593,23 @@ def _stacked_norms(*arguments: Any, **options: Any) -> Array:
 
 
 def _add(parts: list[tuple[Any, ...]]) -> tuple[Any, ...]:
-    """The sums over the parts, from left to right."""
-    return tuple(functools.reduce(operator.add, values) for values in zip(*parts, strict=True))
+    """The largest exponent of the parts, and their sums at this scale, from left to right."""
+    largest = max(exponent for exponent, *_ in parts)
+    with np.errstate(all="ignore"):
+        scaled = [
+            values if exponent == largest else [np.ldexp(value, exponent - largest) for value in values]
+            for exponent, *values in parts
+        ]
+        return largest, *[functools.reduce(operator.add, values) for values in zip(*scaled, strict=True)]
 
 
 def _finish(total: tuple[Any, ...], layer_sizes: tuple[int, ...], shapes: Any, divisor: int | None) -> Any:
     """The loss and the gradients of the batch, in the parameters' shapes."""
-    loss, weights, *vectors = total
+    _, weights, loss, *vectors = total
     if divisor != 1:
         by = _divisor(weights if divisor is None else divisor)
-        loss, vectors = loss / by, [vector / by for vector in vectors]
+        with np.errstate(all="ignore"):
+            loss, vectors = float(loss / by), [vector / by for vector in vectors]
     if shapes is None:
         return loss, *vectors
     lists = [arrays for vector in vectors for arrays in fastbackprop.unpack(vector, layer_sizes)]
@@ -577,11 +619,16 @@ def _finish(total: tuple[Any, ...], layer_sizes: tuple[int, ...], shapes: Any, d
     ]
 
 
-def _input_part(function: Callable[..., Any], *arguments: Any, total: Any, block_id: Any) -> Any:
-    """A chunk's derivative by the input."""
-    *_, dl_dinput = _call(function, *arguments, block_id=block_id)
-    dl_dinput /= _divisor(total)
-    return dl_dinput
+def _input_part(
+    function: Callable[..., Any], network: _Network, sample_weight: Any, *columns: Any, total: Any, block_id: Any
+) -> Any:
+    """A chunk's derivative by the input. The total is that of the weights, as `_weight_sum` has it, or None."""
+    if total is None:
+        return _call(function, network, sample_weight, *columns, block_id=block_id)[-1]
+    exponent, weight = _near_one(sample_weight)
+    dl_dinput = _call(function, network, weight, *columns, block_id=block_id)[-1]
+    with np.errstate(all="ignore"):
+        return np.ldexp(dl_dinput / _divisor(total[1]), exponent - total[0])
 
 
 def _divisor(weights: Any) -> Any:

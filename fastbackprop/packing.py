@@ -16,6 +16,7 @@ from fastbackprop.arguments.checks import (
     check_layer_sizes,
     check_parameters,
     check_vector,
+    parameter_bounds,
 )
 
 
@@ -89,11 +90,6 @@ def unpack(vector: ArrayLike, layer_sizes: Iterable[int]) -> tuple[list[Array], 
         raise TypeError(f"vector has dtype {vector.dtype}; expected float32 or float64, whose views can be trained")
     if not vector.flags.c_contiguous:
         raise ValueError("vector is not contiguous; expected one that can be viewed: pass np.ascontiguousarray(vector)")
-    parts: tuple[list[Array], list[Array]] = [], []
-    start = 0
-    for units_in, units_out in itertools.pairwise(sizes):
-        biases, end = start + units_out * units_in, start + units_out * (units_in + 1)
-        parts[0].append(vector[start:biases].reshape(units_out, units_in))
-        parts[1].append(vector[biases:end].reshape(units_out, 1))
-        start = end
-    return parts
+    parts = [vector[first:last] for first, last in itertools.pairwise(parameter_bounds(sizes))]
+    weights = [part.reshape(-1, units) for part, units in zip(parts[::2], sizes[:-1], strict=True)]
+    return weights, [part.reshape(-1, 1) for part in parts[1::2]]

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from fastbackprop.arguments.batch import Batch, check_named
+from fastbackprop.arguments.batch import Batch
 from fastbackprop.arguments.checks import Array, Gradients
 from fastbackprop.engine.engine import Engine
 from fastbackprop.engine.pool import run
@@ -82,9 +82,7 @@ def clipped_gradients(
     >>> loss, all_dl_dweights[0].round(6), all_dl_dbiases[0].round(6), norms.round(6)
     (1.25, array([[-0.707107,  0.      ]]), array([[-1.707107]]), array([2.828427, 1.      ]))
     """
-    check_named(loss)
-    batch = Batch(net_input, all_weights, all_biases)
-    batch.set_loss(y, loss, "sum", None)
+    batch = Batch.of_samples(net_input, all_weights, all_biases, y, loss)
     batch.set_clipping(max_norm, reduction, sample_weight)
     batch.set_options(batch.dtype, out=out, num_threads=num_threads, progress=progress)
     return run(Engine.clip, batch)
@@ -136,9 +134,7 @@ def per_sample_gradient_norms(
     >>> per_sample_gradient_norms(np.array([[1.0, 0.0], [0.0, 0.0]]), weights, biases, [4.0, 0.5])
     (array([1.  , 0.25]), array([2.82842712, 1.        ]))
     """
-    check_named(loss)
-    batch = Batch(net_input, all_weights, all_biases)
-    batch.set_loss(y, loss, "sum", None)
+    batch = Batch.of_samples(net_input, all_weights, all_biases, y, loss)
     batch.set_options(batch.dtype, num_threads=num_threads, progress=progress)
     return run(Engine.layer_norms if per_layer else Engine.norms, batch)
 
@@ -189,9 +185,7 @@ def squared_gradient_sums(
     >>> squared_gradient_sums(np.array([[1.0, 0.0], [0.0, 0.0]]), weights, biases, [4.0, 0.5])[3:]
     ([array([[4., 0.]])], [array([[5.]])])
     """
-    check_named(loss)
-    batch = Batch(net_input, all_weights, all_biases)
-    batch.set_loss(y, loss, "sum", None)
+    batch = Batch.of_samples(net_input, all_weights, all_biases, y, loss)
     batch.set_options(batch.dtype, num_threads=num_threads, progress=progress)
     return run(Engine.square, batch)
 
@@ -250,8 +244,6 @@ def per_sample_gradients(
     <BLANKLINE>
            [[-1.]]])])
     """
-    check_named(loss)
-    batch = Batch(net_input, all_weights, all_biases)
-    batch.set_loss(y, loss, "sum", None)
+    batch = Batch.of_samples(net_input, all_weights, all_biases, y, loss)
     batch.set_options(batch.dtype, out=out, num_threads=num_threads, progress=progress, of_samples=True)
     return run(Engine.differentiate_samples, batch)

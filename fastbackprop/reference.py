@@ -204,7 +204,7 @@ def clipped_gradients(
 ) -> tuple[Any, ...]:
     """sum_n w_n min(1, max_norm / norm_n) times the gradient of sample n, and the norms."""
     all_h, all_dl_df, losses = _of_samples(net_input, all_weights, all_biases, y, loss)
-    norms = np.sqrt(np.sum(_squared_norms(all_h, all_dl_df), axis=0))
+    norms = _lengths(_norms(all_h, all_dl_df))
     weight = np.ones(len(losses)) if sample_weight is None else np.asarray(sample_weight, np.float64)
     scale = 1 if reduction == "sum" else 1 / len(losses)
     with np.errstate(divide="ignore"):
@@ -228,9 +228,8 @@ def per_sample_gradient_norms(
 ) -> tuple[Array, Array]:
     """The loss l_n of each sample, and the root of sum_k ||dl_n/df_k||^2 (||h_k||^2 + 1), or of each of its terms."""
     all_h, all_dl_df, losses = _of_samples(net_input, all_weights, all_biases, y, loss)
-    squares = _squared_norms(all_h, all_dl_df)
-    norms = np.sqrt(squares if per_layer else np.sum(squares, axis=0))
-    return losses, norms.astype(net_input.dtype)
+    layer_norms = _norms(all_h, all_dl_df)
+    return losses, (layer_norms if per_layer else _lengths(layer_norms)).astype(net_input.dtype)
 
 
 @on_plain_arrays
@@ -276,12 +275,17 @@ def _of_samples(
     return all_h, all_dl_df, LOSSES[loss][0](net_output, y)
 
 
-def _squared_norms(all_h: Arrays, all_dl_df: Arrays) -> Array:
-    """||dl/df_k||^2 (||h_k||^2 + 1) of each layer and sample, in double precision."""
-    all_h, all_dl_df = ([np.asarray(array, np.float64) for array in arrays] for arrays in (all_h, all_dl_df))
-    return np.array(
-        [np.sum(d * d, axis=0) * (np.sum(h * h, axis=0) + 1) for d, h in zip(all_dl_df, all_h, strict=True)]
-    )
+def _norms(all_h: Arrays, all_dl_df: Arrays) -> Array:
+    """||dl/df_k|| sqrt(||h_k||^2 + 1) of each layer and sample, in double precision."""
+    return np.array([_lengths(dl_df) * np.hypot(_lengths(h), 1) for dl_df, h in zip(all_dl_df, all_h, strict=True)])
+
+
+def _lengths(columns: Array) -> Array:
+    """sqrt(sum_i x_i^2) of each column, divided by its largest |x_i| so that no square overflows or underflows."""
+    columns = np.asarray(columns, np.float64)
+    largest = np.max(np.abs(columns), axis=0)
+    largest[~((largest > 0) & (largest < np.inf))] = 1  # 0, infinity and NaN divide nothing
+    return np.asarray(largest * np.sqrt(np.sum((columns / largest) ** 2, axis=0)))
 
 
 def _summed(all_h: Arrays, all_dl_df: Arrays, all_biases: Sequence[Array]) -> tuple[Arrays, Arrays]:

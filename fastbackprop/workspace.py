@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastbackprop.arguments.batch import Batch, check_named
+from fastbackprop.arguments.batch import Batch
 from fastbackprop.arguments.checks import (
     FLOAT32,
     FLOAT64,
@@ -236,10 +236,7 @@ class Workspace:
     def _batch(
         self, net_input: ArrayLike, all_weights: Parameters, all_biases: Sequence[ArrayLike] | None, y: Any, loss: str
     ) -> Batch:
-        check_named(loss)
-        batch = Batch(net_input, all_weights, all_biases, self.layer_sizes, self.dtype)
-        batch.set_loss(y, loss, "sum", None)
-        return batch
+        return Batch.of_samples(net_input, all_weights, all_biases, y, loss, self.layer_sizes, self.dtype)
 
     def __repr__(self) -> str:
         return f"Workspace({self.layer_sizes}, {self.dtype}, num_threads={self.num_threads})"

@@ -19,6 +19,7 @@ import fastbackprop as fb
 from benchmarks.cases import batch, network
 from fastbackprop import reference
 from tests.conftest import assert_close, assert_same_bits, smooth_batch, target_of
+from tests.test_gradients import FAR
 
 dask = pytest.importorskip("dask", reason="see the extra `dask`")
 pytest.importorskip("distributed", reason="see the extra `dask`")
@@ -119,6 +120,32 @@ def test_losses(target, weighted, reduction, columns, parameters, dtype):
     assert got[3].dtype == dtype
     assert got[3].chunks == ((SIZES[0],), SAMPLES)
     assert_close(got[3].compute(), expected[3])
+
+
+@pytest.mark.parametrize("factor", [*FAR, "of each chunk"])
+def test_a_mean_does_not_depend_on_the_scale_of_its_weights(factor, columns, parameters):
+    x, y = columns
+    weight = np.random.default_rng(0).uniform(0.5, 1.5, WHOLE)
+    weight[1] *= -0.25
+    weight[sum(SAMPLES[:2]) : sum(SAMPLES[:3])] = 0  # a whole chunk
+    if factor == "of each chunk":
+        weight *= np.repeat([1e39, 1e300, 1.0, 1.0, 1e299], SAMPLES)
+        factor = 1e-300
+    expected = reference.loss_and_gradients(
+        x, *parameters, y, reduction="mean", sample_weight=weight / np.max(weight), input_gradient=True
+    )
+    options = {"reduction": "mean", "sample_weight": chunked(weight * factor), "input_gradient": True}
+    got = fd.loss_and_gradients(chunked(x), *parameters, chunked(y), **options)
+    assert got[0] == pytest.approx(expected[0], rel=1e-5)
+    assert type(got[0]) is float
+    assert_close([*got[1:3], got[3].compute()], expected[1:])
+
+
+def test_sums_that_overflow_warn_of_nothing(columns, parameters):
+    x, y = columns
+    seed = np.full_like(y, np.finfo(x.dtype).max / 100)  # the sum of one chunk is finite, that of all is not
+    _, all_dl_dbiases = fd.vjp(chunked(x), *parameters, chunked(seed))
+    assert np.isinf(all_dl_dbiases[-1]).all()
 
 
 def test_vjp(columns, parameters):

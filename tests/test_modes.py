@@ -140,6 +140,42 @@ def test_a_planted_write_outside_of_a_buffer_is_caught(index, where):
     assert done.stdout.splitlines() == [*[line] * (where is not None), "20.0"] * 2
 
 
+PLANTED_IN_LISTS = """
+import ctypes
+import numpy as np
+import fastbackprop as fb
+from fastbackprop.passes import entry
+
+compiled = entry.entry
+
+def stray(*passed):
+    found = compiled(np.dtype("f8"))(*passed)
+    ctypes.c_char.from_address(int(passed[7][-1, 0]) - 1).value = 0  # before the last array of a list
+    return found
+
+x, weights, biases = np.ones((1, 5)), [np.ones((1, 1)), np.ones((1, 1))], [np.ones(1), np.ones(1)]
+_, all_f, all_h = fb.compute_network_output(x, weights, biases)
+entry.entry = lambda dtype: stray
+for call in (
+    lambda: fb.per_sample_gradients(x, weights, biases, 0.0),
+    lambda: fb.compute_network_output(x, weights, biases),
+    lambda: fb.backward_pass(weights, biases, all_f, all_h, np.zeros((1, 5)), intermediates=True),
+):
+    try:
+        call()
+    except RuntimeError as error:
+        print(error)
+"""
+
+
+def test_a_planted_write_outside_of_an_array_of_a_list_is_caught():
+    lines = [
+        f"internal error: compiled code wrote outside of the buffer {name!r}, to 1 bytes up to 1 bytes before it"
+        for name in ("sample_gradients[3]", "columns[1]", "columns[5]")
+    ]
+    assert run(PLANTED_IN_LISTS, FASTBACKPROP_DEBUG="1").stdout.splitlines() == lines
+
+
 WRONG = """
 import numpy as np
 import fastbackprop as fb

@@ -26,10 +26,13 @@ from fastbackprop.arguments.checks import (
     check_out,
     check_out_vector,
     check_parameters,
+    check_reduction,
+    check_sample_weight,
     check_vector,
     check_weighting,
     full_name,
     read_shapes,
+    scale_of_mean,
     shown,
 )
 from fastbackprop.losses import LOSSES, find_loss
@@ -144,6 +147,22 @@ class Batch(Network):
         reason = "its rows must match the columns of all_weights[0], one column for each sample"
         self._take_input(net_input, "net_input", None, reason)
 
+    @classmethod
+    def of_samples(
+        cls,
+        net_input: ArrayLike,
+        all_weights: Parameters,
+        all_biases: Sequence[ArrayLike] | None,
+        y: Any,
+        loss: str,
+        *workspace: Any,
+    ) -> "Batch":
+        """The same where each sample has a loss of its own, so that it needs a name."""
+        check_named(loss)
+        batch = cls(net_input, all_weights, all_biases, *workspace)
+        batch.set_loss(y, loss, "sum", None)
+        return batch
+
     def _take_input(self, net_input: ArrayLike, name: str, index: int | None, reason: str) -> None:
         self.net_input = check_columns(net_input, name, self.layer_sizes[0], None, reason, index)
         self.samples = self.net_input.shape[1]
@@ -202,8 +221,10 @@ class Batch(Network):
     def set_clipping(self, max_norm: Any, reduction: str, sample_weight: ArrayLike | None) -> None:
         """Take the norm to which gradients are clipped, and what multiplies them then; a mean divides by N."""
         self.max_norm = check_max_norm(max_norm)
-        _, self.sample_weight = check_weighting("sum", sample_weight, self.samples)
-        self.scale, _ = check_weighting(reduction, None, self.samples)
+        self.sample_weight = check_sample_weight(sample_weight, self.samples)
+        check_reduction(reduction)
+        if reduction == "mean":
+            self.scale = scale_of_mean(self.samples, self.samples)
 
     def places_of_samples(self, first: int) -> Array:
         """Where the gradients of the samples from `first` on are written: a table, see passes.records."""

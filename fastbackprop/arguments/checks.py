@@ -10,7 +10,7 @@ import math
 import numbers
 import operator
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,10 +172,17 @@ def check_vector(vector: Any, name: str, layer_sizes: tuple[int, ...]) -> Array:
     return array
 
 
-@functools.lru_cache(maxsize=64)
 def parameter_count(layer_sizes: tuple[int, ...]) -> int:
     """The length of a vector of all parameters."""
-    return sum((units_in + 1) * units_out for units_in, units_out in itertools.pairwise(layer_sizes))
+    return parameter_bounds(layer_sizes)[-1]
+
+
+@functools.lru_cache(maxsize=64)
+def parameter_bounds(layer_sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Where parameters begin in a vector: weights 0, biases 0, weights 1, ..., and the length of the vector."""
+    pairs = itertools.pairwise(layer_sizes)
+    sizes = [size for units_in, units_out in pairs for size in (units_out * units_in, units_out)]
+    return tuple(itertools.accumulate(sizes, initial=0))
 
 
 def check_list(arrays: Any, name: str) -> list[Array]:
@@ -368,14 +375,8 @@ def check_dtype(dtype: DTypeLike) -> DType:
 
 def check_weighting(reduction: Any, sample_weight: ArrayLike | None, columns: int) -> tuple[float, Array]:
     """The factor that the reduction puts before the sum over samples, and sample_weight as an array (N,) or (0,)."""
-    if not isinstance(reduction, str) or reduction not in ("sum", "mean"):
-        raise ValueError(f"reduction is {shown(reduction)}; expected 'sum' or 'mean'")
-    if sample_weight is None:
-        weight, total = NO_WEIGHT[FLOAT32], float(columns)
-    else:
-        weight = as_array(sample_weight, "sample_weight")
-        if weight.shape != (columns,):
-            raise ValueError(f"sample_weight has shape {weight.shape}; expected ({columns},): one for each sample")
+    check_reduction(reduction)
+    weight, total = check_sample_weight(sample_weight, columns), float(columns)
     if reduction == "sum":
         return 1.0, weight
     if sample_weight is not None:
@@ -383,10 +384,31 @@ def check_weighting(reduction: Any, sample_weight: ArrayLike | None, columns: in
         # In copies of one layout: NumPy adds up in another order where an array is unaligned or byte-swapped.
         blocks = range(0, columns, SUM_BLOCK)
         total = sum((float(np.sum(weight[start : start + SUM_BLOCK].astype(np.float64))) for start in blocks), 0.0)
+    return scale_of_mean(total, columns), weight
+
+
+def check_reduction(reduction: Any) -> None:
+    """Refuse what is no reduction."""
+    if not isinstance(reduction, str) or reduction not in ("sum", "mean"):
+        raise ValueError(f"reduction is {shown(reduction)}; expected 'sum' or 'mean'")
+
+
+def check_sample_weight(sample_weight: ArrayLike | None, columns: int) -> Array:
+    """sample_weight as an array (N,), or (0,) where there is none."""
+    if sample_weight is None:
+        return NO_WEIGHT[FLOAT32]
+    weight = as_array(sample_weight, "sample_weight")
+    if weight.shape != (columns,):
+        raise ValueError(f"sample_weight has shape {weight.shape}; expected ({columns},): one for each sample")
+    return weight
+
+
+def scale_of_mean(total: float, columns: int) -> float:
+    """1 / the total of the weights."""
     if total == 0:
         found = "there are no samples" if columns == 0 else "the sum of sample_weight is 0"
         raise ValueError(f"reduction is 'mean' and {found}; expected something to divide by")
-    return 1.0 / total, weight
+    return 1.0 / total
 
 
 def near_one(weight: Array) -> Array:
@@ -402,14 +424,16 @@ def near_one(weight: Array) -> Array:
         return np.ldexp(weight.astype(np.float64), -math.frexp(largest)[1])
 
 
-def check_gradient_lists(pair: Any, shapes: Shapes, name: str, reason: str = "its parameter's") -> None:
-    """(all_dl_dweights, all_dl_dbiases): a pair of lists of arrays with the parameters' shapes."""
+def check_gradient_lists(
+    pair: Any, shapes: Iterable[Sequence[tuple[int, ...]]], name: str, reason: str = "its parameter's"
+) -> None:
+    """(all_dl_dweights, all_dl_dbiases): a pair of lists of arrays with these shapes."""
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
         length = f" and length {len(pair)}" if isinstance(pair, (tuple, list)) else ""
         raise TypeError(
             f"{name} has type {type(pair).__name__}{length}; expected a pair of lists (all_dl_dweights, all_dl_dbiases)"
         )
-    for part, (arrays, expected) in enumerate(zip(pair, (shapes.weights, shapes.biases), strict=True)):
+    for part, (arrays, expected) in enumerate(zip(pair, shapes, strict=True)):
         if not isinstance(arrays, (list, tuple)):
             raise TypeError(
                 f"{name}[{part}] has type {type(arrays).__name__}; expected a list of arrays, one for each layer"
@@ -426,10 +450,12 @@ def check_gradient_lists(pair: Any, shapes: Shapes, name: str, reason: str = "it
 
 def check_out(out: Any, shapes: Shapes, dtype: DType, samples: int | None = None) -> None:
     """out=(all_dl_dweights, all_dl_dbiases): arrays that the gradient can be written to, or that of each sample."""
-    if samples is not None:
-        weights, biases = (tuple([(samples, *shape) for shape in part]) for part in (shapes.weights, shapes.biases))
-        shapes = Shapes(weights, biases, shapes.layer_sizes)
-    check_gradient_lists(out, shapes, "out", "its parameter's" if samples is None else "a gradient for each sample")
+    parts: Sequence[Sequence[tuple[int, ...]]] = shapes.weights, shapes.biases
+    if samples is None:
+        check_gradient_lists(out, parts, "out")
+    else:
+        parts = [[(samples, *shape) for shape in part] for part in parts]
+        check_gradient_lists(out, parts, "out", "a gradient for each sample")
     for part, arrays in enumerate(out):
         for k, array in enumerate(arrays):
             check_target_of(array, f"out[{part}][{k}]", dtype)

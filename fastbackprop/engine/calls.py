@@ -40,6 +40,7 @@ class Call:
     """The threads, the chunks of a slice and the bytes of the engine's buffers whose addresses are in the record."""
 
     tile_loss: Any = None
+    max_norm = 0.0
 
     def __init__(self, what: str, layer_sizes: tuple[int, ...], dtype: DType, samples: int) -> None:
         import numba  # the first import takes 0.3 s
@@ -78,7 +79,8 @@ class Call:
 
     def set_max_norm(self, max_norm: float) -> None:
         """Write the norm to which gradients are clipped."""
-        self.doubles[self.index["max_norm"]] = max_norm
+        if max_norm != self.max_norm:
+            self.doubles[self.index["max_norm"]] = self.max_norm = max_norm
 
     @property
     def loss_sum(self) -> float:

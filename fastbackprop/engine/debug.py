@@ -1,6 +1,6 @@
 """FASTBACKPROP_DEBUG=1: an engine that checks what compiled code is given, and that it stays within its buffers.
 
-Buffers and results lie between red zones, which are looked at after every call.
+Buffers, results and the notebooks' lists lie between red zones, which are looked at after every call.
 """
 
 import functools
@@ -61,13 +61,23 @@ class DebugEngine(Engine):
 
     def _run(self, batch: Batch, call: Call, columns_out: Array, gradient: Array) -> float:
         call.run = functools.partial(check_and_run, call)
-        results = {"columns_out": columns_out, "gradient": gradient}
-        zoned = {name: Zoned(array.shape, self.dtype) for name, array in results.items()}
-        loss = super()._run(batch, call, *(buffer.array for buffer in zoned.values()))
-        for name, buffer in (self.zoned | zoned).items():
+        outputs = {"columns_out": columns_out, "gradient": gradient}
+        outputs |= {f"sample_gradients[{k}]": array for k, array in enumerate(batch.sample_gradients)}
+        lists = {f"columns[{k}]": array for k, array in enumerate(batch.columns)}
+        zoned = {id(array): Zoned(array.shape, array.dtype) for array in (*outputs.values(), *lists.values())}
+        for array in lists.values():
+            np.copyto(zoned[id(array)].array, array)
+        batch.sample_gradients = [zoned[id(array)].array for array in batch.sample_gradients]
+        if lists:
+            batch.arrays[-len(lists) :] = [zoned[id(array)].array for array in lists.values()]
+            batch.take_columns()  # no more of them, but their new addresses
+        loss = super()._run(batch, call, zoned[id(columns_out)].array, zoned[id(gradient)].array)
+        for name, buffer in self.zoned.items():
             buffer.check(name)
-        for name, array in results.items():
-            np.copyto(array, zoned[name].array)
+        for name, array in (outputs | lists).items():
+            zoned[id(array)].check(name)
+            if array.flags.writeable:  # arrays of the lists that are only read may not be
+                np.copyto(array, zoned[id(array)].array)
         return loss
 
 

@@ -10,7 +10,7 @@ from fastbackprop.arguments.checks import FLOAT64, Array, DType
 from fastbackprop.engine.calls import Call
 from fastbackprop.engine.limits import GIVEN_BYTES, STAGED_BYTES
 from fastbackprop.engine.memory import aligned, empty
-from fastbackprop.engine.results import parts_of_samples, returned, returned_samples, sample_arrays
+from fastbackprop.engine.results import parts_of_samples, returned, returned_vector, sample_arrays
 from fastbackprop.parallel.workers import NO_HELPERS, count_threads, helpers
 
 PAUSES_PER_MEGAFLOP = 32
@@ -53,17 +53,15 @@ class Engine:
 
     def clip(self, batch: Batch) -> tuple[Any, ...]:
         """The loss, the sum of the clipped gradients of the samples, and the norms (N,) they had."""
-        call = self._call("clipped gradient", batch.samples)
-        call.set_max_norm(batch.max_norm)
         norms = empty((1, batch.samples), self.dtype)
-        loss, gradient = self._sum(batch, call, norms)
-        return loss, *returned(gradient, batch), norms[0]
+        loss, gradient = self._sum(batch, self._call("clipped gradient", batch.samples), norms)
+        return loss, *returned_vector(gradient, batch), norms[0]
 
     def square(self, batch: Batch) -> tuple[Any, ...]:
         """The loss, the gradients, and the sums of the squares of those of each sample."""
         loss, sums = self._sum(batch, self._call("squares", batch.samples), self.no_columns)
         gradient, squares = np.split(sums, 2)
-        return loss, *returned(gradient, batch), *returned(squares, batch)
+        return loss, *returned_vector(gradient, batch), *returned_vector(squares, batch)
 
     def norms(self, batch: Batch) -> tuple[Array, Array]:
         """The loss and the norm of the gradient of each sample: (N,) and (N,)."""
@@ -80,14 +78,12 @@ class Engine:
         arrays = sample_arrays(batch, self.dtype)
         batch.sample_gradients = parts_of_samples(arrays, batch)
         losses = self._results(batch, "sample gradients", 1)[0]
-        return losses, *returned_samples(arrays, batch)
+        return losses, *returned(arrays, batch)
 
     def _results(self, batch: Batch, what: str, rows: int) -> Array:
         """What a pass without sums says of each sample."""
         results = empty((rows, batch.samples), self.dtype)
-        call = self._call(what, batch.samples)
-        call.set_loss(batch.tile_loss)
-        self._run(batch, call, results, self.nothing)
+        self._run(batch, self._call(what, batch.samples), results, self.nothing)
         return results
 
     def _call(self, what: str, samples: int) -> Call:
@@ -103,13 +99,12 @@ class Engine:
         if batch.input_gradient:
             dl_dinput = empty((self.layer_sizes[0], batch.samples), self.dtype)
         loss, gradient = self._sum(batch, call, dl_dinput)
-        result = (loss, *returned(gradient, batch))
+        result = (loss, *returned_vector(gradient, batch))
         return (*result, dl_dinput) if batch.input_gradient else result
 
     def _sum(self, batch: Batch, call: Call, columns_out: Array) -> tuple[float, Array]:
         """The loss, and a vector of what a pass sums."""
         gradient = np.empty(call.plan.layout.sums, self.dtype)
-        call.set_loss(batch.tile_loss)
         loss = self._run(batch, call, columns_out, gradient)
         return loss * batch.scale, gradient  # passes scale dl/df_K, not the loss
 
@@ -119,6 +114,8 @@ class Engine:
         if samples == 0:
             gradient[:] = 0.0
             return 0.0
+        call.set_loss(batch.tile_loss)
+        call.set_max_norm(batch.max_norm)
         if batch.vector is None:
             batch.convert(self.dtype)
         else:

@@ -35,16 +35,10 @@ class OracleEngine(Engine):
 
 
 class OracleCall(Call):
-    """What is computed. There is no record to write to: the batch has the name of the loss, and what else is set."""
+    """What is computed. There is no record: passes read the batch itself."""
 
     def __init__(self, what: str, layer_sizes: tuple[int, ...], dtype: DType, samples: int) -> None:
         self.what, self.plan = what, PLANS[what](layer_sizes, dtype.itemsize, samples)
-
-    def set_loss(self, tile_loss: Any) -> None:
-        """Nothing."""
-
-    def set_max_norm(self, max_norm: float) -> None:
-        """Nothing."""
 
 
 def arguments(batch: Batch, dtype: DType) -> Arguments:
@@ -56,7 +50,8 @@ def arguments(batch: Batch, dtype: DType) -> Arguments:
         return net_input, native(batch.weights, dtype), native(batch.biases, dtype), target
     pairs = tuple((units_out, units_in) for units_in, units_out in itertools.pairwise(batch.layer_sizes))
     shapes = check_shapes(pairs, tuple(pair[:1] for pair in pairs))
-    return net_input, *split(np.ascontiguousarray(batch.vector, dtype), shapes), target
+    parameters = split(np.ascontiguousarray(batch.vector, dtype), shapes)
+    return net_input, parameters[: len(pairs)], parameters[len(pairs) :], target
 
 
 # Passes: columns_out and the gradient, in pack order, are written; the loss is returned.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastbackprop.arguments.batch import Batch
-from fastbackprop.arguments.checks import Array, DType, Shapes, parameter_count
+from fastbackprop.arguments.checks import Array, DType, Shapes, parameter_bounds, parameter_count
 from fastbackprop.engine.memory import check_size, empty
 
 LARGEST_RECORD = 2**31 - 1
@@ -21,20 +21,20 @@ SMALL_BYTES = 8 * 1024
 """Bytes of the largest array that is copied. Each of the others keeps the whole gradient alive."""
 
 
-def returned(gradient: Array, batch: Batch) -> tuple[Any, ...]:
+def returned_vector(gradient: Array, batch: Batch) -> tuple[Any, ...]:
     """A gradient in pack order as what the call returns."""
-    out: Any = batch.out
-    if batch.vector is not None:
-        if out is not None:
-            np.copyto(out, gradient)
-        return (gradient if out is None else out,)
-    gradients = split(gradient, batch.shapes)
-    if out is None:
-        return gradients
-    for targets, arrays in zip(out, gradients, strict=True):
-        for target, array in zip(targets, arrays, strict=True):
-            np.copyto(target, array)
-    return tuple(out)
+    return returned([gradient] if batch.vector is not None else split(gradient, batch.shapes), batch)
+
+
+def returned(arrays: list[Array], batch: Batch) -> tuple[Any, ...]:
+    """What the call returns of a vector, or of weights and then biases: the arrays of out, where it is given."""
+    if batch.out is not None:
+        for target, array in zip(given(batch), arrays, strict=True):
+            if target is not array:
+                np.copyto(target, array)
+        return (batch.out,) if batch.vector is not None else tuple(batch.out)
+    layers = len(arrays) // 2
+    return (arrays[0],) if batch.vector is not None else (arrays[:layers], arrays[layers:])
 
 
 def sample_arrays(batch: Batch, dtype: DType) -> list[Array]:
@@ -71,29 +71,12 @@ def parts_of_samples(arrays: list[Array], batch: Batch) -> list[Array]:
     """These arrays, or of the one array (N, P), the columns of each layer's weights, and then of the biases."""
     if batch.vector is None:
         return arrays
-    bounds = itertools.accumulate(
-        itertools.chain.from_iterable(
-            (units_in * units_out, units_out) for units_in, units_out in itertools.pairwise(batch.layer_sizes)
-        ),
-        initial=0,
-    )
-    parts = [arrays[0][:, first:last] for first, last in itertools.pairwise(bounds)]
+    parts = [arrays[0][:, first:last] for first, last in itertools.pairwise(parameter_bounds(batch.layer_sizes))]
     return parts[::2] + parts[1::2]
 
 
-def returned_samples(arrays: list[Array], batch: Batch) -> tuple[Any, ...]:
-    """What the call returns of the arrays that were written."""
-    if batch.out is not None:
-        for target, array in zip(given(batch), arrays, strict=True):
-            if target is not array:
-                np.copyto(target, array)
-        return (batch.out,) if batch.vector is not None else tuple(batch.out)
-    layers = len(arrays) // 2
-    return (arrays[0],) if batch.vector is not None else (arrays[:layers], arrays[layers:])
-
-
-def split(vector: Array, shapes: Shapes) -> tuple[list[Array], list[Array]]:
-    """Views of a vector in pack order, with the shapes of the parameters: two lists. Small ones may be copies."""
+def split(vector: Array, shapes: Shapes) -> list[Array]:
+    """Views of a vector in pack order: the weights, then the biases, in their shapes. Small ones may be copies."""
     if vector.nbytes > LARGEST_RECORD:
         parts = []
         for shape in interleaved(shapes):
@@ -107,7 +90,7 @@ def split(vector: Array, shapes: Shapes) -> tuple[list[Array], list[Array]]:
         parts = [fields[name] for name in names]
     for k in copied:
         parts[k] = parts[k].copy()
-    return parts[::2], parts[1::2]
+    return parts[::2] + parts[1::2]
 
 
 @functools.lru_cache(maxsize=64)
