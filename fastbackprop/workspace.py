@@ -250,7 +250,9 @@ class Workspace:
         compute: Callable[[Engine, Batch], T],
         batch: Batch,
         progress: Progress | None,
-        **options: Any,
+        input_gradient: bool = False,
+        out: Any = None,
+        of_samples: bool = False,
     ) -> T:
         """What an engine's method returns for a batch, when its other callers have finished."""
         if batch.dtype is FLOAT64 and self.dtype is FLOAT32:
@@ -258,8 +260,14 @@ class Workspace:
                 f"{batch.widest}; expected float32, the dtype of this Workspace: "
                 "pass .astype(np.float32), or make a Workspace of dtype float64"
             )
-        most = self._most_threads
-        batch.set_options(self.dtype, num_threads=most, progress=progress, **options)
+        batch.set_options(
+            self.dtype,
+            input_gradient=input_gradient,
+            out=out,
+            num_threads=self._most_threads,
+            progress=progress,
+            of_samples=of_samples,
+        )
         with self._lock:
             if self._running:
                 raise RuntimeError("the progress callback called its own Workspace again; use another one")

@@ -40,7 +40,7 @@ class Call:
     """The threads, the chunks of a slice and the bytes of the engine's buffers whose addresses are in the record."""
 
     tile_loss: Any = None
-    max_norm = 0.0
+    max_norm = 0.0  # none that a batch has, so that it is written once
 
     def __init__(self, what: str, layer_sizes: tuple[int, ...], dtype: DType, samples: int) -> None:
         import numba  # the first import takes 0.3 s
@@ -69,18 +69,14 @@ class Call:
         for field, value in fields.items():
             self.words[self.index[field]] = value
 
-    def set_loss(self, tile_loss: Any) -> None:
-        """Write the address of a loss, compiled."""
-        if tile_loss is not self.tile_loss:
+    def set_loss(self, tile_loss: Any, max_norm: float) -> None:
+        """Write the address of a loss, compiled, and the norm to which gradients are clipped."""
+        if tile_loss is not None:
             from fastbackprop.passes.entry import compiled_loss
 
             self.set(loss=compiled_loss(tile_loss, self.dtype).address)
-            self.tile_loss = tile_loss
-
-    def set_max_norm(self, max_norm: float) -> None:
-        """Write the norm to which gradients are clipped."""
-        if max_norm != self.max_norm:
-            self.doubles[self.index["max_norm"]] = self.max_norm = max_norm
+        self.doubles[self.index["max_norm"]] = max_norm
+        self.tile_loss, self.max_norm = tile_loss, max_norm
 
     @property
     def loss_sum(self) -> float:

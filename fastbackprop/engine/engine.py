@@ -114,8 +114,8 @@ class Engine:
         if samples == 0:
             gradient[:] = 0.0
             return 0.0
-        call.set_loss(batch.tile_loss)
-        call.set_max_norm(batch.max_norm)
+        if call.tile_loss is not batch.tile_loss or call.max_norm != batch.max_norm:
+            call.set_loss(batch.tile_loss, batch.max_norm)
         if batch.vector is None:
             batch.convert(self.dtype)
         else:

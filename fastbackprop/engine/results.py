@@ -77,39 +77,38 @@ def parts_of_samples(arrays: list[Array], batch: Batch) -> list[Array]:
 
 def split(vector: Array, shapes: Shapes) -> list[Array]:
     """Views of a vector in pack order: the weights, then the biases, in their shapes. Small ones may be copies."""
+    dtype, names, copied = record(shapes, vector.dtype)
     if vector.nbytes > LARGEST_RECORD:
         parts = []
         for shape in interleaved(shapes):
             size = math.prod(shape)
             parts.append(vector[:size].reshape(shape))
             vector = vector[size:]
-        copied = small_arrays(shapes, vector.dtype)
+        parts = parts[::2] + parts[1::2]
     else:
-        dtype, names, copied = record(shapes, vector.dtype)
         fields = np.ndarray((), dtype, vector)
         parts = [fields[name] for name in names]
     for k in copied:
         parts[k] = parts[k].copy()
-    return parts[::2] + parts[1::2]
+    return parts
 
 
 @functools.lru_cache(maxsize=64)
-def record(shapes: Shapes, dtype: DType) -> tuple[DType, tuple[str, ...], list[int]]:
-    """A structured dtype with one field for each parameter, their names, and which of them are copied.
+def record(shapes: Shapes, dtype: DType) -> tuple[DType | None, tuple[str, ...], list[int]]:
+    """A structured dtype with one field for each parameter, their names, weights first, and which of them are copied.
 
     A field is a view in 0.13 microseconds, where slicing and reshaping takes 0.25 and np.ndarray 0.5: the call of a
-    small network consists of such things.
+    small network consists of such things. Small arrays are copied: a bias gradient that is kept would keep the whole
+    gradient in memory.
     """
+    sizes = [math.prod(shape) * dtype.itemsize for shape in [*shapes.weights, *shapes.biases]]
+    has_room = sum(sizes) >= LEAST_BYTES * len(sizes)
+    copied = [k for k, size in enumerate(sizes) if has_room and size <= SMALL_BYTES]
+    if sum(sizes) > LARGEST_RECORD:
+        return None, (), copied
     fields = np.dtype([(str(k), dtype, shape) for k, shape in enumerate(interleaved(shapes))])
     assert fields.names is not None
-    return fields, fields.names, small_arrays(shapes, dtype)
-
-
-def small_arrays(shapes: Shapes, dtype: DType) -> list[int]:
-    """Which arrays get memory of their own: a bias gradient that is kept would keep the whole gradient in memory."""
-    sizes = [math.prod(shape) * dtype.itemsize for shape in interleaved(shapes)]
-    has_room = sum(sizes) >= LEAST_BYTES * len(sizes)
-    return [k for k, size in enumerate(sizes) if has_room and size <= SMALL_BYTES]
+    return fields, fields.names[::2] + fields.names[1::2], copied
 
 
 def interleaved(shapes: Shapes) -> list[tuple[int, ...]]:
