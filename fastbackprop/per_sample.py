@@ -59,8 +59,8 @@ def clipped_gradients(
     ValueError
         ``max_norm is -1.0; expected a positive number``, and as :func:`loss_and_gradients`.
     TypeError
-        ``max_norm is '1'; expected a positive number``, ``loss is a pair of callables; expected a name: callables see
-        the whole batch, not each sample``, and as :func:`loss_and_gradients`.
+        ``max_norm is '1'; expected a positive number``, ``loss is None; expected one of 'binary_cross_entropy', ...:
+        callables see the whole batch, not each sample``, and as :func:`loss_and_gradients`.
 
     Notes
     -----
@@ -225,8 +225,8 @@ def per_sample_gradients(
     ValueError, TypeError
         As :func:`clipped_gradients`; ``out[0][1] has shape (3, 2); expected (5, 3, 2), a gradient for each sample``.
     MemoryError
-        ``the gradients of 10000000 samples take 86.17 GiB, and there are 23.4: pass fewer samples, or arrays of a file
-        as out``.
+        ``the gradients of 10000000 samples take 86.17 GiB, and there are 23.4: pass fewer samples, or as out arrays of
+        a file, of the same dtype and contiguous for each sample``.
 
     Notes
     -----

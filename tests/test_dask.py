@@ -375,7 +375,7 @@ ONE_WRONG = np.where(np.arange(WHOLE) == sum(SAMPLES[:2]) + 4, 9, CLASSES)
         (
             lambda: fd.squared_gradient_sums(X, W, B, Y, loss=(reference.least_squares_loss, reference.ReLU)),
             TypeError,
-            "loss is a pair of callables; expected a name: callables see the whole batch, not each sample",
+            "callables see the whole batch, not each sample",
         ),
         (
             lambda: fd.per_sample_gradient_norms(X, W, B, Y.rechunk({1: OTHER})),

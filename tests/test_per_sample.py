@@ -472,10 +472,20 @@ def test_what_clipping_refuses(name):
 @every_call
 def test_losses_have_names(call):
     given, pair = given_for((2, 3, 1), 5, np.float64), (np.subtract, np.subtract)
-    with pytest.raises(TypeError, match="loss is a pair of callables; expected a name: callables see the whole batch"):
-        called(call, given, loss=pair)
-    with pytest.raises(ValueError, match="loss is 'mse'; expected one of 'binary_cross_entropy', "):
-        called(call, given, loss="mse")
+    for loss, error in (pair, TypeError), (None, TypeError), ("mse", ValueError):
+        with pytest.raises(
+            error, match=r"loss is .*; expected one of 'binary_cross_entropy', .*, 'softmax_cross_entropy'"
+        ):
+            called(call, given, loss=loss)
+
+
+def test_out_that_cannot_hold_a_gradient():
+    workspace, given = fb.Workspace((1, 1)), (np.ones((1, 2)), np.ones(2), None, 0.0)
+    with pytest.raises(TypeError, match="out is a masked array; expected a plain one"):
+        workspace.per_sample_gradients(*given, out=np.ma.masked_all((2, 2)))
+    shared = np.lib.stride_tricks.as_strided(np.empty(2), (2, 2), (0, 8))
+    with pytest.raises(ValueError, match=re.escape("out has entries that share memory (strides (0, 8)); expected")):
+        workspace.per_sample_gradients(*given, out=shared)
 
 
 def test_out_of_other_shapes():

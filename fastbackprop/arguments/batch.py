@@ -332,9 +332,12 @@ def check_loss(loss: Any) -> None:
 
 def check_named(loss: Any) -> None:
     """Refuse a loss that is no name, where each sample has one of its own."""
-    check_loss(loss)
+    names = ", ".join(map(repr, LOSSES))
     if not isinstance(loss, str):
-        raise TypeError("loss is a pair of callables; expected a name: callables see the whole batch, not each sample")
+        reason = "callables see the whole batch, not each sample"
+        raise TypeError(f"loss is {shown(loss)}; expected one of {names}: {reason}")
+    if loss not in LOSSES:
+        raise ValueError(f"loss is {shown(loss)}; expected one of {names}")
 
 
 def check_callables(loss: Any, reduction: str, sample_weight: ArrayLike | None) -> None:

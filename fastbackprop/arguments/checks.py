@@ -478,7 +478,13 @@ def check_out_vector(out: Any, layer_sizes: tuple[int, ...], dtype: DType, sampl
 
 def check_target_of(array: Array, label: str, dtype: DType) -> None:
     """Refuse an array that a gradient of that dtype cannot be written to."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{label} is a masked array; expected a plain one")
     if array.dtype.kind != "f" or not np.can_cast(dtype, array.dtype, "safe"):
         raise TypeError(f"{label} has dtype {array.dtype}; expected {dtype}, that of the gradient")
     if not array.flags.writeable:
         raise ValueError(f"{label} is read-only; expected an array to write to")
+    if any(stride == 0 and size > 1 for stride, size in zip(array.strides, array.shape, strict=True)):
+        raise ValueError(
+            f"{label} has entries that share memory (strides {array.strides}); expected one for each number"
+        )

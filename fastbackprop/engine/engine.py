@@ -124,7 +124,8 @@ class Engine:
         threads = count_threads(batch.num_threads, plan.pieces)
         slices = plan.at_once
         if plan.chunks > 1:
-            slices = plan.slices(threads, self._most_samples(columns, batch.columns))
+            sample_sizes = plan.layout.parameters if batch.sample_gradients else 0
+            slices = plan.slices(threads, self._most_samples(columns, batch.columns, sample_sizes))
         if call.placed != (threads, slices[0][1], self.nbytes):
             self._place_buffers(call, threads, slices[0][1])
         for first_chunk, end_chunk in slices:
@@ -148,13 +149,14 @@ class Engine:
                 batch.progress(last, samples)
         return call.loss_sum
 
-    def _most_samples(self, columns: list[Array], lists: list[Array]) -> int | None:
-        """The most samples of a slice where columns are converted first, or the notebooks' lists read or written."""
+    def _most_samples(self, columns: list[Array], lists: list[Array], sample_sizes: int) -> int | None:
+        """The most samples of a slice where columns are converted first, or lists of arrays read or written."""
         converted = [array for array in (*columns[:2], *lists) if array.dtype is not self.dtype]
-        if not lists and not converted:
+        given = sum(map(len, lists)) + sample_sizes
+        if not given and not converted:
             return None
         staged = STAGED_BYTES // max(sum(map(len, converted)) * self.dtype.itemsize, 1)
-        return min(staged, GIVEN_BYTES // max(sum(map(len, lists)) * self.dtype.itemsize, 1))
+        return min(staged, GIVEN_BYTES // max(given * self.dtype.itemsize, 1))
 
     def _place_buffers(self, call: Call, threads: int, chunks: int) -> None:
         """Have buffers that are large enough for slices of so many chunks, and write their addresses to the record."""

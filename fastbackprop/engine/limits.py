@@ -87,7 +87,7 @@ STAGED_BYTES = 2 * 1024 * 1024
 """Bytes of the columns of a slice, at most, where these are converted first, if each thread has more than one chunk."""
 
 GIVEN_BYTES = 64 * 1024 * 1024
-"""Bytes of the notebooks' lists that a slice reads or writes, at most, if each thread has more than one chunk: the
+"""Bytes of lists of arrays that a slice reads or writes, at most, if each thread has more than one chunk: the
 system may take seconds to find new memory."""
 
 SHARED_FLOPS = 2**22

@@ -50,7 +50,11 @@ def sample_arrays(batch: Batch, dtype: DType) -> list[Array]:
     if batch.vector is None:
         shapes = [*batch.shapes.weights, *batch.shapes.biases]
     size = sum(math.prod(shape) for shape in shapes) * batch.samples * dtype.itemsize
-    check_size(size, f"the gradients of {batch.samples} samples", "pass fewer samples, or arrays of a file as out")
+    check_size(
+        size,
+        f"the gradients of {batch.samples} samples",
+        "pass fewer samples, or as out arrays of a file, of the same dtype and contiguous for each sample",
+    )
     return [empty((batch.samples, *shape), dtype) for shape in shapes]
 
 
