@@ -317,7 +317,7 @@ class ForwardPass(Batch):
 
 @functools.lru_cache(maxsize=64)
 def shapes_of_columns(layer_sizes: tuple[int, ...], samples: int) -> bytes:
-    """The shapes that addresses.read finds in two lists of what each layer has, of so many samples."""
+    """The shapes that addresses.read finds in two lists, each with the rows of every layer and a column per sample."""
     return np.array(2 * [(units, samples) for units in layer_sizes[1:]], np.int64).tobytes()
 
 

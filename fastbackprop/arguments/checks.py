@@ -1,7 +1,7 @@
 """What arguments may be, and what the errors say: the list, the index, what was found and what was expected.
 
 Errors name no syntax of Python where the command line can raise them too: "transpose y", not "pass y.T".
-Functions return the argument as an array, never copied and never changed.
+Functions return arguments as arrays, which they never change. Of arrays, only sample weights far from 1 are copied.
 """
 
 import functools
@@ -24,17 +24,31 @@ Gradients = tuple[Sequence[Array], Sequence[Array]]
 Parameters = Sequence[ArrayLike] | Array
 
 FLOATS = FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+"""The dtypes of a result. Arrays mostly have these very objects, so `is` comes before `==`."""
+
 INT64, UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
+
 SUM_BLOCK = 8192
-CHECK_BLOCK = 65536  # entries of a target that are checked at once, from a cache
+"""Sample weights that are converted to float64 at once: 64 KB."""
+
+CHECK_BLOCK = 65536
+"""Entries of a target that are checked at once, so that they stay in a cache between two looks."""
+
 SUM_TOLERANCE = 1e-4
-"""How far from 1 a column of probabilities may sum: float32 ones of thousands of classes come within a tenth of it."""
+"""Largest distance from 1 of the sum of a column of probabilities. Those of float32 with thousands of classes come
+within a tenth of it."""
+
 FAR_FROM_ONE = 2.0**-64, 2.0**64
-"""If the largest sample weight of a mean is not between these two, all are scaled: float32 may not hold them."""
+"""Bounds of the largest sample weight of a mean. Beyond them, all weights are scaled: float32 may not hold them."""
+
 MOST_PARAMETERS = 2**44
-"""The most parameters of a network, 128 TB of float64: offsets within its plan are integers of 64 bits."""
+"""Largest number of parameters of a network, 128 TiB of float64: offsets within its plan are integers of 64 bits."""
+
 NO_WEIGHT: dict[DType, Array] = {FLOAT32: np.empty(0, FLOAT32), FLOAT64: np.empty(0, FLOAT64)}
+"""For each dtype, the array that stands for no sample weights."""
+
 OUTPUT_SHAPE = "the shape of the network's output"
+"""Why an array has the shape that an error expects."""
 
 
 def as_array(value: ArrayLike, name: str, index: int | None = None) -> Array:
@@ -112,7 +126,7 @@ def check_parameters(all_weights: Any, all_biases: Any) -> tuple[Shapes, list[Ar
 
 @functools.lru_cache(maxsize=64)
 def read_shapes(shapes: bytes, layers: int) -> Shapes:
-    """The shapes of the parameters of so many layers, weights then biases, as addresses.read has them."""
+    """The shapes of the parameters of `layers` layers, weights then biases, from those that addresses.read returns."""
     pairs = np.frombuffer(shapes, np.int64).reshape(-1, 2).tolist()
     found = [(rows,) if columns < 0 else (rows, columns) for rows, columns in pairs]
     return check_shapes(tuple(found[:layers]), tuple(found[layers:]))
@@ -324,7 +338,7 @@ def check_parameter_count(found: str, layer_sizes: tuple[int, ...]) -> None:
 
 
 def check_num_threads(num_threads: Any) -> int | None:
-    """num_threads as a whole number from 1 up, or None for as many as are available."""
+    """num_threads as a whole number from 1 up, or None for all that are available."""
     if num_threads is None:
         return None
     try:

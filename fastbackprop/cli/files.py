@@ -19,7 +19,9 @@ from numpy.lib import format as npy
 
 from fastbackprop.arguments.checks import FLOAT32, Array, DType, as_array
 
-SHOWN = 6  # of the names in a file
+SHOWN = 6
+"""Largest number of names of a file's arrays in an error."""
+
 NAMES = "weights_{}", "biases_{}"
 """What the arrays of a network are called, {} being the number of the layer."""
 

@@ -61,7 +61,7 @@ class Call:
         self.set(chunks=plan.chunks, batch_samples=samples, tile_samples=plan.tile_samples, **layout.call)
         narrow = not any(layer["along_units"] for layer in layout.layers)
         for group in PASSES[what, plan.scheme][2]:
-            if not (narrow and group == "transposed"):  # which takes 0.4 s to compile
+            if not (narrow and group == "transposed"):  # the compile time is in kernels.products
                 self.set(**addresses(dtype, group))
 
     def set(self, **fields: int) -> None:

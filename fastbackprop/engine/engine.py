@@ -159,7 +159,7 @@ class Engine:
         return min(staged, GIVEN_BYTES // max(given * self.dtype.itemsize, 1))
 
     def _place_buffers(self, call: Call, threads: int, chunks: int) -> None:
-        """Have buffers that are large enough for slices of so many chunks, and write their addresses to the record."""
+        """Make buffers large enough for slices of that number of chunks, and write their addresses to the record."""
         plan, layout = call.plan, call.plan.layout
         tiles, partials, samples = threads, chunks, threads * plan.tile_samples
         if plan.scheme == "shared":
@@ -180,10 +180,10 @@ class Engine:
         call.placed = threads, chunks, self.nbytes
 
     def _allocate(self, _name: str, words: int) -> Array:
-        """A new buffer of so many times eight bytes."""
+        """A new buffer of words of eight bytes."""
         return aligned(words, FLOAT64)
 
 
 def pauses(flops: int) -> int:
-    """Pauses that a call of so many floating-point operations waits for workers that were asleep."""
+    """Pauses that a call with this number of floating-point operations waits for workers that were asleep."""
     return flops * PAUSES_PER_MEGAFLOP >> 20

@@ -1,4 +1,5 @@
-"""Limits: every constant that says how a batch is cut, what threads share and where rows lie, and how it was measured.
+"""Limits: the constants of a plan and its layout, and how they were measured: how a batch is cut, what threads share,
+and where rows lie.
 
 Figures are of 2 processors with AVX-512 and 1 MB of L2 (Zen 4 and Zen 5, 2026-11).
 """

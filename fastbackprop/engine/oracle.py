@@ -169,6 +169,6 @@ def pack(gradient: Array, all_dl_dweights: list[Array], all_dl_dbiases: list[Arr
 
 
 def copy(targets: Iterable[Array], arrays: Iterable[Array]) -> None:
-    """Write to arrays of as many elements."""
+    """Write arrays to targets, which may have other shapes with the same number of elements."""
     for target, array in zip(targets, arrays, strict=True):
         target[...] = array.reshape(target.shape)

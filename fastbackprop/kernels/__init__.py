@@ -1,4 +1,5 @@
-"""Compiled code: register tiles, the products of a layer, what is done to rows, records, and how all is compiled.
+"""Compiled code: register tiles, the products of a layer, what is done to rows and to columns, records, and how all is
+compiled.
 
 Importing this compiles nothing, and imports no numba.
 """

@@ -26,18 +26,18 @@ def threads_setting() -> int | None:
 
 def available_threads() -> int:
     """FASTBACKPROP_NUM_THREADS, or the smallest limit of the surroundings."""
-    return threads_setting() or min(limits().values())
+    return threads_setting() or min(thread_limits().values())
 
 
 def decided_by() -> str:
     """What available_threads follows: a variable, the CPU affinity or the CPU quota."""
-    found = limits()
+    found = thread_limits()
     return SETTING if threads_setting() else min(found, key=lambda name: found[name])
 
 
-def limits() -> dict[str, int]:
+def thread_limits() -> dict[str, int]:
     """What limits the number of threads where the user has not set it."""
-    return {**surroundings(), "CPU affinity": affinity()} | ({} if (share := quota()) is None else {"CPU quota": share})
+    return surroundings() | processor_limits()
 
 
 @functools.cache
@@ -48,9 +48,14 @@ def surroundings() -> dict[str, int]:
 
 
 def processors() -> int:
-    """The number of processors this process may use: its affinity, and a CPU quota of its cgroup, rounded up."""
-    allowed = affinity()
-    return min(allowed, quota() or allowed)
+    """The number of processors this process may use."""
+    return min(processor_limits().values())
+
+
+def processor_limits() -> dict[str, int]:
+    """What limits the number of processors: the affinity of the thread, and a CPU quota of the cgroup, rounded up."""
+    share = quota()
+    return {"CPU affinity": affinity()} | ({} if share is None else {"CPU quota": share})
 
 
 def affinity() -> int:

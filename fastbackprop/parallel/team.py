@@ -1,6 +1,6 @@
 """Threads that share one call: a pass runs on several at once, each takes its share, and they wait for each other.
 
-Waking a thread takes 40 us and more, as long as many a call. So workers that have just been needed stay awake for a
+Waking a thread takes 40 us and more; many calls are no longer. So workers that have just been needed stay awake for a
 while: each spins in `serve` and looks at a row of a table of int64, its box. Columns are a cache line wide:
 
     STATE   AWAY -> WAITING -> CALLED -> HERE -> GO -> WAITING -> AWAY; written by compiled code alone
@@ -172,7 +172,7 @@ def count_one(typing_context, cell):
 
 @inner
 def wait_a_moment(looks):
-    """What a thread does between two looks, after so many of them."""
+    """What a thread does between two looks. `looks` is the number of looks before."""
     if looks < SPINS:
         pause()
     else:
@@ -187,7 +187,7 @@ def claim(call, number):
 
 @phase
 def wait(call, count):
-    """Go on when so many threads have arrived. A thread that waits long yields its processor."""
+    """Wait until that number of threads has arrived. A thread that waits long yields its processor."""
     looks = 0
     while load(counter(call, ARRIVED)) < count:
         looks += 1
@@ -311,7 +311,7 @@ def serve():
 
 
 def serve_calls(boxes, number, most_looks):
-    """Run what is posted to a box, until there was nothing for so many looks, or the worker is asked to leave."""
+    """Run what is posted to a box, until that number of looks finds nothing, or the worker is asked to leave."""
     state, leave = cell(boxes, number, STATE), cell(boxes, number, LEAVE)
     looks = 0
     is_open = exchange(state, AWAY, WAITING)  # else another worker is there already

@@ -38,7 +38,7 @@ Progress = Callable[[int, int], object]
 
 
 def count_threads(num_threads: int | None, pieces: int) -> int:
-    """How many threads work on a call that has so many pieces: no more than there are processors."""
+    """The number of threads that work on a call of that number of pieces: no more than there are processors."""
     if pieces < 2:
         return 1
     threads = min(num_threads or cpus.available_threads(), pieces)
@@ -85,7 +85,7 @@ class Crew:
         self.lock = threading.RLock()
 
     def muster(self, count: int) -> Array:
-        """The boxes of so many workers, who are woken where they sleep, or as many as there are other processors."""
+        """The boxes of that number of workers, at most one for each other processor. Sleeping workers are woken."""
         boxes = self.boxes[:count]
         if len(self.workers) < count or AWAY in boxes[:, STATE].tolist():
             with self.lock:

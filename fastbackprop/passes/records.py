@@ -72,7 +72,7 @@ def call_record(element):
             "wants_intermediates": INT,  # whether the last two are there
             "all_sample_dweights": columns,  # (N, D_{k+1}, D_k) and (N, D_{k+1}): the gradients of each sample
             "all_sample_dbiases": columns,
-            "in_place": INT,  # whether those four are contiguous along their rows
+            "in_place": INT,  # whether all_f, all_h, all_dl_dh and all_dl_df are contiguous along their rows
             "net_input": rows,  # (D_i, samples)
             "input_row": INT,
             "input_column": INT,

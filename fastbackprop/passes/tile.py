@@ -5,7 +5,7 @@ A tile holds `count` samples, in columns. Its rows are, one below the other:
     h_0 | h_1 ... h_K | output, then dl/df_K | target | sample weights and sums of the loss | ones
 
 h_{k+1} = ReLU(f_k) stands where f_k was. dl/df_{k-1} stands where h_k was, once the weight gradient of layer k has been
-taken; or in rows of its own, where weight gradients are taken later. The plan decides which (`dl_df_at`). Products
+taken. A tile that keeps h_k has rows for dl/df_k behind the ones. The layout decides which (`dl_df_at`). Products
 write whole vectors of samples, so the columns behind the last sample, the tail, are cleared: 0 in every operand of a
 weight gradient. Calls of products have one operand a line: outputs, inputs, sizes.
 
