@@ -1,5 +1,7 @@
 """Gradients against central differences of a forward pass in plain NumPy and float64."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -220,7 +222,7 @@ def check_gradients(
 
 
 def _directions(
-    shape: tuple[int, ...], every_entry: bool, rng: "np.random.Generator"
+    shape: tuple[int, ...], every_entry: bool, rng: np.random.Generator
 ) -> Iterator[tuple[tuple[int, ...] | None, Array]]:
     if every_entry:
         for index in np.ndindex(shape):

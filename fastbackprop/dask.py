@@ -423,7 +423,7 @@ def _check_input(net_input: Any, network: _Network) -> int:
     _check_chunks(net_input, "net_input")
     units, shape = network.layer_sizes[0], net_input.shape
     if len(shape) != 2 or shape[0] != units:
-        hint = " (samples are columns: pass net_input.T)" if shape[1:] == (units,) else ""
+        hint = " (samples are columns: transpose net_input)" if shape[1:] == (units,) else ""
         raise ValueError(
             f"net_input has shape {shape}; expected ({units}, N): "
             f"its rows must match the columns of all_weights[0], one column for each sample{hint}"
@@ -449,7 +449,7 @@ def _check_samples(array: Any, name: str, shapes: list[tuple[int, ...]], net_inp
     """Refuse an array that has another shape than one of these, or other chunks along the samples than net_input."""
     _check_chunks(array, name)
     if array.shape not in shapes:
-        hint = f" (samples are columns: pass {name}.T)" if array.shape[::-1] in shapes else ""
+        hint = f" (samples are columns: transpose {name})" if array.shape[::-1] in shapes else ""
         expected = " or ".join(map(str, dict.fromkeys(shapes)))
         raise ValueError(f"{name} has shape {array.shape}; expected {expected}, for the samples of net_input{hint}")
     if array.chunks[-1] != net_input.chunks[1]:

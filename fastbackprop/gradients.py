@@ -1,5 +1,7 @@
 """The fused calls: forward, loss and backward in one function whose memory does not grow with the batch."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any

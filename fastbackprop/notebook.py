@@ -1,5 +1,7 @@
 """The notebooks' six functions, with the same names, arguments and results. Samples are columns."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 

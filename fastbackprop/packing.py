@@ -1,5 +1,7 @@
 """Parameters as one flat vector: weights 0 (row-major), biases 0, weights 1, ..."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Iterable, Sequence
 

@@ -1,5 +1,7 @@
 """What each sample of a batch says: the norm of its gradient, clipped sums, sums of squares, and the gradients."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -209,7 +211,7 @@ def per_sample_gradients(
         A name, as for :func:`clipped_gradients`.
     out : (list, list), optional
         Arrays to write the gradients to, with the shapes below; these lists are returned. Arrays of a file
-        (numpy.memmap) serve for more than fits into memory. Written as they are computed where each sample's gradient
+        (numpy.memmap) serve for results larger than memory. Written as they are computed where each sample's gradient
         is contiguous and has the dtype of the result, else copied at the end.
 
     Returns

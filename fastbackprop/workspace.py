@@ -1,5 +1,7 @@
 """Workspace: the fused calls on buffers that are kept."""
 
+from __future__ import annotations
+
 import functools
 import os
 import threading
@@ -260,7 +262,7 @@ class Workspace:
         batch.set_options(self.dtype, num_threads=most, progress=progress, **options)
         with self._lock:
             if self._running:
-                raise RuntimeError("progress called the Workspace whose call it reports on; expected another Workspace")
+                raise RuntimeError("the progress callback called its own Workspace again; use another one")
             self._running = True
             try:
                 return compute(self._engine, batch)

@@ -93,7 +93,7 @@ REQUIRES_GRAD = RuntimeError("Can't call numpy() on Tensor that requires grad. U
 BFLOAT16 = TypeError("Got unsupported ScalarType BFloat16")
 FLOATS = "expected float32 or float64 (integers count as float64)"
 LISTS = "expected a list of arrays, one for each layer"
-PARENTHESES = "(samples are columns: pass "
+PARENTHESES = "(samples are columns: transpose "
 
 
 def arrays_refused(make, name):
@@ -257,24 +257,24 @@ TABLE = {
     "bias as a row": row(
         ValueError,
         "all_biases[0] has shape (1, 6); expected (6, 1) or (6,): one for each row of all_weights[0] "
-        "(biases are columns: pass all_biases[0].T)",
+        "(biases are columns: transpose all_biases[0])",
         all_biases=Entry((0, np.ones((1, 6)))),
     ),
     "bias as a row of a later layer": row(
         ValueError,
-        "one for each row of all_weights[2] (biases are columns: pass all_biases[2].T)",
+        "one for each row of all_weights[2] (biases are columns: transpose all_biases[2])",
         all_biases=Entry((2, np.ones((1, 3)))),
     ),
     "weights (in, out)": row(
         ValueError,
         "all_biases[0] has shape (6, 1); expected (2, 1) or (2,): one for each row of all_weights[0] "
-        "(weights are (out, in): pass all_weights[0].T)",
+        "(weights are (out, in): transpose all_weights[0])",
         all_weights=Entry((0, np.ones((2, 6)))),
     ),
     "weights (in, out) beside biases as rows": row(
         ValueError,
         "all_biases[0] has shape (1, 6); expected (2, 1) or (2,): one for each row of all_weights[0] "
-        "(weights are (out, in), biases columns: pass the transposed views all_weights[0].T and all_biases[0].T)",
+        "(weights are (out, in), biases columns: transpose all_weights[0] and all_biases[0])",
         all_weights=Entry((0, np.ones((2, 6)))),
         all_biases=Entry((0, np.ones((1, 6)))),
     ),
@@ -288,10 +288,15 @@ TABLE = {
     "samples as rows": row(
         ValueError,
         "net_input has shape (4, 2); expected (2, N): its rows must match the columns of all_weights[0], "
-        f"one column for each sample {PARENTHESES}net_input.T)",
+        f"one column for each sample {PARENTHESES}net_input)",
         net_input=np.ones((4, 2)),
     ),
-    "input of one dimension": row(ValueError, "net_input has shape (2,); expected (2, N)", net_input=np.ones(2)),
+    "input of one dimension": row(
+        ValueError,
+        "net_input has shape (2,); expected (2, N): its rows must match the columns of all_weights[0], "
+        "one column for each sample (a sample is a column: reshape net_input to (2, 1))",
+        net_input=np.ones(2),
+    ),
     "input of three": row(ValueError, "net_input has shape (2, 4, 1); expected (2, N)", net_input=np.ones((2, 4, 1))),
     "an empty list": row(ValueError, "net_input has shape (0,); expected (2, N)", net_input=[]),
     "fewer features": row(ValueError, "net_input has shape (1, 4); expected (2, N)", net_input=np.ones((1, 4))),
@@ -300,7 +305,7 @@ TABLE = {
         "dl_doutput has shape (3, 2); expected (3, 4): the shape of the network's output",
         dl_doutput=np.ones((3, 2)),
     ),
-    "seed as rows": row(ValueError, f"output {PARENTHESES}dl_doutput.T)", dl_doutput=np.ones((4, 3))),
+    "seed as rows": row(ValueError, f"output {PARENTHESES}dl_doutput)", dl_doutput=np.ones((4, 3))),
     "seed as a number": row(ValueError, "dl_doutput has shape (); expected (3, 4)", dl_doutput=1.0),
     # What the forward pass returned.
     "fewer preactivations": row(
@@ -434,9 +439,9 @@ ONE_CALL = {
             "y has shape (3, 2); expected (3, 4), the shape of the network's output, or (3, 1), (1, 1) or a scalar",
             y=np.ones((3, 2)),
         ),
-        "target as rows": row(ValueError, f"or a scalar {PARENTHESES}y.T)", y=np.ones((4, 3))),
+        "target as rows": row(ValueError, f"or a scalar {PARENTHESES}y)", y=np.ones((4, 3))),
         "target of one dimension": row(ValueError, "y has shape (4,); expected (3, 4)", y=np.ones(4)),
-        "class numbers": row(ValueError, "(class numbers: pass loss='softmax_cross_entropy')", y=np.arange(4) % 3),
+        "class numbers": row(ValueError, "(class numbers need the loss 'softmax_cross_entropy')", y=np.arange(4) % 3),
         "a value of three by four": row(
             ValueError,
             "what the value of loss returned has shape (3, 4); expected one number",

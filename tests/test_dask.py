@@ -355,13 +355,13 @@ ONE_WRONG = np.where(np.arange(WHOLE) == sum(SAMPLES[:2]) + 4, 9, CLASSES)
             lambda: fd.predict(X.T.rechunk(WHOLE), W, B),
             ValueError,
             f"net_input has shape ({WHOLE}, 3); expected (3, N): its rows must match the columns of all_weights[0], "
-            "one column for each sample (samples are columns: pass net_input.T)",
+            "one column for each sample (samples are columns: transpose net_input)",
         ),
         (
             lambda: fd.vjp(X, W, B, Y.T.rechunk(WHOLE)),
             ValueError,
             f"dl_doutput has shape ({WHOLE}, 4); expected (4, {WHOLE}), for the samples of net_input "
-            "(samples are columns: pass dl_doutput.T)",
+            "(samples are columns: transpose dl_doutput)",
         ),
         (
             lambda: fd.loss_and_gradients(X, W, B, Y, loss=(reference.least_squares_loss, reference.d_loss_d_output)),

@@ -111,7 +111,10 @@ def test_files_that_stay_on_disk_are_widened_but_not_narrowed(problem, capsys):
     capsys.readouterr()
     narrow = net_input.dtype == np.float32
     assert __main__.main([*arguments, "float32"]) == (0 if narrow else 2)
-    line = "x.npy has dtype float64; expected float32: what stays on disk is not narrowed"
+    line = (
+        "x.npy has dtype float64; expected float32, because .npy files are not narrowed: "
+        "save it as float32, or save both arrays in one .npz file"
+    )
     assert capsys.readouterr().err == ("" if narrow else f"fastbackprop gradients: {line}\n")
 
 
@@ -212,6 +215,8 @@ class Planted:
 NOT_ZIP = "cannot be read as an .npz file: File is not a zip file"
 OBJECTS = "Object arrays cannot be loaded when allow_pickle=False"
 OTHER_NAMES = "; pass their names, as in --names 'W{}' 'b{}'"
+GAP = "; layers are numbered from 0 or 1 without gaps: save them under new names"
+DATA_NAMES = "; give them the names net_input and y, or save two .npy files, X.npy Y.npy"
 NAMES = "weights_0, biases_0, weights_1, biases_1, weights_2, biases_2"
 REFUSED = {
     "no file": (
@@ -234,7 +239,7 @@ REFUSED = {
     "objects": (data_with(y=np.array([[Planted()]], object)), f"y of data.npz cannot be read: {OBJECTS}"),
     "a gap": (
         rename("weights_1", "weights_3"),
-        "net.npz has no weights_1; found weights_0, weights_2, biases_0, biases_1, biases_2, weights_3",
+        "net.npz has no weights_1; found weights_0, weights_2, biases_0, biases_1, biases_2, weights_3" + GAP,
     ),
     "no biases": (
         network_with(lambda arrays: [arrays.pop(f"biases_{k}") for k in range(3)]),
@@ -257,7 +262,11 @@ REFUSED = {
         network_with(lambda arrays: arrays.update({"two\nlines": np.array(3)})),
         rf"net.npz has 'two\nlines'; expected {NAMES} and nothing else",
     ),
-    "no y": (data_with(y=None), "data.npz has no y; found net_input"),
+    "no y": (data_with(y=None), "data.npz has no y; found net_input" + DATA_NAMES),
+    "data of other names": (
+        lambda x, _w, _b, y: np.savez("data.npz", X=x, Y=y),
+        "data.npz has no net_input; found X, Y" + DATA_NAMES,
+    ),
     "a weight for each sample": (
         data_with(sample_weight=np.ones(600)),
         "data.npz has sample_weight; expected net_input, y and nothing else",
@@ -276,13 +285,22 @@ REFUSED = {
     ),
     "samples in rows": (
         lambda x, _w, _b, y: np.savez("data.npz", net_input=x.T, y=y),
-        "net_input has shape (600, 3); expected (3, N): its rows must match the columns of all_weights[0], "
-        "one column for each sample (samples are columns: pass --rows)",
+        "net_input has shape (600, 3) in its file, for 3 inputs: its samples are rows: pass --rows",
     ),
     "one sample without its axis": (
         data_with(net_input=np.ones(3)),
         "net_input has shape (3,); expected (3, N): its rows must match the columns of all_weights[0], "
-        "one column for each sample",
+        "one column for each sample (a sample is a column: reshape net_input to (3, 1))",
+    ),
+    "targets in rows": (
+        lambda x, _w, _b, y: np.savez("data.npz", net_input=x, y=y.T),
+        "y has shape (600, 2); expected (2, 600), the shape of the network's output, "
+        "or (2, 1), (1, 1) or a scalar (samples are columns: transpose y)",
+    ),
+    "class numbers": (
+        data_with(y=np.zeros(600, int)),
+        "y has shape (600,); expected (2, 600), the shape of the network's output, "
+        "or (2, 1), (1, 1) or a scalar (class numbers need the loss 'softmax_cross_entropy')",
     ),
 }
 
@@ -490,13 +508,13 @@ def test_rows_that_stay_on_disk_are_let_go(monkeypatch):
     net_input, y = files.read_data([Path("x.npy"), Path("y.npy")], rows=True)
     files.release_pages([net_input, y])
     assert len(advised) == 2 * hasattr(files.mmap, "MADV_DONTNEED")
-    with pytest.raises(ValueError, match="what stays on disk is not narrowed"):
+    with pytest.raises(ValueError, match=r"because \.npy files are not narrowed"):
         files.read_data([Path("x.npy"), Path("y.npy")], np.dtype(np.float32), rows=True)
 
 
 def test_columns_taken_for_rows(capsys):
     assert __main__.main([*GRADIENTS, "--rows"]) == 2
-    assert capsys.readouterr().err.endswith("(samples are columns: leave out --rows)\n")
+    assert capsys.readouterr().err.endswith("its samples are columns: leave out --rows\n")
 
 
 PAIRS = [("W{}", "b{}"), ("layers.{}.weight", "layers.{}.bias"), ("{}_omega2", "{}_beta"), ("net.1.w{}", "net.1.b{}")]
@@ -551,6 +569,25 @@ def test_other_names_are_not_unpickled_either(capsys):
     assert __main__.main([*GRADIENTS, "--names", "W{}", "b{}"]) == 2
     assert capsys.readouterr().err == f"fastbackprop gradients: b0 of net.npz cannot be read: {OBJECTS}\n"
     assert not Path("unpickled").exists()
+
+
+def test_layers_of_a_torch_sequential(capsys):
+    found = [f"{k}.{part}" for k in (0, 2, 4) for part in ("weight", "bias")]
+    np.savez("net.npz", **dict.fromkeys(found, np.ones((1, 1))))
+    assert __main__.main([*GRADIENTS, "--names", "{}.weight", "{}.bias"]) == 2
+    line = f"fastbackprop gradients: net.npz has no 1.weight; found {', '.join(found)}{GAP}\n"
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("data", [["my.csv"], ["x.npy", "my.csv"]])
+def test_a_table_of_text(data, capsys):
+    np.savetxt("my.csv", np.ones((2, 3)), delimiter=",")
+    assert __main__.main(["check", "net.npz", *data]) == 2
+    line = capsys.readouterr().err
+    code = "np.save('my.npy', np.loadtxt('my.csv', delimiter=','))"
+    assert line == f"fastbackprop check: my.csv is not an .npy file; convert it with {code}\n"
+    exec(code)
+    assert np.load("my.npy").shape == (2, 3)
 
 
 def test_three_files_of_data(capsys):

@@ -332,7 +332,7 @@ REFUSALS = [
         "softmax_cross_entropy",
         lambda _: np.ones(40, bool),
         "y has shape (40,) and dtype bool; expected class numbers of an integer dtype, (40,), or probabilities, "
-        "(5, 40) or (5, 1): pass y.astype(int)",
+        "(5, 40) or (5, 1): convert y to integers",
     ),
     (
         "softmax_cross_entropy",
@@ -344,7 +344,7 @@ REFUSALS = [
         "softmax_cross_entropy",
         lambda _: np.zeros((40, 1), int),
         "y has shape (40, 1) and dtype int64; expected class numbers of an integer dtype, (40,), or probabilities, "
-        "(5, 40) or (5, 1): pass y.ravel()",
+        "(5, 40) or (5, 1): reshape y to (40,)",
     ),
     ("softmax_cross_entropy", lambda y: y.T, "y has shape (40, 5); expected (5, 40)"),
     ("binary_cross_entropy", lambda y: put(y, 0, 17, 1.5), "y[0, 17] is 1.5; expected probabilities in [0, 1]"),
@@ -356,7 +356,7 @@ REFUSALS = [
         "least_squares",
         lambda _: np.zeros(40, np.uint8),
         "y has shape (40,); expected (5, 40), the shape of the network's output, or (5, 1), (1, 1) or a scalar "
-        "(class numbers: pass loss='softmax_cross_entropy')",
+        "(class numbers need the loss 'softmax_cross_entropy')",
     ),
 ]
 

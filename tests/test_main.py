@@ -11,7 +11,7 @@ import pytest
 
 import fastbackprop
 from fastbackprop import notebook
-from fastbackprop.cli import demonstration
+from fastbackprop.cli import demonstration, profiling
 from fastbackprop.cli import main as __main__
 from fastbackprop.cli.bars import bars
 
@@ -106,8 +106,11 @@ def test_info():
         (["gradient"], "invalid choice: 'gradient'"),
         (["info", "--layers", "5"], "'5' is not two or more whole numbers, as in 784,256,10"),
         (["info", "--layers", "5,x"], "'x' is not a whole number from 1 up"),
-        (["info", "--layers", "5,1", "--samples", "1" + "0" * 30], "are more than fits into memory"),
-        (["info", "--layers", "1048576,1048576"], "are more than fits into memory"),
+        (
+            ["info", "--layers", "5,1", "--samples", "1" + "0" * 30],
+            ": pass a smaller --samples, or a smaller network (see fastbackprop info --help)",
+        ),
+        (["info", "--layers", "1048576,1048576"], "fastbackprop info: 4,096 samples of this network take 1.6"),
         (
             ["info", "--layers", "1099511627776,1099511627776"],
             "parameters; expected at most 17,592,186,044,416",
@@ -119,13 +122,17 @@ def test_info():
         (["--samples", "1.5"], "'1.5' is not a whole number from 1 up"),
         (["--threads", "9" * 5000], "9' is not a whole number from 1 up"),
         (["two\nlines"], r"invalid choice: 'two\nlines'"),
+        (["gradients", "--what"], "(see fastbackprop gradients --help)"),
         (["gradients"], "the following arguments are required: NET.npz, DATA, --out"),
         (["gradients", "net.npz", "data.npz"], "the following arguments are required: --out"),
         (["check", "net.npz"], "the following arguments are required: DATA"),
         (["check", "net.npz", "data.npz", "--loss", "squares"], "invalid choice: 'squares'"),
         (["check", "net.npz", "data.npz", "--reduction", "max"], "invalid choice: 'max'"),
-        (["--samples", "1" + "0" * 17], "is more than fits into memory"),
-        (["--samples", "1" + "0" * 30], "is more than fits into memory"),
+        (
+            ["--samples", "1" + "0" * 17],
+            "the activations of 100,000,000,000,000,000 samples in NumPy take 4.47e+10 GiB",
+        ),
+        (["--samples", "1" + "0" * 30], ": pass a smaller --samples (see fastbackprop --help)"),
     ],
 )
 def test_wrong_options_are_one_line_and_status_2(arguments, message, capsys):
@@ -136,6 +143,23 @@ def test_wrong_options_are_one_line_and_status_2(arguments, message, capsys):
     assert not printed.out
     assert message in printed.err
     assert printed.err.count("\n") == 1
+
+
+def test_only_memory_errors_are_about_memory(monkeypatch, capsys):
+    def report(error):
+        def raises(*_):
+            raise error
+
+        return raises
+
+    monkeypatch.setattr(profiling, "report", report(ValueError("a bug")))
+    with pytest.raises(ValueError, match="a bug"):
+        __main__.main(["info", "--layers", "5,1"])
+    monkeypatch.setattr(profiling, "report", report(MemoryError()))
+    with pytest.raises(SystemExit):
+        __main__.main(["info", "--layers", "5,1"])
+    line = "fastbackprop info: there is not enough memory (see fastbackprop info --help)\n"
+    assert capsys.readouterr().err == line
 
 
 def test_a_batch_with_nan_is_told():
@@ -160,12 +184,13 @@ def test_closed_streams_are_no_traceback(tmp_path):
     subprocess.run([sys.executable, "-c", write], cwd=tmp_path, check=True)
     line = f"{sys.executable} -m fastbackprop"
     gradients = "gradients net.npz data.npz --out grads.npz"
-    for arguments in "info", gradients:
+    for command, arguments in ("info", "info"), ("gradients", gradients):
         done = subprocess.run(
             f"{line} {arguments} >&-", shell=True, cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False
         )
         assert done.returncode == 2
-        assert done.stderr == "fastbackprop: the standard output is closed (see fastbackprop --help)\n"
+        name = f"fastbackprop {command}"
+        assert done.stderr == f"{name}: the standard output is closed (see {name} --help)\n"
     assert not (tmp_path / "grads.npz").exists()
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cold")}
     for arguments, status in (gradients, 0), ("check net.npz none.npz", 2), ("--what", 2):

@@ -184,3 +184,10 @@ def test_small_gradients_do_not_keep_the_large_ones_in_memory(dtype):
         _, all_dl_dweights, all_dl_dbiases = fb.loss_and_gradients(net_input, *parameters, y)
         assert all(array.base is None for array in all_dl_dbiases)
         assert all_dl_dweights[0].base is not None
+
+
+def test_more_than_all_addresses_is_refused_where_the_memory_is_unknown(monkeypatch):
+    monkeypatch.setattr(memory.os, "sysconf_names", {}, raising=False)
+    memory.check_size(2**60, "some arrays", "take fewer")
+    with pytest.raises(MemoryError, match=r"some arrays take 1\.1e\+12 GiB, and there are .*: take fewer"):
+        memory.check_size(2**70, "some arrays", "take fewer")

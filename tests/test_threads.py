@@ -182,7 +182,7 @@ def test_callbacks_may_call_the_workspace_between_its_calls_but_not_within(probl
     got = workspace.loss_and_gradients(net_input, all_weights, all_biases, y, loss=pair)
     expected = workspace.loss_and_gradients(net_input, all_weights, all_biases, y)
     assert got[0] == pytest.approx(expected[0], rel=1e-4)
-    with pytest.raises(RuntimeError, match="progress called the Workspace whose call it reports on"):
+    with pytest.raises(RuntimeError, match="the progress callback called its own Workspace again"):
         workspace.loss_and_gradients(
             net_input,
             all_weights,

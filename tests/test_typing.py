@@ -1,9 +1,13 @@
 """The types that a user of the package sees: py.typed is installed, and mypy in strict mode reads the annotations."""
 
+import inspect
 import subprocess
 import sys
+import typing
 
 import pytest
+
+import fastbackprop
 
 CONSUMER = """
 from typing import Any
@@ -51,3 +55,14 @@ def test_wrong_types_are_found(tmp_path):
     done = mypy(CONSUMER + "\n".join(wrong), tmp_path)
     lines = [line for line in done.stdout.splitlines() if ": error: " in line]
     assert len(lines) == len(wrong), done.stdout + done.stderr
+
+
+def test_help_shows_types_as_they_are_written():
+    functions = [getattr(fastbackprop, name) for name in fastbackprop.__all__]
+    functions += [value for name, value in vars(fastbackprop.Workspace).items() if not name.startswith("_")]
+    functions = [function for function in functions if inspect.isfunction(function)]
+    assert len(functions) > 20
+    for function in functions:
+        signature = inspect.signature(function)
+        assert "numpy." not in str(signature), function
+        assert set(typing.get_type_hints(function)) == {*signature.parameters, "return"} - {"self"}

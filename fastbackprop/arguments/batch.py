@@ -205,7 +205,7 @@ class Batch(Network):
         arrays = parameters + plain([array[:, first:last] for array in self.columns], dtype)
         itemsize, _, places = read(arrays, len(parameters))
         if itemsize != dtype.itemsize:
-            raise RuntimeError("arrays that were converted are not as kernels read them")
+            raise RuntimeError("internal error: converted parameters have the wrong layout")
         return places, arrays
 
     def set_loss(self, y: Any, loss: str, reduction: str, sample_weight: ArrayLike | None) -> None:

@@ -1,5 +1,6 @@
 """What arguments may be, and what the errors say: the list, the index, what was found and what was expected.
 
+Errors name no syntax of Python where the command line can raise them too: "transpose y", not "pass y.T".
 Functions return arguments as arrays, which they never change. Of arrays, only sample weights far from 1 are copied.
 """
 
@@ -166,14 +167,12 @@ def _transposed(k: int, shape: tuple[int, ...], bias: tuple[int, ...]) -> str:
     """What an error says where transposed views of a layer's arrays would match."""
     is_row = len(bias) == 2 and bias[0] == 1
     if is_row and bias[1] == shape[0]:
-        return f" (biases are columns: pass all_biases[{k}].T)"
+        return f" (biases are columns: transpose all_biases[{k}])"
     if k > 0 or bias[int(is_row) :][:1] != shape[1:]:
         return ""
     if is_row:
-        return (
-            " (weights are (out, in), biases columns: pass the transposed views all_weights[0].T and all_biases[0].T)"
-        )
-    return " (weights are (out, in): pass all_weights[0].T)"
+        return " (weights are (out, in), biases columns: transpose all_weights[0] and all_biases[0])"
+    return " (weights are (out, in): transpose all_weights[0])"
 
 
 def check_vector(vector: Any, name: str, layer_sizes: tuple[int, ...]) -> Array:
@@ -223,7 +222,9 @@ def check_columns(
         return array
     wanted = "N" if columns is None else columns
     transposed = len(shape) == 2 and shape[1] == rows and columns in (None, shape[0])
-    hint = f" (samples are columns: pass {full_name(name, index)}.T)" if transposed else ""
+    hint = f" (samples are columns: transpose {full_name(name, index)})" if transposed else ""
+    if shape == (rows,) and columns is None:
+        hint = f" (a sample is a column: reshape {full_name(name, index)} to ({rows}, 1))"
     raise ValueError(
         f"{full_name(name, index)} has shape {shape}; expected ({rows}, {wanted}): {reason.format(index)}{hint}"
     )
@@ -239,9 +240,9 @@ def check_target(y: ArrayLike, units: int, columns: int) -> Array:
     if units == 1:
         accepted[0] = (columns,)
     if array.shape not in accepted:
-        hint = " (samples are columns: pass y.T)" if array.shape == shape[::-1] else ""
+        hint = " (samples are columns: transpose y)" if array.shape == shape[::-1] else ""
         if array.dtype.kind in "iu" and array.shape == (columns,):
-            hint = " (class numbers: pass loss='softmax_cross_entropy')"
+            hint = " (class numbers need the loss 'softmax_cross_entropy')"
         raise ValueError(
             f"y has shape {array.shape}; expected {shape}, the shape of the network's output, "
             f"or {accepted[0]}, (1, 1) or a scalar{hint}"
@@ -268,7 +269,8 @@ def check_classes(y: ArrayLike, units: int, columns: int) -> Array | None:
         return classes
     in_columns = array.dtype.kind in "iu" and array.shape == (columns, 1) and columns != units
     if array.ndim == 1 or (array.shape == (1, columns) and columns > 1) or in_columns:
-        hint = ": pass y.ravel()" if in_columns else ": pass y.astype(int)" if array.shape == (columns,) else ""
+        wanted = f": reshape y to ({columns},)" if in_columns else ": convert y to integers"
+        hint = wanted if in_columns or array.shape == (columns,) else ""
         raise ValueError(
             f"y has shape {array.shape} and dtype {array.dtype}; expected class numbers of an integer dtype, "
             f"({columns},), or probabilities, ({units}, {columns}) or ({units}, 1){hint}"

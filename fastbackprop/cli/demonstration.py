@@ -15,6 +15,7 @@ import fastbackprop
 from fastbackprop import lean, reference
 from fastbackprop.arguments.checks import Array
 from fastbackprop.cli.bars import bars
+from fastbackprop.engine.memory import check_size
 
 HIDDEN_LAYERS, WIDTH = 5, 6
 LOSSES = {"least_squares": 327.371, "half_least_squares": 163.685}
@@ -33,17 +34,10 @@ def notebook_network() -> tuple[list[Array], list[Array]]:
     return all_weights, all_biases
 
 
-def fits_into_memory(samples: int) -> bool:
-    """Whether there is room for a batch and for what the oracle keeps of it."""
-    try:
-        np.empty((2 * HIDDEN_LAYERS * WIDTH, samples))
-    except (ValueError, MemoryError):
-        return False
-    return True
-
-
 def demonstrate(samples: int, num_threads: int) -> int:
     """Show the notebooks' numbers, every derivative, then a large batch."""
+    kept = 2 * HIDDEN_LAYERS * WIDTH * samples * np.dtype(np.float64).itemsize
+    check_size(kept, f"the activations of {samples:,} samples in NumPy", "pass a smaller --samples")
     all_weights, all_biases = notebook_network()
     agree = show_notebook_numbers(all_weights, all_biases)
     agree &= show_batch(all_weights, all_biases, samples, num_threads)

@@ -33,10 +33,13 @@ def read_network(
     with _archive(path) as archive:
         found = _names(archive)
         first = next((k for k in (0, 1) for name in names if name.replace("{}", str(k)) in found), 0)
-        numbered = [re.compile(re.escape(name).replace(r"\{\}", r"\d+")) for name in names]
-        layers = max(sum(pattern.fullmatch(name) is not None for name in found) for pattern in numbered)
+        patterns = [re.compile(re.escape(name).replace(r"\{\}", r"(\d{1,9})")) for name in names]
+        numbers = [[int(match[1]) for name in found if (match := pattern.fullmatch(name))] for pattern in patterns]
+        layers = max(map(len, numbers))
         expected = [name.replace("{}", str(first + k)) for k in range(max(layers, 1)) for name in names]
         hint = _other_names(found, names)
+        if layers and max(map(max, filter(None, numbers))) >= first + layers:
+            hint = "; layers are numbered from 0 or 1 without gaps: save them under new names"
         arrays = [_converted(array, name, dtype) for name, array in _members(path, archive, expected, hint)]
     return arrays[::2], arrays[1::2]
 
@@ -47,11 +50,17 @@ def read_data(paths: Sequence[Path], dtype: DType | None = None, rows: bool = Fa
     Samples that are rows in the files become columns.
     """
     names = ["net_input", "y"]
+    for path in paths:
+        if path.suffix.lower() == ".csv":
+            array = str(path.with_suffix(".npy"))
+            remedy = f"np.save({array!r}, np.loadtxt({str(path)!r}, delimiter=','))"
+            raise ValueError(f"{path} is not an .npy file; convert it with {remedy}")
     if len(paths) == 1 and paths[0].suffix == ".npy":
         raise ValueError(f"{paths[0]} is given alone; expected one .npz file or two .npy files, X.npy Y.npy")
     if len(paths) == 1:
         with _archive(paths[0]) as archive:
-            arrays = list(_members(paths[0], archive, names))
+            hint = "; give them the names net_input and y, or save two .npy files, X.npy Y.npy"
+            arrays = list(_members(paths[0], archive, names, hint))
     elif len(paths) == 2:
         arrays = [(str(path), _mapped(path)) for path in paths]
     else:
@@ -194,5 +203,8 @@ def _converted(array: Array, label: str, dtype: DType | None) -> Array:
     if _mapping(array) is None:
         return array.astype(dtype)
     if dtype == FLOAT32:
-        raise ValueError(f"{label} has dtype {array.dtype}; expected float32: what stays on disk is not narrowed")
+        raise ValueError(
+            f"{label} has dtype {array.dtype}; expected float32, because .npy files are not narrowed: "
+            "save it as float32, or save both arrays in one .npz file"
+        )
     return array

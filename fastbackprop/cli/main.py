@@ -13,19 +13,20 @@ from typing import Any, NoReturn
 import numpy as np
 
 import fastbackprop
-from fastbackprop.arguments.checks import check_layer_sizes, shown
+from fastbackprop.arguments.checks import Array, check_layer_sizes, shown
 from fastbackprop.cli import files, profiling
-from fastbackprop.cli.demonstration import demonstrate, fits_into_memory
+from fastbackprop.cli.demonstration import demonstrate
 from fastbackprop.losses import LOSSES
 from fastbackprop.parallel.cpus import available_threads, decided_by
 
 NETWORK_AND_BATCH = """\
-NET.npz holds weights_0, biases_0, weights_1, ...: what the functions take as all_weights[0], all_biases[0], ...
-With --names 'W{}' 'b{}' it holds W0, b0, W1, ... or W1, b1, W2, ... instead.
-DATA.npz holds net_input, (D_i, N), and y, (D_o, N): samples are columns, or rows with --rows. Instead of it, two files
-X.npy and Y.npy with one of the two each may be given, which are read from where they lie.
+NET.npz holds weights_0, (units, inputs), biases_0, (units, 1) or (units,), weights_1, ...: what the functions take as
+all_weights[0], all_biases[0], all_weights[1], ... With --names 'W{}' 'b{}' it holds W0, b0, W1, ... or W1, b1, W2, ...
+DATA.npz holds two arrays with the names net_input, (D_i, N), and y, (D_o, N), or class numbers (N,) for the softmax.
+Samples are columns, or rows with --rows. Two files X.npy and Y.npy may take its place: they are read from disk.
 Pickled arrays are refused, and so is a file with arrays of other names.
 """
+NO_MEMORY = "there is not enough memory"
 CHECKED = 1000
 """The most samples that are checked: central differences hold the activations of all of them."""
 
@@ -39,11 +40,11 @@ Ctrl-C, what was there before is there. Long calls show a bar where tqdm is inst
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser, options = parse(arguments)
+    options = parse(arguments)
     if sys.stdout is None:  # closed by whoever started this process
-        parser.error("the standard output is closed")
+        options.parser.error("the standard output is closed")
     try:
-        status = run(parser, options)
+        status = run(options)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # what reads the output has seen enough
             return 141
-        print(f"{parser.prog}: {one_line(error)}", file=sys.stderr)
+        print(f"{options.parser.prog}: {one_line(error)}", file=sys.stderr)
         return 2
 
 
@@ -61,42 +62,34 @@ def one_line(error: object) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(error))
 
 
-def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Run the command that was asked for."""
+    parser: argparse.ArgumentParser = options.parser
     try:
         num_threads = options.threads or available_threads()
     except ValueError as error:
         parser.error(str(error))
-    if options.command == "info":
+    if options.command in {"gradients", "check"}:
         try:
-            profile = options.layers and profiling.report(
-                options.layers, np.dtype(options.dtype), options.batch, num_threads
-            )
-        except (ValueError, MemoryError):
-            parser.error(f"{options.batch} samples of that network are more than fits into memory")
-        info(num_threads, "--threads" if options.threads else decided_by())
-        if profile:
-            print(f"\n{profile}")
-        return 0
-    if options.command is None:
-        if not fits_into_memory(options.samples):
-            parser.error(f"--samples {options.samples} is more than fits into memory")
-        return demonstrate(options.samples, num_threads)
+            return gradients(options, num_threads) if options.command == "gradients" else check(options)
+        except (ValueError, TypeError, MemoryError) as error:  # what is wrong with the files or the arrays in them
+            print(f"{parser.prog}: {one_line(error) or NO_MEMORY}", file=sys.stderr)
+            return 2
     try:
-        return gradients(options, num_threads) if options.command == "gradients" else check(options)
-    except (ValueError, TypeError, MemoryError) as error:  # what is wrong with the files or the arrays in them
-        rows = "leave out --rows" if options.rows else "pass --rows"
-        text = one_line(error).replace("pass net_input.T", rows) or "there is not enough memory"
-        print(f"{parser.prog} {options.command}: {text}", file=sys.stderr)
-        return 2
+        if options.command == "info":
+            return info(options, num_threads)
+        return demonstrate(options.samples, num_threads)
+    except MemoryError as error:
+        parser.error(str(error) or NO_MEMORY)
 
 
-def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """The parser, for what it can say about errors, and the options."""
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options, and the parser of the command, for what it can say about errors."""
     parser = _Parser(prog="fastbackprop", description="Check the notebooks' network, then time a large batch.")
     parser.add_argument("--version", action="version", version=f"fastbackprop {fastbackprop.__version__}")
     parser.add_argument("--samples", type=_whole, default=1_000_000, help="samples of the batch (%(default)s)")
     parser.add_argument("--threads", type=_whole, default=None, help="threads to use (all processors)")
+    parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="other commands")
 
     problem = argparse.ArgumentParser(add_help=False)
@@ -120,12 +113,14 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
         **shared,
     )
     command.add_argument("--out", type=Path, metavar="GRADS.npz", required=True, help="the file to write")
-    dtype_help = "what to compute in (the widest type of the arrays; integers count as float64)"
+    dtype_help = "what to compute in (the widest type of the arrays; integers count as float64); "
+    dtype_help += "float32 needs X.npy and Y.npy in float32"
     command.add_argument("--dtype", choices=["float32", "float64"], help=dtype_help)
     command.add_argument("--input-gradient", action="store_true", help="write dl_dinput too; it is kept in memory")
     command.add_argument("--threads", type=_whole, default=argparse.SUPPRESS, help="threads to use (all processors)")
+    command.set_defaults(parser=command)
 
-    commands.add_parser(
+    command = commands.add_parser(
         "check",
         help="check the gradients by central differences",
         usage="%(prog)s NET.npz (DATA.npz | X.npy Y.npy) [options]",
@@ -134,6 +129,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
         epilog=NETWORK_AND_BATCH,
         **shared,
     )
+    command.set_defaults(parser=command)
     command = commands.add_parser(
         "info",
         help="show versions, processor, threads and cache folder, or where a network's time goes",
@@ -144,7 +140,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
     command.add_argument("--samples", dest="batch", type=_whole, default=4096, help="of the batch (%(default)s)")
     command.add_argument("--dtype", choices=["float32", "float64"], default="float64", help="(%(default)s)")
     command.add_argument("--threads", type=_whole, default=argparse.SUPPRESS, help="threads to use (all processors)")
-    return parser, parser.parse_args(arguments)
+    command.set_defaults(parser=command)
+    return parser.parse_args(arguments)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -170,6 +167,7 @@ def gradients(options: argparse.Namespace, num_threads: int) -> int:
     dtype = None if options.dtype is None else np.dtype(options.dtype)
     all_weights, all_biases = files.read_network(options.net, dtype, options.names)
     net_input, y = files.read_data(options.data, dtype, options.rows)
+    check_orientation(net_input, all_weights[0], options.rows)
     files.check_output(options.out, [options.net, *options.data])
     start = time.perf_counter()
     with progress_bar() as bar:
@@ -202,6 +200,15 @@ def gradients(options: argparse.Namespace, num_threads: int) -> int:
     return 0
 
 
+def check_orientation(net_input: Array, weights: Array, rows: bool) -> None:
+    """Refuse rows that are read as columns, and columns that are read as rows: the option --rows mends both."""
+    inputs = weights.shape[-1:]
+    if net_input.ndim == 2 and net_input.shape[:1] != inputs == net_input.shape[1:]:
+        remedy = "columns: leave out --rows" if rows else "rows: pass --rows"
+        found = net_input.shape[::-1] if rows else net_input.shape
+        raise ValueError(f"net_input has shape {found} in its file, for {inputs[0]} inputs: its samples are {remedy}")
+
+
 def progress_bar() -> contextlib.AbstractContextManager[Any]:
     """A bar on a terminal, from the second second on; None if tqdm is not installed or standard error is closed."""
     try:
@@ -220,6 +227,7 @@ def check(options: argparse.Namespace) -> int:
     """Check the gradients of the files' network and batch."""
     all_weights, all_biases = files.read_network(options.net, names=options.names)
     net_input, y = files.read_data(options.data, rows=options.rows)
+    check_orientation(net_input, all_weights[0], options.rows)
     if net_input.ndim == 2 and net_input.shape[1] > CHECKED:
         print(f"The first {CHECKED:,} of {net_input.shape[1]:,} samples:")
         y = y[..., :CHECKED] if y.shape[-1:] == net_input.shape[1:] else y
@@ -241,7 +249,16 @@ def _layer_sizes(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def info(num_threads: int, decided_by: str) -> None:
+def info(options: argparse.Namespace, num_threads: int) -> int:
+    """Print what the package runs on; with --layers, where a network's time goes."""
+    profile = options.layers and profiling.report(options.layers, np.dtype(options.dtype), options.batch, num_threads)
+    show_versions(num_threads, "--threads" if options.threads else decided_by())
+    if profile:
+        print(f"\n{profile}")
+    return 0
+
+
+def show_versions(num_threads: int, decided_by: str) -> None:
     """Print what the package runs on."""
     import llvmlite
     import numba

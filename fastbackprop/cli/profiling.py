@@ -10,6 +10,7 @@ from fastbackprop.arguments.batch import Batch
 from fastbackprop.arguments.checks import Array, DType, parameter_count
 from fastbackprop.cli.bars import bars
 from fastbackprop.engine.limits import FEW
+from fastbackprop.engine.memory import check_size
 from fastbackprop.engine.plan import Plan, plan_gradient
 from fastbackprop.engine.pool import new_engine
 from fastbackprop.packing import unpack
@@ -28,7 +29,11 @@ PARTS = {
 
 def report(layer_sizes: tuple[int, ...], dtype: DType, samples: int, num_threads: int) -> str:
     """How a batch of that many samples is cut, and the share of each part of its gradient."""
-    times = measure(layer_sizes, dtype, samples, num_threads)  # first: it fails at once where memory is short
+    # Parameters and gradient; input, target and output.
+    numbers = 2 * parameter_count(layer_sizes) + samples * (layer_sizes[0] + 2 * layer_sizes[-1])
+    what = f"{samples:,} samples of this network"
+    check_size(numbers * dtype.itemsize, what, "pass a smaller --samples, or a smaller network")
+    times = measure(layer_sizes, dtype, samples, num_threads)
     plan = plan_gradient(layer_sizes, dtype.itemsize, samples)
     whole = sum(times.values())
     lines = [f"{name:15} {value}" for name, value in describe(plan, layer_sizes, dtype, num_threads).items()]

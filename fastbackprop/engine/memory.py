@@ -10,6 +10,7 @@ import functools
 import math
 import operator
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -77,11 +78,12 @@ def forget() -> None:
 
 
 def check_size(nbytes: int, what: str, remedy: str) -> None:
-    """Refuse an array that is larger than the machine's memory: the system may hand it out, and end the process
-    later."""
-    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-        return
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Refuse arrays that are larger than the machine's memory, or than all addresses where its size is unknown.
+
+    Without this check, the system may hand out the memory, and end the process later.
+    """
+    known = "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {})
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else sys.maxsize
     if nbytes > memory:
         raise MemoryError(f"{what} take {nbytes / 2**30:.4g} GiB, and there are {memory / 2**30:.4g}: {remedy}")
 

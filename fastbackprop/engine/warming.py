@@ -1,5 +1,7 @@
 """Compiling everything in advance."""
 
+from __future__ import annotations
+
 from numpy.typing import DTypeLike
 
 from fastbackprop.arguments.addresses import reader
