@@ -1,6 +1,7 @@
 """Chunks: the schedule of a batch that is cut into them. Threads take chunks until there are none left, tile by tile.
 
-A pass of this kind is what it does with one tile: `each_tile` and `sum_over_tiles` make a pass of that phase.
+A pass of this kind is what it does with one tile: `each_tile` and `sum_over_tiles` make a pass of that function, which
+is `inner`: as a phase, it was copied once more, and a first gradient compiled 0.3 s longer.
 """
 
 from fastbackprop.engine import plan

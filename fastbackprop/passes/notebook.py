@@ -5,7 +5,7 @@ batch, and lists with columns that are not contiguous along a row, go through th
 both passes of 1,000 to 100,000 samples of 1-6x5-1 and 8-16x3-1 took 3 to 16 % less time (Zen 5, 2026-11).
 """
 
-from fastbackprop.kernels.jit import phase
+from fastbackprop.kernels.jit import inner, phase
 from fastbackprop.kernels.records import record_at
 from fastbackprop.kernels.rows import clear_tail, relu_rows, whole_vectors
 from fastbackprop.kernels.simd import advance
@@ -70,7 +70,7 @@ def forward_columns(call, tile, k, h, h_row, first, count):
     return activations, row
 
 
-@phase
+@inner
 def forward_tile(call, tile, first, count):
     """f_k = Omega_k h_k + beta_k and h_{k+1} = ReLU(f_k), to the caller's lists."""
     load(call, tile, first, count)
@@ -115,7 +115,7 @@ def backward_columns(call, tile, k, first, count, in_place):
             give_rows(call, wanted, rows, first, layer.units_in, count)
 
 
-@phase
+@inner
 def backward_tile(call, tile, partial, losses, first, count, samples_before):
     """dl/df_{k-1} = (Omega_k^T dl/df_k) * [f_{k-1} > 0], and the weight gradients with the h_k that were given."""
     begin_backward(call, tile, losses, first, count)

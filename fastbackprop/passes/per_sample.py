@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 from fastbackprop.kernels.columns import add_squared_norms, multiply_rows, outer_products, with_norm
-from fastbackprop.kernels.jit import phase
+from fastbackprop.kernels.jit import inner, phase
 from fastbackprop.kernels.records import record_at
 from fastbackprop.kernels.rows import clear, clear_tail, fill_with_ones, whole_vectors
 from fastbackprop.kernels.simd import advance, doubles
@@ -80,7 +80,7 @@ def narrow(call, tile, number, values, count):
         results[s] = found[s]
 
 
-@phase
+@inner
 def norms_tile(call, tile, first, count):
     """The losses and norms of a tile's samples, to the caller."""
     differentiate_samples(call, tile, first, count)
@@ -91,7 +91,7 @@ def norms_tile(call, tile, first, count):
     give_columns(call, advance(tile, call.results_at), first, 1 + call.norms, count)
 
 
-@phase
+@inner
 def clip_tile(call, tile, partial, losses, first, count, samples_before):
     """The gradients of a tile's samples are scaled to max_norm at most before they are summed: dl/df_k are."""
     differentiate_samples(call, tile, first, count)
@@ -126,7 +126,7 @@ def take_factors(call, tile, losses, first, count):
     clear_tail(row, call.row_bytes, 1, count, whole_vectors(count, tile))
 
 
-@phase
+@inner
 def square_tile(call, tile, partial, losses, first, count, samples_before):
     """dl/dOmega_k += dl/df_k h_k^T, and then the same of their squares, for the sum of the squared gradients."""
     differentiate_samples(call, tile, first, count)
@@ -144,7 +144,7 @@ def square_tile(call, tile, partial, losses, first, count, samples_before):
             add_layer_gradient(call, tile, summed, k, h, row, count, samples_before)
 
 
-@phase
+@inner
 def gradients_tile(call, tile, first, count):
     """The gradient of each sample, and its loss, to the caller."""
     differentiate_samples(call, tile, first, count)

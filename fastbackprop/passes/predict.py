@@ -1,12 +1,12 @@
 """The prediction: each chunk of a batch goes through the network, and only the output is kept."""
 
-from fastbackprop.kernels.jit import phase
+from fastbackprop.kernels.jit import inner
 from fastbackprop.kernels.simd import advance
 from fastbackprop.passes.chunks import each_tile
 from fastbackprop.passes.tile import forward, give_columns, load
 
 
-@phase
+@inner
 def predict_tile(call, tile, first, count):
     """A tile goes forward, and its output is given out."""
     load(call, tile, first, count)

@@ -3,14 +3,14 @@
 For networks whose gradient is small, so that there is room for one of each chunk.
 """
 
-from fastbackprop.kernels.jit import phase
+from fastbackprop.kernels.jit import inner
 from fastbackprop.kernels.records import record_at
 from fastbackprop.kernels.simd import advance
 from fastbackprop.passes.chunks import sum_over_tiles
 from fastbackprop.passes.tile import add_layer_gradient, backward, forward, give_input_gradient, load, take_loss
 
 
-@phase
+@inner
 def differentiate_tile(call, tile, partial, losses, first, count, samples_before):
     """A tile goes forward and back; each layer's weight gradient is taken before dl/df_{k-1} overwrites h_k."""
     load(call, tile, first, count)
