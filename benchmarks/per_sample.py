@@ -103,7 +103,7 @@ def own_calls(case, dtype, data, max_norm, threads):
 def numpy_clipped(case, dtype, data, max_norm, _threads):
     """One forward and one backward pass, norms by their formula, one set of weight gradients; all in place."""
     net_input, all_weights, all_biases, y = data
-    kept, _ = lean.buffers(case.layer_sizes, case.samples, dtype)
+    kept, *_ = lean.buffers(case.layer_sizes, case.samples, dtype)
     all_dl_df, positive = [np.empty_like(h) for h in kept], [np.empty(h.shape, bool) for h in kept]
     gradients = [np.empty_like(w) for w in all_weights], [np.empty_like(b) for b in all_biases]
 

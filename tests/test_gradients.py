@@ -380,7 +380,7 @@ def test_lists_and_vectors_do_not_mix():
 
 def test_gradients_beyond_the_largest_structured_dtype_are_split():
     gradient = np.empty(2**28 + 2**14)  # 2 GB of addresses, no memory
-    (dl_dweights,), (dl_dbiases,) = split(gradient, check_shapes(((2**14, 2**14),), ((2**14,),)))
+    dl_dweights, dl_dbiases = split(gradient, check_shapes(((2**14, 2**14),), ((2**14,),)))
     assert (dl_dweights.shape, dl_dbiases.shape) == ((2**14, 2**14), (2**14,))
     assert dl_dweights.ctypes.data == gradient.ctypes.data
     assert dl_dbiases.ctypes.data == gradient.ctypes.data + dl_dweights.nbytes

@@ -137,7 +137,7 @@ def test_forward_layer(units, depth, dtype):
 
 
 def test_nan_and_infinities_pass_a_deep_layer(dtype):
-    depth = 2 * layers.DEPTH_BYTES // dtype.itemsize
+    depth = 2 * layers.DEPTH
     h = np.zeros((depth, SAMPLES + 16), dtype)
     h[depth - 1, 0], h[0, 1], h[0, 2] = np.nan, np.nan, -np.inf
     f = np.full((1, SAMPLES + 16), 7, dtype)

@@ -178,4 +178,4 @@ def test_a_report_that_cannot_be_written():
     command = [sys.executable, "-m", "fastbackprop", "check", "net.npz", "data.npz"]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=300, check=False)
-    assert (done.returncode, done.stderr) == (2, b"fastbackprop: [Errno 28] No space left on device\n")
+    assert (done.returncode, done.stderr) == (2, b"fastbackprop check: [Errno 28] No space left on device\n")

@@ -14,14 +14,15 @@ from numba.extending import intrinsic
 from fastbackprop.kernels.register_tiles import dots, multiply, transpose_block
 from fastbackprop.kernels.simd import outlined
 
-DEPTH_BYTES = 2048
-"""Bytes of one sample's activations, or derivatives, whose terms a product sums at once, at most.
+DEPTH = 512
+"""Units of one sample's activations, or derivatives, whose terms a product sums at once, at most.
 
 The sum of each part is added to those before it, so that the products of wide layers round as rarely as NumPy's. And
 the activations of a part stay in L2.
 
-Measured: with 4096 bytes, 784-1024x3-10, 784-256x3-10 and 784-100x3-10 took the same time within 1 %, but the float32
-output of 1024 units was 1.7 times as far from float64 as NumPy's (one thread, Zen 4, 2026-11).
+Measured: with 1024, 784-1024x3-10, 784-256x3-10 and 784-100x3-10 took the same time within 1 %, but the float32 output
+of 1024 units was 1.7 times as far from float64 as NumPy's (one thread, Zen 4). With 256, 64 samples of 784-100x3-10
+took 4 % longer in float64 (two threads, 2026-11).
 """
 
 PAGES, PAGE_BYTES = 64, 4096
@@ -52,7 +53,7 @@ def forward_layer(typing_context, f, f_stride, weights, biases, h, h_stride, uni
 
     def emit(simd, f, f_stride, weights, biases, h, h_stride, units_out, units_in, samples, has_relu):
         builder = simd.builder
-        for p, depth in simd.parts(units_in, DEPTH_BYTES // simd.itemsize):
+        for p, depth in simd.parts(units_in, DEPTH):
             last = builder.icmp_signed("==", simd.add(p, depth), units_in)
             clipped = builder.and_(last, builder.icmp_signed("!=", has_relu, simd.int(0)))
             multiply(
@@ -95,7 +96,7 @@ def backward_layer(
         # Where the sums overwrite h, there must be one pass: the second would take the mask from them.
         in_place = builder.and_(masked, builder.icmp_unsigned("==", result, h))
         rows = builder.sdiv(simd.int(PAGES * PAGE_BYTES), simd.least(row, PAGE_BYTES))
-        most = builder.select(in_place, units_out, simd.least(rows, DEPTH_BYTES // simd.itemsize))
+        most = builder.select(in_place, units_out, simd.least(rows, DEPTH))
         for p, depth in simd.parts(units_out, most):
             last = builder.icmp_signed("==", simd.add(p, depth), units_out)
             multiply(
