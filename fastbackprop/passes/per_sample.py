@@ -19,6 +19,7 @@ from fastbackprop.kernels.simd import advance, doubles
 from fastbackprop.passes.chunks import each_tile, sum_over_tiles
 from fastbackprop.passes.tile import (
     add_layer_gradient,
+    add_transposed,
     apply_loss,
     backward,
     forward,
@@ -26,6 +27,7 @@ from fastbackprop.passes.tile import (
     load,
     take_target,
     take_weights,
+    transpose_layer,
 )
 
 
@@ -134,14 +136,20 @@ def square_tile(call, tile, partial, losses, first, count, samples_before):
     for s in range(count):
         sums[s] += own[s]
     for k in range(call.layers - 1, -1, -1):
-        layer, samples = record_at(call.layer, k), whole_vectors(count, tile)
-        dl_df, h, row = advance(tile, layer.dl_df_at), advance(tile, layer.h_at), call.row_bytes
+        layer, samples, row = record_at(call.layer, k), whole_vectors(count, tile), call.row_bytes
+        dl_df, h = advance(tile, layer.dl_df_at), advance(tile, layer.h_at)
+        transpose_layer(call, tile, k, h, row, count)
         for power in range(2):
             if power == 1:
                 multiply_rows(dl_df, row, dl_df, row, layer.units_out, samples)
-                multiply_rows(h, row, h, row, layer.units_in, samples)
+                if layer.along_units:
+                    h_of_sample, bytes_of_sample = advance(tile, call.transposed_at), layer.transposed_row
+                    units = whole_vectors(layer.units_in, tile)
+                    multiply_rows(h_of_sample, bytes_of_sample, h_of_sample, bytes_of_sample, count, units)
+                else:
+                    multiply_rows(h, row, h, row, layer.units_in, samples)
             summed = advance(partial, power * call.squares_at)
-            add_layer_gradient(call, tile, summed, k, h, row, count, samples_before)
+            add_transposed(call, tile, summed, k, h, row, count, samples_before)
 
 
 @inner

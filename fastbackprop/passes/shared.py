@@ -10,7 +10,7 @@ order of the samples. So the bits of the result do not depend on how many thread
 
 from fastbackprop.kernels.jit import phase
 from fastbackprop.kernels.records import record_at
-from fastbackprop.kernels.rows import clear, clear_tail
+from fastbackprop.kernels.rows import clear, clear_tail, whole_vectors
 from fastbackprop.kernels.simd import advance
 from fastbackprop.parallel.team import BLOCKS, PIECES, claim, finish, meet
 from fastbackprop.passes.chunks import add_block, add_losses
@@ -82,6 +82,9 @@ def sum_block(call, scratch, block):
         h = advance(tile, layer.h_at + block.column * call.row_bytes)
         ones, transposed = advance(tile, call.ones_at), advance(scratch, call.transposed_at)
         count = min(call.tile_samples, call.samples - first)
+        if layer.along_units:
+            samples = whole_vectors(count, tile)
+            call.transpose(transposed, layer.transposed_row, h, call.row_bytes, block.columns, samples)
         # fmt: off
         add_weight_gradient(
             call, layer,

@@ -131,16 +131,15 @@ def add_weight_gradient(
     """dl/dOmega_k += dl/df_k h_k^T and dl/dbeta_k += dl/df_k 1^T over one tile, for a block of layer k or all of it.
 
     partial (units, inputs) and biases (units,) are those of the gradient that is summed; dl_df has rows `units`, h rows
-    `inputs`. Narrow layers take it along the samples; wide ones along the units, from transposed activations, and only
-    the bias gradient along the samples. partial is added to, but written where the layer is wide and samples_before is
-    0.
+    `inputs`. Narrow layers take it along the samples; wide ones along the units, from activations that have been
+    transposed, and only the bias gradient along the samples. partial is added to, but written where the layer is wide
+    and samples_before is 0.
     """
     samples = whole_vectors(count, dl_df)
     first_column = 0
     # fmt: off
     if layer.along_units:
         first_column = inputs
-        call.transpose(transposed, layer.transposed_row, h, h_row, inputs, samples)
         call.weight_gradient(
             partial, row,
             dl_df, call.row_bytes,
@@ -161,6 +160,22 @@ def add_weight_gradient(
 @phase
 def add_layer_gradient(call, tile, partial, k, h, h_row, count, samples_before):
     """The whole weight gradient of layer k over one tile, added to a partial gradient."""
+    transpose_layer(call, tile, k, h, h_row, count)
+    add_transposed(call, tile, partial, k, h, h_row, count, samples_before)
+
+
+@phase
+def transpose_layer(call, tile, k, h, h_row, count):
+    """h_k sample by sample, where the weight gradient of layer k is taken along the units."""
+    layer = record_at(call.layer, k)
+    if layer.along_units:
+        transposed = advance(tile, call.transposed_at)
+        call.transpose(transposed, layer.transposed_row, h, h_row, layer.units_in, whole_vectors(count, h))
+
+
+@phase
+def add_transposed(call, tile, partial, k, h, h_row, count, samples_before):
+    """The whole weight gradient of layer k, whose activations have been transposed."""
     layer = record_at(call.layer, k)
     weights, biases = advance(partial, layer.partial_at), advance(partial, layer.partial_biases_at)
     dl_df, ones = advance(tile, layer.dl_df_at), advance(tile, call.ones_at)
