@@ -105,7 +105,7 @@ def plan_gradient(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> 
         chunks = count_chunks(layout, itemsize, samples)
         is_worth_sharing = samples > GRAIN and samples * layout.flops >= SHARED_FLOPS
         if chunks != 1 or not is_worth_sharing:  # threads share the one chunk of a batch that is too small for two
-            return cut_in_chunks(layout, samples, chunks)
+            return cut_in_chunks(layout, itemsize, samples)
     layout = shared_layout(layer_sizes, itemsize)
     group_tiles = min(GROUP_TILES, max(GROUP_BYTES // layout.tile_bytes, 2))
     groups = -(-samples // (group_tiles * SHARED_TILE_SAMPLES))
@@ -116,7 +116,7 @@ def plan_gradient(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> 
 def plan_backward_pass(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the notebooks' backward pass is computed: in chunks, however large their partial gradients."""
     layout = private_layout(layer_sizes, itemsize)
-    return cut_in_chunks(layout, samples, count_chunks(layout, itemsize, samples))
+    return cut_in_chunks(layout, itemsize, samples)
 
 
 def plan_prediction(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
@@ -145,21 +145,24 @@ def plan_layer_norms(layer_sizes: tuple[int, ...], itemsize: int, samples: int) 
 
 
 def plan_sample_gradients(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
-    """How the gradient of each sample is computed. To write an element takes as long as some 16 operations."""
+    """How the gradient of each sample is computed.
+
+    Measured: an element of 784-100-10 takes 0.15 ns in float32 and 0.31 in float64, the time of 36 operations (2026-11).
+    """
     layout = kept_layout(layer_sizes, itemsize, 1, 1)
-    return cut_short(layout, samples, layout.flops * 3)
+    return cut_short(layout, samples, layout.flops * 6)
 
 
 def plan_clipped_gradient(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the sum of clipped gradients is computed: in chunks, however large their partial gradients."""
     layout = kept_layout(layer_sizes, itemsize, 1, 1)
-    return cut_in_chunks(layout, samples, count_chunks(layout, itemsize, samples))
+    return cut_in_chunks(layout, itemsize, samples)
 
 
 def plan_squares(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the sums of gradients and of their squares are computed: in chunks, however large their partial gradients."""
     layout = kept_layout(layer_sizes, itemsize, 1, 2)
-    return cut_in_chunks(layout, samples, count_chunks(layout, itemsize, samples))
+    return cut_in_chunks(layout, itemsize, samples)
 
 
 PLANS = {
@@ -182,9 +185,9 @@ def plan_few(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     return Plan("few", layout, samples, 1, 1, FEW, layout.flops, has_sums=False)
 
 
-def cut_in_chunks(layout: Layout, samples: int, chunks: int) -> Plan:
-    """A private plan of so many chunks; two have room, however large their partial gradients."""
-    most = max(PARTIALS_BYTES // layout.partial_bytes, 2)
+def cut_in_chunks(layout: Layout, itemsize: int, samples: int) -> Plan:
+    """A private plan; two chunks of a slice have room, however large their partial gradients."""
+    chunks, most = count_chunks(layout, itemsize, samples), max(PARTIALS_BYTES // layout.partial_bytes, 2)
     tile_samples = even_tile(layout, longest(samples, chunks))
     return Plan("private", layout, samples, chunks, most, tile_samples, layout.flops)
 

@@ -25,7 +25,7 @@ from typing import TypeVar
 Made = TypeVar("Made")
 
 KEPT_FILES = 500
-"""The number of files that stay in the folder: the newest. All kernels of both dtypes are 44 files and 3 MB."""
+"""The number of files that stay in the folder: the newest. All kernels of both dtypes are 44 files and 1.8 MB."""
 
 CHECKSUM_BYTES = 32
 
