@@ -147,7 +147,7 @@ def plan_layer_norms(layer_sizes: tuple[int, ...], itemsize: int, samples: int) 
 def plan_sample_gradients(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the gradient of each sample is computed.
 
-    Measured: an element of 784-100-10 takes 0.15 ns in float32 and 0.31 in float64, the time of 36 operations (2026-11).
+    Measured: an element of 784-100-10 takes 0.15 ns in float32, 0.31 in float64: the time of 36 operations (2026-11).
     """
     layout = kept_layout(layer_sizes, itemsize, 1, 1)
     return cut_short(layout, samples, layout.flops * 6)
