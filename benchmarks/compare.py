@@ -81,9 +81,14 @@ def summary(case, dtype, times, best):
     return {"case": dataclasses.astuple(case), "dtype": dtype, "peak": best, "libraries": libraries}
 
 
+def rounded(seconds):
+    """A time as three digits show it."""
+    return float(f"{seconds:.3g}")
+
+
 def best_other(found):
     """The fastest other library, and its median time over that of this package, both as three digits show them."""
-    times = {name: float(f"{library['median']:.3g}") for name, library in found["libraries"].items()}
+    times = {name: rounded(library["median"]) for name, library in found["libraries"].items()}
     ours = times.pop("fastbackprop")
     name = min(times, key=times.get)
     return name, times[name] / ours

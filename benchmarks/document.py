@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks import charts, machine, per_sample, pytorch
 from benchmarks.cases import MINIBATCH, NOTEBOOK, Case
-from benchmarks.compare import best_other
+from benchmarks.compare import best_other, rounded
 from benchmarks.libraries import LIBRARIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +35,8 @@ CHARTS = {
 
 
 def seconds(value):
-    """A time with three digits."""
+    """A time with three digits, rounded before its unit is chosen, as `best_other` rounds it."""
+    value = rounded(value)
     for unit, size in ("s", 1.0), ("ms", 1e-3):
         if value >= size:
             return f"{value / size:.3g} {unit}"
