@@ -45,8 +45,8 @@ def sentence(described):
     """The same in one sentence, for a document."""
     versions = ", ".join(f"{name} {version}" for name, version in described["versions"].items())
     return (
-        f"Measured on {described['processors']} processors of a machine with {described['processor']} "
-        f"({described['vector_bits']}-bit vectors), Python {described['python']}, {versions}, on {described['date']}."
+        f"Measured on {described['date']} on {described['processors']} processors, {described['processor']} with "
+        f"{described['vector_bits']}-bit vectors; Python {described['python']}, {versions}."
     )
 
 
