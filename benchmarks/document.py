@@ -68,7 +68,7 @@ def not_won(results):
         if ratio < 1.0:
             row = f"{network(case)} with {case.samples:,} samples in {result['dtype']}"
             lost.append(f"{row} ({name}, {1 / ratio:.2f} times as fast)")
-    return "Another library is faster for: " + "; ".join(lost) + "." if lost else "fastbackprop is fastest in every row."
+    return "Another library is faster: " + "; ".join(lost) + "." if lost else "fastbackprop is fastest in every row."
 
 
 def side_by_side(measured):
@@ -83,10 +83,10 @@ def side_by_side(measured):
         rows[-1] += [f"{libraries['fastbackprop']['share']:.0%}", f"{best_other(result)[1]:.2f}"]
     header = ["network", "samples", "dtype", *names, "share of the peak", "best other / fastbackprop"]
     about = (
-        "Median time of one gradient. The share of the peak is the speed of this package over the processors' FMA peak. "
-        "The last column is the time of the fastest other library over the time of this package. The column NumPy is "
-        "`fastbackprop.lean`, the same gradient in NumPy, written for speed. NumPy as in the notebooks is "
-        "`fastbackprop.reference`, which keeps every activation."
+        "Median time of one gradient. The share of the peak is the speed of this package over the FMA peak of the "
+        "processors. The last column is the time of the fastest other library over the time of this package. The "
+        "column NumPy is `fastbackprop.lean`, the same gradient in NumPy, written for speed. NumPy as in the notebooks "
+        "is `fastbackprop.reference`, which keeps every activation."
     )
     return "\n\n".join([table(header, rows), f"{about} {not_won(results)}", measured_on(measured)])
 

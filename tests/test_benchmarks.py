@@ -303,7 +303,7 @@ def test_cases_that_are_not_won_are_told():
     won = result(fastbackprop=1e-3, JAX=2e-3, NumPy=1.3e-3)
     told = document.not_won([won, result(fastbackprop=1e-3, JAX=8e-4), result(fastbackprop=1e-3, JAX=2.0, NumPy=5e-4)])
     assert told == (
-        "Another library is faster for: 784-100-10 with 8 samples in float32 (JAX, 1.25 times as fast); "
+        "Another library is faster: 784-100-10 with 8 samples in float32 (JAX, 1.25 times as fast); "
         "784-100-10 with 8 samples in float32 (NumPy, 2.00 times as fast)."
     )
     assert document.not_won([won]) == "fastbackprop is fastest in every row."
