@@ -59,6 +59,7 @@ import fastbackprop
 from fastbackprop.cli.main import main
 from fastbackprop.engine import plan
 plan.SLICE_FLOPS = 1  # so that a short call reports its progress as a long one does
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 inner = fastbackprop.loss_and_gradients
 def watched(*arguments, progress, **options):
     def report(done, total):
