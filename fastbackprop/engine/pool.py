@@ -12,11 +12,11 @@ from fastbackprop.kernels import may_compile
 
 T = TypeVar("T")
 
-KEPT = 8
-"""Engines that are kept, at most."""
+KEPT_ENGINES = 8
+"""Largest number of engines that are kept."""
 
-KEPT_BYTES = 256 * 1024 * 1024
-"""Bytes of their buffers, at most."""
+KEPT_ENGINES_BYTES = 256 * 1024 * 1024
+"""Largest number of bytes of the buffers of all kept engines."""
 
 
 def new_engine(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
@@ -41,9 +41,9 @@ def borrow(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
 def give_back(engine: Engine) -> None:
     """Keep an engine for later calls, unless too much is kept already."""
     size = engine.nbytes
-    if len(_free) >= KEPT or sum([kept.nbytes for kept in list(_free.values())], size) > KEPT_BYTES:
+    if len(_free) >= KEPT_ENGINES or sum([kept.nbytes for kept in list(_free.values())], size) > KEPT_ENGINES_BYTES:
         _free.clear()
-    if size <= KEPT_BYTES:
+    if size <= KEPT_ENGINES_BYTES:
         _free[engine.layer_sizes, engine.dtype] = engine
 
 

@@ -1,6 +1,6 @@
 """One dense layer over one tile of samples: forward, backward, weight gradient.
 
-A tile is a block of rows in a workspace: row r starts at `tile + r * stride`, a cache line, and holds `samples`
+A tile is some rows of a workspace: row r starts at `tile + r * stride`, a cache line, and holds `samples`
 samples, whole vectors of the target. What lies behind the last true sample of a batch is called its tail. Tails are
 zero in every operand of a weight gradient along the samples, so they add nothing, not even NaN. Rows of h and f may be
 those of a caller's array as well, at any address and stride, if it holds whole vectors of samples.
@@ -11,7 +11,7 @@ Strides and columns are in bytes. Arguments come as outputs, inputs, sizes.
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastbackprop.kernels.register_tiles import dots, multiply, transpose_block
+from fastbackprop.kernels.register_tiles import dots, multiply, transpose_vectors
 from fastbackprop.kernels.simd import outlined
 
 DEPTH = 512
@@ -184,8 +184,9 @@ def weight_gradient(
 
     def emit(simd, dl_dweights, row, dl_df, df_stride, transposed, stride, units_out, units_in, samples, before):
         builder = simd.builder
+        row_vectors = simd.ceil_div(units_in, simd.lanes)
         for s, depth in simd.parts(samples, SAMPLES):
-            for first, count in simd.range(simd.blocks(units_in, simd.lanes), COLUMN_BYTES // simd.target.vector_bytes):
+            for first, count in simd.range(row_vectors, COLUMN_BYTES // simd.target.vector_bytes):
                 column = simd.mul(first, simd.target.vector_bytes)
                 multiply(
                     simd,
@@ -218,7 +219,7 @@ def transpose(typing_context, target, target_stride, source, source_stride, rows
         for p, height in simd.range(rows, simd.lanes):
             for s, _ in simd.range(samples, simd.lanes):
                 corner = simd.behind(target, simd.mul(s, target_stride), simd.mul(p, simd.itemsize))
-                block = simd.behind(source, simd.mul(p, source_stride), simd.mul(s, simd.itemsize))
-                transpose_block(simd, corner, target_stride, block, source_stride, height)
+                start = simd.behind(source, simd.mul(p, source_stride), simd.mul(s, simd.itemsize))
+                transpose_vectors(simd, corner, target_stride, start, source_stride, height)
 
     return types.void(target, types.intp, source, *[types.intp] * 3), outlined("transpose", source.dtype, emit)

@@ -14,7 +14,7 @@ from numba.core.datamodel import models
 from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, lower_setattr_generic, register_model
 
-BYTE, INT = ir.IntType(8), ir.IntType(64)
+from fastbackprop.kernels.simd import BYTE, INT
 
 
 class Record(types.Type):

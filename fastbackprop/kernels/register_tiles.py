@@ -170,12 +170,12 @@ def dots(simd, g, g_stride, operands, rows, samples, finish):
                 finish(simd.add(first, i.index), p, simd.sum(lanes))
 
 
-def transpose_block(simd, target, target_stride, source, source_stride, rows):
-    """target[s, p] = source[p, s] for a square block of as many rows as a vector has lanes.
+def transpose_vectors(simd, target, target_stride, source, source_stride, rows):
+    """target[s, p] = source[p, s] for one vector of samples s, and one row p for each lane of a vector.
 
     Only the first `rows` rows of the source are read; the columns of the target behind them hold copies of the last.
     """
     last = simd.add(rows, -1)
-    block = [simd.load(source, simd.mul(simd.least(p, last), source_stride)) for p in range(simd.lanes)]
-    for s, vector in enumerate(simd.transpose(block)):
+    vectors = [simd.load(source, simd.mul(simd.least(p, last), source_stride)) for p in range(simd.lanes)]
+    for s, vector in enumerate(simd.transpose(vectors)):
         simd.store(vector, target, simd.mul(s, target_stride))

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from fastbackprop.kernels.register_tiles import transpose_block
+from fastbackprop.kernels.register_tiles import transpose_vectors
 from fastbackprop.kernels.simd import Simd, outlined
 
 
@@ -19,7 +19,7 @@ def whole_vectors(typing_context, count, tile):
 
     def generate(context, builder, signature, arguments):
         simd = Simd(context, builder, tile.dtype)
-        return simd.mul(simd.blocks(arguments[0], simd.lanes), simd.lanes)
+        return simd.mul(simd.ceil_div(arguments[0], simd.lanes), simd.lanes)
 
     return types.intp(types.intp, tile), generate
 
@@ -28,8 +28,8 @@ def whole_vectors(typing_context, count, tile):
 def copy_rows(typing_context, target, target_stride, source, source_row, source_column, rows, count):
     """target[r, s] = source[r, s] for s < count. The source has any strides, the target's rows are contiguous.
 
-    Rows of the source that are contiguous are copied as they are; of columns that are (samples in rows, seen
-    transposed), square blocks are transposed in registers; all else goes element by element.
+    Contiguous rows of the source are copied vector by vector. Contiguous columns (samples in rows, seen transposed)
+    are transposed in registers. Everything else is copied element by element.
     """
 
     def emit(simd, target, target_stride, source, source_row, source_column, rows, count):
@@ -62,10 +62,10 @@ def copy_rows(typing_context, target, target_stride, source, source_row, source_
                 for r, _ in simd.range(whole[0], simd.lanes):
                     for s, _ in simd.range(whole[1], simd.lanes):
                         to, start = place(r, s)
-                        transpose_block(simd, to, target_stride, start, source_column, simd.int(simd.lanes))
+                        transpose_vectors(simd, to, target_stride, start, source_column, simd.int(simd.lanes))
                 with simd.loop(rows) as r:
-                    in_block = builder.icmp_signed("<", r.index, whole[0])
-                    done = builder.select(in_block, whole[1], simd.int(0))
+                    is_transposed = builder.icmp_signed("<", r.index, whole[0])
+                    done = builder.select(is_transposed, whole[1], simd.int(0))
                     with simd.loop(builder.sub(count, done)) as s:
                         to, start = place(r.index, simd.add(done, s.index))
                         simd.store(simd.load_scalar(start, 0), to, 0)

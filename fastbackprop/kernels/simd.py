@@ -162,7 +162,7 @@ class Simd:
 
     def prefetch_rows(self, pointer, stride, rows, samples):
         """The same for the cache lines of `rows` rows."""
-        with self.loop(self.blocks(self.mul(samples, self.itemsize), CACHE_LINE)) as line:
+        with self.loop(self.ceil_div(self.mul(samples, self.itemsize), CACHE_LINE)) as line:
             for row in range(rows):
                 self.prefetch(self.behind(pointer, self.mul(row, stride), self.mul(line.index, CACHE_LINE)))
 
@@ -200,20 +200,20 @@ class Simd:
             vector = self.builder.fadd(*halves)
         return self.builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
 
-    def transpose(self, block):
-        """The columns of a square block of vectors, by exchanging ever larger halves between pairs of rows."""
+    def transpose(self, vectors):
+        """The columns of one vector for each lane, by exchanging ever larger halves between pairs of vectors."""
         width = 1
         while width < self.lanes:
             low = [k + (self.lanes - width if k & width else 0) for k in range(self.lanes)]
             high = [k + width for k in low]
-            exchanged = list(block)
+            exchanged = list(vectors)
             for k in range(self.lanes):
                 if not k & width:
-                    pair = block[k], block[k + width]
+                    pair = vectors[k], vectors[k + width]
                     exchanged[k], exchanged[k + width] = (self.shuffle(*pair, pick) for pick in (low, high))
-            block = exchanged
+            vectors = exchanged
             width *= 2
-        return block
+        return vectors
 
     def shuffle(self, left, right, pick):
         """The lanes `pick` of two vectors, those of the right one counted on behind the left one's."""
@@ -248,22 +248,22 @@ class Simd:
 
         ``for first, count in simd.range(total, step): <emit the code for [first, first + count)>``
         """
-        with self.loop(self.blocks(total, step)) as block:
-            first = self.mul(block.index, step)
+        with self.loop(self.ceil_div(total, step)) as part:
+            first = self.mul(part.index, step)
             yield first, self.least(self.builder.sub(total, first), step)
 
     def parts(self, total, largest):
         """The same for as few parts as possible, whose lengths differ by at most one."""
-        count = self.blocks(total, largest)
+        count = self.ceil_div(total, largest)
         with self.loop(count) as part:
             first, end = (
                 self.builder.sdiv(self.mul(number, total), count) for number in (part.index, self.add(part.index, 1))
             )
             yield first, self.builder.sub(end, first)
 
-    def blocks(self, total, largest):
-        """Into how many blocks of at most `largest` rows `total` rows are cut."""
-        return self.builder.sdiv(self.add(total, self.int(largest), -1), self.int(largest))
+    def ceil_div(self, total, size):
+        """total / size, rounded up."""
+        return self.builder.sdiv(self.add(total, self.int(size), -1), self.int(size))
 
     def least(self, left, right):
         """The lesser of two integers."""

@@ -119,7 +119,7 @@ def yield_processor(typing_context):
     return types.void(), generate
 
 
-def rounding(context, builder):
+def rounding_mode(context, builder):
     """The register that says how this thread rounds, and whether it flushes subnormal numbers to 0."""
     triple = context.codegen().magic_tuple()[0]
     if triple.startswith("x86_64"):
@@ -131,7 +131,7 @@ def rounding(context, builder):
     return INT(0)
 
 
-def set_rounding(context, builder, value):
+def set_rounding_mode(context, builder, value):
     """Write that register of this thread."""
     triple = context.codegen().magic_tuple()[0]
     if triple.startswith("x86_64"):
@@ -221,7 +221,7 @@ def hand_over(typing_context, run, address, call):
         builder.store(address, run)
         place = builder.bitcast(builder.gep(run, [INT(1)]), call.type.as_pointer())
         builder.store(call, place)
-        builder.store(rounding(context, builder), builder.gep(run, [INT(2)]))
+        builder.store(rounding_mode(context, builder), builder.gep(run, [INT(2)]))
         return context.get_dummy_value()
 
     return types.void(CELL, types.int64, call), generate
@@ -240,7 +240,7 @@ def run_posted(typing_context, run, thread, threads):
         kind = ir.FunctionType(VOID, [data, INT, INT])
         function = builder.load(builder.bitcast(run, kind.as_pointer().as_pointer()))
         call = builder.load(builder.bitcast(builder.gep(run, [INT(1)]), data.as_pointer()))
-        set_rounding(context, builder, builder.load(builder.gep(run, [INT(2)])))
+        set_rounding_mode(context, builder, builder.load(builder.gep(run, [INT(2)])))
         builder.call(function, [call, *numbers])
         return context.get_dummy_value()
 

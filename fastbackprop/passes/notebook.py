@@ -10,7 +10,7 @@ from fastbackprop.kernels.records import record_at
 from fastbackprop.kernels.rows import clear_tail, relu_rows, whole_vectors
 from fastbackprop.kernels.simd import advance
 from fastbackprop.passes.chunks import each_tile, sum_over_tiles
-from fastbackprop.passes.tile import add_layer_gradient, give_input_gradient, load, take_loss
+from fastbackprop.passes.tile import add_layer_gradient, give_input_gradient, take_input, take_loss
 
 
 @phase
@@ -73,7 +73,7 @@ def forward_columns(call, tile, k, h, h_row, first, count):
 @inner
 def forward_tile(call, tile, first, count):
     """f_k = Omega_k h_k + beta_k and h_{k+1} = ReLU(f_k), to the caller's lists."""
-    load(call, tile, first, count)
+    take_input(call, tile, first, count)
     h, h_row = tile, call.row_bytes
     for k in range(call.layers):
         h, h_row = forward_columns(call, tile, k, h, h_row, first, count)
@@ -82,7 +82,7 @@ def forward_tile(call, tile, first, count):
 @phase
 def begin_backward(call, tile, losses, first, count):
     """h_0, and dl/df_K from the f_K that was given."""
-    load(call, tile, first, count)
+    take_input(call, tile, first, count)
     output, f = advance(tile, call.output_at), record_at(call.all_f, call.layers - 1)
     take_columns(call, f, output, first, call.outputs, count, False)
     take_loss(call, tile, losses, first, count)

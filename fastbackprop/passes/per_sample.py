@@ -24,7 +24,7 @@ from fastbackprop.passes.tile import (
     backward,
     forward,
     give_columns,
-    load,
+    take_input,
     take_target,
     take_weights,
     transpose_layer,
@@ -34,7 +34,7 @@ from fastbackprop.passes.tile import (
 @phase
 def differentiate_samples(call, tile, first, count):
     """h_k and dl/df_k of every layer, and the loss of each sample."""
-    load(call, tile, first, count)
+    take_input(call, tile, first, count)
     forward(call, tile, count)
     take_target(call, tile, first, count)
     fill_with_ones(advance(tile, call.weight_at), count)

@@ -14,7 +14,7 @@ from fastbackprop.kernels.rows import clear, clear_tail, whole_vectors
 from fastbackprop.kernels.simd import advance
 from fastbackprop.parallel.team import BLOCKS, PIECES, claim, finish, meet
 from fastbackprop.passes.chunks import add_block, add_losses
-from fastbackprop.passes.tile import add_weight_gradient, backward, forward, give_input_gradient, load, take_loss
+from fastbackprop.passes.tile import add_weight_gradient, backward, forward, give_input_gradient, take_input, take_loss
 
 
 def shared_pass(call, thread, threads):
@@ -57,7 +57,7 @@ def strip_forward_and_back(call, tile, strip, strips):
         rows = advance(call.tiles, tile * call.tile_bytes + begin * call.itemsize)
         losses = advance(call.sample_losses, first * 8)
         clear(losses, count)
-        load(call, rows, first, count)
+        take_input(call, rows, first, count)
         forward(call, rows, count)
         take_loss(call, rows, losses, first, count)
         for k in range(call.layers - 1, 0, -1):

@@ -20,7 +20,7 @@ from fastbackprop.kernels.simd import advance
 
 
 @phase
-def load(call, tile, first, count):
+def take_input(call, tile, first, count):
     """h_0 = columns [first, first + count) of the input; and a row of ones, for the bias gradients."""
     columns, samples = advance(call.net_input, first * call.input_column), whole_vectors(count, tile)
     call.copy_rows(tile, call.row_bytes, columns, call.input_row, call.input_column, call.inputs, count)
