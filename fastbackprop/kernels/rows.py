@@ -170,37 +170,11 @@ def add_partials(
 
         def piece(simd, r, p, vectors):
             """Elements [p, p + vectors * lanes) of row r."""
-            doubles = ir.VectorType(ir.DoubleType(), simd.lanes)
-            parts = 2 if simd.itemsize == 8 else 1  # sums, and what was rounded off
-            slots = [[cgutils.alloca_once(builder, doubles) for _ in range(parts)] for _ in range(vectors)]
             at = simd.add(simd.mul(r, row), simd.mul(p, simd.itemsize))
-            total_at = simd.behind(total, simd.mul(at, 2))  # floats become doubles, doubles two of them
+            total_at = simd.mul(at, 2)  # floats become doubles, doubles two of them
             source = simd.behind(partial, simd.mul(r, partial_row), simd.mul(p, simd.itemsize))
-            size = simd.lanes * simd.itemsize
-            kept = [(slot, k * simd.lanes * 8) for k, slot in enumerate(itertools.chain.from_iterable(slots))]
-            for slot, place in kept:
-                builder.store(ir.Constant(doubles, [0.0] * simd.lanes), slot)
-                with builder.if_then(builder.not_(fresh)):
-                    builder.store(builder.load(simd.behind(total_at, place), typ=doubles, align=1), slot)
-            with simd.loop(partials) as c:
-                start = simd.behind(source, simd.mul(c.index, partial_bytes))
-                for v, (slot, *rounded_off) in enumerate(slots):
-                    before, term = builder.load(slot), simd.widened(simd.load(start, v * size))
-                    after = builder.fadd(before, term)
-                    builder.store(after, slot)
-                    for error in rounded_off:
-                        builder.store(builder.fadd(builder.load(error), rounding(builder, before, term, after)), error)
-            with builder.if_else(final) as (then, otherwise):
-                with then:
-                    for v, (slot, *rounded_off) in enumerate(slots):
-                        value = builder.load(slot)
-                        for error in map(builder.load, rounded_off):  # NaN where the sum is infinite
-                            exact = builder.fcmp_ordered("ord", error, error)
-                            value = builder.select(exact, builder.fadd(value, error), value)
-                        simd.store(simd.narrowed(value), gradient, simd.add(at, v * size))
-                with otherwise:
-                    for slot, place in kept:
-                        simd.store(builder.load(slot), total_at, place)
+            places = simd.behind(gradient, at), simd.behind(total, total_at), source
+            add_piece(simd, *places, partial_bytes, partials, vectors, fresh, final)
 
         panel = simd.tile_vectors * simd.lanes
         panels, vectors = builder.sdiv(columns, simd.int(panel)), builder.sdiv(columns, simd.int(simd.lanes))
@@ -217,7 +191,45 @@ def add_partials(
     return types.void(*arguments), outlined("add_partials", gradient.dtype, emit)
 
 
-def rounding(builder, left, right, total):
-    """left + right - total, exactly: what the addition total = left + right has rounded off (Knuth's two-sum)."""
-    added = builder.fsub(total, left)
-    return builder.fadd(builder.fsub(left, builder.fsub(total, added)), builder.fsub(right, added))
+def add_piece(simd, gradient, total, partial, partial_bytes, partials, vectors, fresh, final):
+    """What add_partials does with `vectors` vectors from these addresses on."""
+    builder, size = simd.builder, simd.target.vector_bytes
+    doubles = ir.VectorType(ir.DoubleType(), simd.lanes)
+    parts = 2 if simd.itemsize == 8 else 1  # a sum, and what was rounded off
+    sums = [[cgutils.alloca_once(builder, doubles) for _ in range(parts)] for _ in range(vectors)]
+    kept = [(slot, k * simd.lanes * 8) for k, slot in enumerate(itertools.chain.from_iterable(sums))]
+    for slot, place in kept:
+        builder.store(ir.Constant(doubles, [0.0] * simd.lanes), slot)
+        with builder.if_then(builder.not_(fresh)):
+            builder.store(builder.load(simd.behind(total, place), typ=doubles, align=1), slot)
+    with simd.loop(partials) as c:
+        start = simd.behind(partial, simd.mul(c.index, partial_bytes))
+        for v, slots in enumerate(sums):
+            add_term(builder, simd.widened(simd.load(start, v * size)), *slots)
+    with builder.if_else(final) as (then, otherwise):
+        with then:
+            for v, slots in enumerate(sums):
+                simd.store(simd.narrowed(whole_sum(builder, *slots)), gradient, v * size)
+        with otherwise:
+            for slot, place in kept:
+                simd.store(builder.load(slot), total, place)
+
+
+def add_term(builder, term, total, *rounded_off):
+    """total += term, and what this rounds off is added to `rounded_off`, if that is summed (Knuth's two-sum)."""
+    before = builder.load(total)
+    after = builder.fadd(before, term)
+    builder.store(after, total)
+    for errors in rounded_off:
+        added = builder.fsub(after, before)
+        error = builder.fadd(builder.fsub(before, builder.fsub(after, added)), builder.fsub(term, added))
+        builder.store(builder.fadd(builder.load(errors), error), errors)
+
+
+def whole_sum(builder, total, *rounded_off):
+    """total + rounded_off; total alone where the other is NaN, as it is where total is infinite."""
+    value = builder.load(total)
+    for errors in map(builder.load, rounded_off):
+        is_number = builder.fcmp_ordered("ord", errors, errors)
+        value = builder.select(is_number, builder.fadd(value, errors), value)
+    return value
