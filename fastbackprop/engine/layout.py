@@ -74,7 +74,7 @@ def few_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
 
 
 @functools.lru_cache(maxsize=64)
-def private_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
+def chunk_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
     """Tiles in which dl/df_{k-1} takes the place of h_k, and partial gradients in which wide layers have padded
     rows."""
     rows = rows_of_tile(layer_sizes)

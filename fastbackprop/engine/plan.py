@@ -10,16 +10,11 @@ inputs give the same bits.
 
 import functools
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from fastbackprop.engine.layout import (
-    Layout,
-    few_layout,
-    kept_layout,
-    private_layout,
-    round_up,
-    shared_layout,
-)
+from fastbackprop.engine.layout import Layout, chunk_layout, few_layout, kept_layout, round_up, shared_layout
 from fastbackprop.engine.limits import (
     CHUNK_FLOPS,
     CHUNK_GRADIENT_BYTES,
@@ -44,7 +39,10 @@ class Plan:
     """How one batch goes through the network."""
 
     scheme: str
-    """few, private or shared."""
+    """few, chunks or shared: the schedule, which has a file of that name in passes/.
+
+    In chunks, each thread takes whole chunks. A gradient of a chunk is private: no other thread writes to it.
+    """
     layout: Layout
     samples: int
     chunks: int
@@ -100,7 +98,7 @@ def plan_gradient(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> 
     if 0 < samples <= FEW:
         return plan_few(layer_sizes, itemsize, samples)
     weights = sum(a * b for a, b in itertools.pairwise(layer_sizes))
-    layout = private_layout(layer_sizes, itemsize) if weights * itemsize <= PRIVATE_BYTES else None
+    layout = chunk_layout(layer_sizes, itemsize) if weights * itemsize <= PRIVATE_BYTES else None
     if layout is not None and layout.partial_bytes <= PRIVATE_BYTES:
         chunks = count_chunks(layout, itemsize, samples)
         is_worth_sharing = samples > GRAIN and samples * layout.flops >= SHARED_FLOPS
@@ -115,7 +113,7 @@ def plan_gradient(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> 
 
 def plan_backward_pass(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the notebooks' backward pass is computed: in chunks, however large their partial gradients."""
-    layout = private_layout(layer_sizes, itemsize)
+    layout = chunk_layout(layer_sizes, itemsize)
     return cut_in_chunks(layout, itemsize, samples)
 
 
@@ -128,7 +126,7 @@ def plan_prediction(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -
 
 def plan_forward_pass(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the notebooks' forward pass is computed."""
-    layout = private_layout(layer_sizes, itemsize)
+    layout = chunk_layout(layer_sizes, itemsize)
     return cut_short(layout, samples, layout.flops // 3)
 
 
@@ -165,18 +163,30 @@ def plan_squares(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> P
     return cut_in_chunks(layout, itemsize, samples)
 
 
-PLANS = {
-    "gradient": plan_gradient,
-    "prediction": plan_prediction,
-    "forward pass": plan_forward_pass,
-    "backward pass": plan_backward_pass,
-    "norms": plan_norms,
-    "layer norms": plan_layer_norms,
-    "sample gradients": plan_sample_gradients,
-    "clipped gradient": plan_clipped_gradient,
-    "squares": plan_squares,
+class Computation(NamedTuple):
+    """Something that an engine computes."""
+
+    plan: Callable[[tuple[int, ...], int, int], Plan]
+    """The plan for the sizes of the layers, the bytes of an element and the number of samples."""
+    passes: dict[str, str]
+    """The pass for each scheme that such a plan may have: its file in passes/, and its name there."""
+
+
+COMPUTATIONS = {
+    "gradient": Computation(
+        plan_gradient,
+        {"few": "few.few_gradient_pass", "chunks": "private.private_pass", "shared": "shared.shared_pass"},
+    ),
+    "prediction": Computation(plan_prediction, {"few": "few.few_predict_pass", "chunks": "predict.predict_pass"}),
+    "forward pass": Computation(plan_forward_pass, {"chunks": "notebook.forward_pass"}),
+    "backward pass": Computation(plan_backward_pass, {"chunks": "notebook.backward_pass"}),
+    "norms": Computation(plan_norms, {"chunks": "per_sample.norms_pass"}),
+    "layer norms": Computation(plan_layer_norms, {"chunks": "per_sample.norms_pass"}),
+    "sample gradients": Computation(plan_sample_gradients, {"chunks": "per_sample.gradients_pass"}),
+    "clipped gradient": Computation(plan_clipped_gradient, {"chunks": "per_sample.clipped_pass"}),
+    "squares": Computation(plan_squares, {"chunks": "per_sample.squares_pass"}),
 }
-"""What is computed: its plan, by the sizes of the layers, the bytes of an element and the number of samples."""
+"""Everything that an engine computes. A new pass gets its row here."""
 
 
 def plan_few(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
@@ -186,18 +196,18 @@ def plan_few(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
 
 
 def cut_in_chunks(layout: Layout, itemsize: int, samples: int) -> Plan:
-    """A private plan; two chunks of a slice have room, however large their partial gradients."""
+    """A plan in chunks with sums. Two chunks of a slice have room, however large their partial gradients."""
     chunks, most = count_chunks(layout, itemsize, samples), max(PARTIALS_BYTES // layout.partial_bytes, 2)
     tile_samples = even_tile(layout, longest(samples, chunks))
-    return Plan("private", layout, samples, chunks, most, tile_samples, layout.flops)
+    return Plan("chunks", layout, samples, chunks, most, tile_samples, layout.flops)
 
 
 def cut_short(layout: Layout, samples: int, flops: int) -> Plan:
-    """A private plan without sums, whose chunks may be short."""
+    """A plan in chunks without sums, which may be short."""
     short = min(-(-samples // GRAIN), MANY_CHUNKS, samples * flops // CHUNK_FLOPS)
     chunks = max(short, -(-samples // (CHUNK_TILES * layout.tile_samples)))
     tile_samples = even_tile(layout, longest(samples, chunks))
-    return Plan("private", layout, samples, chunks, max(chunks, 1), tile_samples, flops, has_sums=False)
+    return Plan("chunks", layout, samples, chunks, max(chunks, 1), tile_samples, flops, has_sums=False)
 
 
 def cut(samples: int, chunks: int, grain: int, chunk: int) -> int:
