@@ -91,7 +91,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=_whole, default=None, help="threads to use (all processors)")
     parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="other commands")
+    add_gradients(commands)
+    add_check(commands)
+    add_info(commands)
+    return parser.parse_args(arguments)
 
+
+def problem_parser() -> argparse.ArgumentParser:
+    """The options of a network and a batch, which two commands share."""
     problem = argparse.ArgumentParser(add_help=False)
     problem.add_argument("net", type=Path, metavar="NET.npz", help="the network")
     problem.add_argument("data", type=Path, metavar="DATA", nargs="+", help="the batch: DATA.npz, or X.npy Y.npy")
@@ -102,15 +109,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     problem.add_argument("--loss", choices=LOSSES, default="least_squares", help="(%(default)s)")
     problem.add_argument("--reduction", choices=["sum", "mean"], default="sum", help="(%(default)s)")
-    shared: dict[str, Any] = {"parents": [problem], "formatter_class": argparse.RawDescriptionHelpFormatter}
+    return problem
 
+
+def add_gradients(commands: Any) -> None:
+    """Add the command `gradients`."""
     command = commands.add_parser(
         "gradients",
         help="write the loss of a batch and its gradients",
         usage="%(prog)s NET.npz (DATA.npz | X.npy Y.npy) --out GRADS.npz [options]",
         description="Write the loss of a batch and its gradient by every weight and bias.",
         epilog=NETWORK_AND_BATCH + GRADS,
-        **shared,
+        parents=[problem_parser()],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("--out", type=Path, metavar="GRADS.npz", required=True, help="the file to write")
     dtype_help = "what to compute in (the widest type of the arrays; integers count as float64); "
@@ -120,6 +131,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument("--threads", type=_whole, default=argparse.SUPPRESS, help="threads to use (all processors)")
     command.set_defaults(parser=command)
 
+
+def add_check(commands: Any) -> None:
+    """Add the command `check`."""
     command = commands.add_parser(
         "check",
         help="check the gradients by central differences",
@@ -127,9 +141,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=f"Check the gradients by central differences, of the first {CHECKED:,} samples at most.\n"
         "The exit status is 0 where they are right, 1 where one is wrong or not finite.",
         epilog=NETWORK_AND_BATCH,
-        **shared,
+        parents=[problem_parser()],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(parser=command)
+
+
+def add_info(commands: Any) -> None:
+    """Add the command `info`."""
     command = commands.add_parser(
         "info",
         help="show versions, processor, threads and cache folder, or where a network's time goes",
@@ -141,7 +160,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument("--dtype", choices=["float32", "float64"], default="float64", help="(%(default)s)")
     command.add_argument("--threads", type=_whole, default=argparse.SUPPRESS, help="threads to use (all processors)")
     command.set_defaults(parser=command)
-    return parser.parse_args(arguments)
 
 
 class _Parser(argparse.ArgumentParser):
