@@ -21,6 +21,7 @@ from fastbackprop.arguments.checks import (
     Parameters,
     Shapes,
     check_columns,
+    check_is_list,
     check_max_norm,
     check_num_threads,
     check_out,
@@ -36,6 +37,11 @@ from fastbackprop.arguments.checks import (
     shown,
 )
 from fastbackprop.losses import LOSSES, find_loss
+
+LOSS_NAMES = ", ".join(map(repr, LOSSES))
+
+MATCHING = "it must match all_weights[{0}] and the samples of all_h[0]"
+"""Why arrays of the forward pass have the shapes that an error expects."""
 
 
 class Network:
@@ -115,11 +121,6 @@ class Network:
         """What made the dtype float64, for an error's text."""
         name, index, dtype = self.wider
         return f"{full_name(name, index)} has dtype {dtype}"
-
-    def widen_by_target(self, given: Any, array: Array, name: str = "y") -> None:
-        """Let a target count where it is floating and no Python number; np.float64 counts, as in NumPy."""
-        if array.dtype is not self.dtype and array.dtype.kind == "f" and type(given) is not float:
-            self.widen(name, [array])
 
 
 class Batch(Network):
@@ -214,7 +215,7 @@ class Batch(Network):
         module = find_loss(loss)
         self.loss, self.tile_loss = loss, module.tile_loss
         self.target = module.check_target(y, self.layer_sizes[-1], self.samples)
-        self.widen_by_target(y, self.target)
+        self._widen_by_target(y, "y")
         if reduction != "sum" or sample_weight is not None:
             self.scale, self.sample_weight = check_weighting(reduction, sample_weight, self.samples)
 
@@ -237,7 +238,12 @@ class Batch(Network):
 
         self.tile_loss = tile_seed
         self.target = check_columns(dl_doutput, name, self.layer_sizes[-1], self.samples, OUTPUT_SHAPE)
-        self.widen_by_target(dl_doutput, self.target, name)
+        self._widen_by_target(dl_doutput, name)
+
+    def _widen_by_target(self, given: Any, name: str) -> None:
+        """Let the target count if it is floating and no Python number; np.float64 counts, as in NumPy."""
+        if self.target.dtype is not self.dtype and self.target.dtype.kind == "f" and type(given) is not float:
+            self.widen(name, [self.target])
 
     def set_options(
         self,
@@ -275,44 +281,41 @@ class ForwardPass(Batch):
     ) -> None:
         Network.__init__(self, all_weights, all_biases)
         layers = len(self.shapes.weights)
-        taken = []
-        for arrays, name, lengths in (all_f, "all_f", (layers,)), (all_h, "all_h", (layers, layers + 1)):
-            if not isinstance(arrays, (list, tuple)):
-                raise TypeError(
-                    f"{name} has type {type(arrays).__name__}; expected a list of arrays, one for each layer"
-                )
-            taken.append([*arrays])
-            if len(taken[-1]) not in lengths:
-                wanted = " or ".join(map(str, lengths))
-                raise ValueError(
-                    f"{name} has {len(taken[-1])} entries; expected {wanted}: one for each entry of all_weights"
-                )
-        own_f, own_h = taken[0], taken[1][:layers]
-        reason = "it must match all_weights[{0}] and the samples of all_h[0]"
-        self._take_input(own_h[0], "all_h", 0, reason)
+        own_f = copied_list(all_f, "all_f", [layers])
+        own_h = copied_list(all_h, "all_h", [layers, layers + 1])[:layers]
+        self._take_input(own_h[0], "all_h", 0, MATCHING)
         shapes = self.take_columns(own_f, own_h[1:], own_f[-1:])
         if shapes and shapes == shapes_of_columns(self.layer_sizes, self.samples):
             return  # of the parameters' dtype, like them
-        own_h, own_f = (
-            [
-                check_columns(array, name, units, self.samples, reason, k)
-                for k, (array, units) in enumerate(zip(arrays, sizes, strict=True))
-            ]
-            for name, arrays, sizes in (
-                ("all_h", own_h, self.layer_sizes[:-1]),
-                ("all_f", own_f, self.layer_sizes[1:]),
-            )
-        )
+        own_h = self._check_lists(own_h, "all_h", self.layer_sizes[:-1])
+        own_f = self._check_lists(own_f, "all_f", self.layer_sizes[1:])
         self.arrays = self.weights + self.biases
         self.take_columns(own_f, own_h[1:], own_f[-1:])
         self.widen("all_f", own_f)
         self.widen("all_h", own_h)
+
+    def _check_lists(self, arrays: list[Any], name: str, sizes: tuple[int, ...]) -> list[Array]:
+        """The arrays (units, N) of a list."""
+        return [
+            check_columns(array, name, units, self.samples, MATCHING, k)
+            for k, (array, units) in enumerate(zip(arrays, sizes, strict=True))
+        ]
 
     @property
     def net_output(self) -> Array:
         """all_f[K]."""
         net_output: Array = self.arrays[-1]
         return net_output
+
+
+def copied_list(arrays: Any, name: str, lengths: list[int]) -> list[Any]:
+    """A list of its own, which nobody else changes, if it has one of these lengths."""
+    check_is_list(arrays, name)
+    copied = [*arrays]
+    if len(copied) not in lengths:
+        wanted = " or ".join(map(str, lengths))
+        raise ValueError(f"{name} has {len(copied)} entries; expected {wanted}: one for each entry of all_weights")
+    return copied
 
 
 @functools.lru_cache(maxsize=64)
@@ -325,19 +328,18 @@ def check_loss(loss: Any) -> None:
     """Refuse what is neither a name of LOSSES nor a pair of callables (value, derivative)."""
     if isinstance(loss, str):
         if loss not in LOSSES:
-            raise ValueError(f"loss is {shown(loss)}; expected one of {', '.join(map(repr, LOSSES))}, or callables")
+            raise ValueError(f"loss is {shown(loss)}; expected one of {LOSS_NAMES}, or callables")
     elif not (isinstance(loss, (tuple, list)) and len(loss) == 2 and all(map(callable, loss))):
         raise TypeError(f"loss is {shown(loss)}; expected a name or a pair of callables (value, derivative)")
 
 
 def check_named(loss: Any) -> None:
     """Refuse a loss that is no name, where each sample has one of its own."""
-    names = ", ".join(map(repr, LOSSES))
     if not isinstance(loss, str):
         reason = "callables see the whole batch, not each sample"
-        raise TypeError(f"loss is {shown(loss)}; expected one of {names}: {reason}")
+        raise TypeError(f"loss is {shown(loss)}; expected one of {LOSS_NAMES}: {reason}")
     if loss not in LOSSES:
-        raise ValueError(f"loss is {shown(loss)}; expected one of {names}")
+        raise ValueError(f"loss is {shown(loss)}; expected one of {LOSS_NAMES}")
 
 
 def check_callables(loss: Any, reduction: str, sample_weight: ArrayLike | None) -> None:

@@ -201,8 +201,7 @@ def parameter_bounds(layer_sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 def check_list(arrays: Any, name: str) -> list[Array]:
     """The arrays of a list or tuple."""
-    if not isinstance(arrays, (list, tuple)):
-        raise TypeError(f"{name} has type {type(arrays).__name__}; expected a list of arrays, one for each layer")
+    check_is_list(arrays, name)
     plain = np.ndarray
     return [
         array
@@ -210,6 +209,12 @@ def check_list(arrays: Any, name: str) -> list[Array]:
         else as_array(array, name, k)
         for k, array in enumerate(arrays)
     ]
+
+
+def check_is_list(arrays: Any, name: str) -> None:
+    """Refuse what is no list or tuple."""
+    if not isinstance(arrays, (list, tuple)):
+        raise TypeError(f"{name} has type {type(arrays).__name__}; expected a list of arrays, one for each layer")
 
 
 def check_columns(
@@ -448,10 +453,7 @@ def check_gradient_lists(
             f"{name} has type {type(pair).__name__}{length}; expected a pair of lists (all_dl_dweights, all_dl_dbiases)"
         )
     for part, (arrays, expected) in enumerate(zip(pair, shapes, strict=True)):
-        if not isinstance(arrays, (list, tuple)):
-            raise TypeError(
-                f"{name}[{part}] has type {type(arrays).__name__}; expected a list of arrays, one for each layer"
-            )
+        check_is_list(arrays, f"{name}[{part}]")
         if len(arrays) != len(expected):
             raise ValueError(f"{name}[{part}] has {len(arrays)} entries; expected {len(expected)}: one for each layer")
         for k, (array, shape) in enumerate(zip(arrays, expected, strict=True)):

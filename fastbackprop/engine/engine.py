@@ -10,6 +10,7 @@ from fastbackprop.arguments.checks import FLOAT64, Array, DType
 from fastbackprop.engine.calls import Call
 from fastbackprop.engine.limits import GIVEN_BYTES, STAGED_BYTES
 from fastbackprop.engine.memory import aligned, empty
+from fastbackprop.engine.plan import Plan
 from fastbackprop.engine.results import parts_of_samples, returned, returned_vector, sample_arrays
 from fastbackprop.parallel.workers import NO_HELPERS, count_threads, helpers
 
@@ -122,10 +123,7 @@ class Engine:
             vector = np.ascontiguousarray(batch.vector, self.dtype)
         columns = [batch.net_input, batch.target, batch.sample_weight, columns_out]
         threads = count_threads(batch.num_threads, plan.pieces)
-        slices = plan.at_once
-        if plan.chunks > 1:
-            sample_sizes = plan.layout.parameters if batch.sample_gradients else 0
-            slices = plan.slices(threads, self._most_samples(columns, batch.columns, sample_sizes))
+        slices = plan.slices(threads, self._most_samples(batch, plan, columns)) if plan.chunks > 1 else plan.at_once
         if call.placed != (threads, slices[0][1], self.nbytes):
             self._place_buffers(call, threads, slices[0][1])
         for first_chunk, end_chunk in slices:
@@ -149,10 +147,11 @@ class Engine:
                 batch.progress(last, samples)
         return call.loss_sum
 
-    def _most_samples(self, columns: list[Array], lists: list[Array], sample_sizes: int) -> int | None:
-        """The most samples of a slice where columns are converted first, or lists of arrays read or written."""
+    def _most_samples(self, batch: Batch, plan: Plan, columns: list[Array]) -> int | None:
+        """The most samples of a slice if arrays are converted first, or lists of arrays are read or written."""
+        lists = batch.columns
         converted = [array for array in (*columns[:2], *lists) if array.dtype is not self.dtype]
-        given = sum(map(len, lists)) + sample_sizes
+        given = sum(map(len, lists)) + (plan.layout.parameters if batch.sample_gradients else 0)
         if not given and not converted:
             return None
         staged = STAGED_BYTES // max(sum(map(len, converted)) * self.dtype.itemsize, 1)
