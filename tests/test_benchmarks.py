@@ -25,6 +25,7 @@ from benchmarks import (
     document,
     growth,
     libraries,
+    machine,
     memory,
     numerics,
     per_sample,
@@ -335,6 +336,12 @@ def test_errors_above_the_limit_are_told():
     assert "No error is more than 1.5 times NumPy's." in document.errors(
         described | {"versions": {}, "results": [found]}
     )
+
+
+@pytest.mark.parametrize(("number", "words"), [(1, "1 processor of"), (2, "2 processors of")])
+def test_the_machine_in_a_sentence(number, words):
+    described = machine.describe(["benchmarks"]) | {"processors": number}
+    assert machine.sentence(described).startswith(f"Measured on {words} a machine with ")
 
 
 def test_markers_must_be_there_once():

@@ -185,7 +185,7 @@ def gradients(options: argparse.Namespace, num_threads: int) -> int:
     dtype = None if options.dtype is None else np.dtype(options.dtype)
     all_weights, all_biases = files.read_network(options.net, dtype, options.names)
     net_input, y = files.read_data(options.data, dtype, options.rows)
-    check_orientation(net_input, all_weights[0], options.rows)
+    check_orientation(net_input, y, all_weights, options.rows)
     files.check_output(options.out, [options.net, *options.data])
     start = time.perf_counter()
     with progress_bar() as bar:
@@ -218,13 +218,18 @@ def gradients(options: argparse.Namespace, num_threads: int) -> int:
     return 0
 
 
-def check_orientation(net_input: Array, weights: Array, rows: bool) -> None:
-    """Refuse rows that are read as columns, and columns that are read as rows: the option --rows mends both."""
-    inputs = weights.shape[-1:]
+def check_orientation(net_input: Array, y: Array, all_weights: list[Array], rows: bool) -> None:
+    """Refuse samples in rows that are read as columns, and the reverse. Errors show shapes as they are in the files."""
+    inputs, outputs = all_weights[0].shape[-1:], all_weights[-1].shape[:1]
     if net_input.ndim == 2 and net_input.shape[:1] != inputs == net_input.shape[1:]:
         remedy = "columns: leave out --rows" if rows else "rows: pass --rows"
         found = net_input.shape[::-1] if rows else net_input.shape
         raise ValueError(f"net_input has shape {found} in its file, for {inputs[0]} inputs: its samples are {remedy}")
+    expected = net_input.shape[1:] + outputs
+    if rows and y.ndim == len(expected) == 2:
+        found = y.shape[::-1]
+        if any(size not in (1, wanted) for size, wanted in zip(found, expected, strict=True)):
+            raise ValueError(f"y has shape {found} in its file; expected {expected} with --rows: a row for each sample")
 
 
 def progress_bar() -> contextlib.AbstractContextManager[Any]:
@@ -245,7 +250,7 @@ def check(options: argparse.Namespace) -> int:
     """Check the gradients of the files' network and batch."""
     all_weights, all_biases = files.read_network(options.net, names=options.names)
     net_input, y = files.read_data(options.data, rows=options.rows)
-    check_orientation(net_input, all_weights[0], options.rows)
+    check_orientation(net_input, y, all_weights, options.rows)
     if net_input.ndim == 2 and net_input.shape[1] > CHECKED:
         print(f"The first {CHECKED:,} of {net_input.shape[1]:,} samples:")
         y = y[..., :CHECKED] if y.shape[-1:] == net_input.shape[1:] else y
