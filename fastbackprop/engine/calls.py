@@ -1,4 +1,4 @@
-"""A call: the records that a pass reads, filled once for a plan, with the addresses of all that is compiled."""
+"""A call: the records that a pass reads, filled once for a plan, with the addresses of compiled code."""
 
 import functools
 import importlib
@@ -24,7 +24,7 @@ class Call:
     """The threads, the chunks of a slice and the bytes of the engine's buffers whose addresses are in the record."""
 
     tile_loss: Any = None
-    max_norm = 0.0  # none that a batch has, so that it is written once
+    max_norm = 0.0  # no batch has this norm, so the first one is written
 
     def __init__(self, what: str, layer_sizes: tuple[int, ...], dtype: DType, samples: int) -> None:
         import numba  # the first import takes 0.3 s
@@ -72,7 +72,7 @@ class Call:
 
 @functools.lru_cache(maxsize=64)
 def tables(layout: Layout, dtype: DType) -> dict[str, Array]:
-    """The records of the layers and blocks of a layout; fields that these do not name are 0."""
+    """The records of the layers and blocks of a layout. A field that the layout does not name is 0."""
     import numba
 
     from fastbackprop.passes import records

@@ -15,10 +15,10 @@ from fastbackprop.engine.results import parts_of_samples, returned, returned_vec
 from fastbackprop.parallel.workers import NO_HELPERS, count_threads, helpers
 
 PAUSES_PER_MEGAFLOP = 32
-"""Pauses, for each 2**20 floating-point operations of a slice, that a call waits for a worker which was asleep."""
+"""Number of pauses that a call waits for sleeping workers, for each 2**20 floating-point operations of a slice."""
 
 KEPT_CALLS = 64
-"""Calls whose records are kept, a kilobyte each: those of the last sizes of a batch."""
+"""Largest number of calls whose records are kept, one kilobyte each."""
 
 
 class Engine:
@@ -39,7 +39,7 @@ class Engine:
         return self._gradient(batch, self._call("gradient", batch.samples))
 
     def differentiate_columns(self, batch: Batch) -> tuple[Any, ...]:
-        """The same from the lists that the notebooks' forward pass returned; derivatives are written to more lists."""
+        """The same from the lists of the notebooks' forward pass. Derivatives are written to further lists."""
         return self._gradient(batch, self._call("backward pass", batch.samples))
 
     def predict(self, batch: Batch) -> Array:
@@ -53,13 +53,13 @@ class Engine:
         self._run(batch, self._call("forward pass", batch.samples), self.no_columns, self.nothing)
 
     def clip(self, batch: Batch) -> tuple[Any, ...]:
-        """The loss, the sum of the clipped gradients of the samples, and the norms (N,) they had."""
+        """The loss, the sum of the samples' clipped gradients, and the norms (N,) before clipping."""
         norms = empty((1, batch.samples), self.dtype)
         loss, gradient = self._sum(batch, self._call("clipped gradient", batch.samples), norms)
         return loss, *returned_vector(gradient, batch), norms[0]
 
     def square(self, batch: Batch) -> tuple[Any, ...]:
-        """The loss, the gradients, and the sums of the squares of those of each sample."""
+        """The loss, the gradients, and the sums of the squares of each sample's gradient."""
         loss, sums = self._sum(batch, self._call("squares", batch.samples), self.no_columns)
         gradient, squares = np.split(sums, 2)
         return loss, *returned_vector(gradient, batch), *returned_vector(squares, batch)
@@ -82,7 +82,7 @@ class Engine:
         return losses, *returned(arrays, batch)
 
     def _results(self, batch: Batch, what: str, rows: int) -> Array:
-        """What a pass without sums says of each sample."""
+        """The results of a pass without sums: rows with one number for each sample."""
         results = empty((rows, batch.samples), self.dtype)
         self._run(batch, self._call(what, batch.samples), results, self.nothing)
         return results
@@ -104,7 +104,7 @@ class Engine:
         return (*result, dl_dinput) if batch.input_gradient else result
 
     def _sum(self, batch: Batch, call: Call, columns_out: Array) -> tuple[float, Array]:
-        """The loss, and a vector of what a pass sums."""
+        """The loss, and the vector that a pass sums."""
         gradient = np.empty(call.plan.layout.sums, self.dtype)
         loss = self._run(batch, call, columns_out, gradient)
         return loss * batch.scale, gradient  # passes scale dl/df_K, not the loss
@@ -134,7 +134,7 @@ class Engine:
             arrays = native(arrays, self.dtype)
             places = self.own_places
             if batch.vector is None:
-                places, _lists = batch.locate(self.dtype, first, last)  # which live as long as their addresses
+                places, _lists = batch.locate(self.dtype, first, last)  # _lists keeps them in memory
             if batch.sample_gradients:
                 places = np.concatenate([places, batch.places_of_samples(first)])
             bounds = first, first_chunk, end_chunk, first_chunk == 0, end_chunk == plan.chunks
@@ -170,7 +170,7 @@ class Engine:
             "losses": 8 * chunks,
             "sample_losses": 8 * samples,
         }
-        self.nbytes = -1  # if this is interrupted, no address is taken for a valid one
+        self.nbytes = -1  # after an interrupt in this loop, every call places its buffers again
         for name, size in sizes.items():
             if name not in self.buffers or self.buffers[name].nbytes < size:
                 self.buffers[name] = self._allocate(name, -(-size // 8))

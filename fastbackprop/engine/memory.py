@@ -1,7 +1,7 @@
-"""Memory of large results, used again once the caller has dropped every view of what was in it.
+"""Memory of large results, used again once the caller has dropped every view of a result.
 
 New memory costs a page fault for every 4 KB, or for 2 MB that are cleared at once, which takes longer than computing
-what is written there: the forward pass of 100,000 samples through (1, 6, 6, 6, 6, 6, 1) took 10 to 16 ms in new memory
+the results: the forward pass of 100,000 samples through (1, 6, 6, 6, 6, 6, 1) took 10 to 16 ms in new memory
 and 1.5 to 1.9 in memory that was used before (float64, two threads, 2026-11).
 """
 
@@ -58,7 +58,7 @@ def empty(shape: tuple[int, ...], dtype: DType) -> Array:
     length = size_class(size)
     free = _free.setdefault(length, deque(maxlen=FREE_BYTES // length))
     try:
-        memory = free.pop()  # whoever takes it out has it: another thread may have been faster
+        memory = free.pop()  # taking it out is one step, and another thread may be faster
     except IndexError:
         memory = new_memory(length)
     forget()
@@ -77,7 +77,7 @@ def forget() -> None:
 
 
 def check_size(nbytes: int, what: str, remedy: str) -> None:
-    """Refuse arrays that are larger than the machine's memory, or than all addresses where its size is unknown.
+    """Refuse arrays that are larger than the machine's memory, or than sys.maxsize if its size is unknown.
 
     Without this check, the system may hand out the memory, and end the process later.
     """
@@ -88,7 +88,7 @@ def check_size(nbytes: int, what: str, remedy: str) -> None:
 
 
 def new_memory(length: int) -> Array:
-    """So many bytes; what is kept is given up for them if need be."""
+    """An array of `length` bytes. If the system has no memory left, all kept memory is given up first."""
     try:
         return np.empty(length, np.uint8)
     except MemoryError:
@@ -101,7 +101,7 @@ def empty_columns(layer_sizes: Iterable[int], samples: int, dtype: DType) -> lis
     """An uninitialised array (units, samples) for each layer."""
     sizes = tuple(layer_sizes)
     large = max(sizes, default=0) * samples * dtype.itemsize >= REUSED_BYTES
-    allocate = empty if large else np.empty  # of small ones, a look at each would take longer than making them
+    allocate = empty if large else np.empty  # for small arrays, np.empty takes less time
     return [allocate((units, samples), dtype) for units in sizes]
 
 

@@ -1,4 +1,4 @@
-"""The plan: how a batch is cut, and what threads share.
+"""The plan: how a batch is cut, and which pass computes it.
 
 A *slice* of a batch is what one call into compiled code takes; it consists of *chunks*, each of which sums a partial
 gradient of its own; a chunk goes through the network *tile* by tile. Threads that share one gradient instead take
@@ -41,16 +41,17 @@ class Plan:
     scheme: str
     """few, chunks or shared: the schedule, which has a file of that name in passes/.
 
-    In chunks, each thread takes whole chunks. A gradient of a chunk is private: no other thread writes to it.
+    In `chunks`, a thread takes a whole chunk. If the pass sums a gradient, the chunk has a private one: no other thread
+    writes to it. Passes without sums use the same schedule.
     """
     layout: Layout
     samples: int
     chunks: int
     """The chunks of the batch, or the groups of a shared pass."""
     most_chunks: int
-    """The chunks of a slice, at most."""
+    """Largest number of chunks of a slice."""
     tile_samples: int
-    """Samples of a tile: at most those that the layout has room for."""
+    """Samples of a tile; the layout has room for them, or for more."""
     flops: int
     """Floating-point operations for each sample."""
     has_sums: bool = True
@@ -58,7 +59,7 @@ class Plan:
 
     @functools.cached_property
     def pieces(self) -> int:
-        """How many threads can work on a slice at once."""
+        """Largest number of threads that can work on a slice at once."""
         return -(-self.longest // GRAIN) if self.scheme == "shared" else min(self.chunks, self.most_chunks)
 
     @functools.cached_property
@@ -68,7 +69,7 @@ class Plan:
 
     @functools.cached_property
     def longest(self) -> int:
-        """Samples of a chunk, at most."""
+        """Samples of the longest chunk."""
         return longest(self.samples, self.chunks)
 
     def cut(self, chunk: int) -> int:
@@ -76,10 +77,10 @@ class Plan:
         return cut(self.samples, self.chunks, GRAIN, chunk)
 
     def slices(self, threads: int, most_samples: int | None = None) -> list[tuple[int, int]]:
-        """The ranges of chunks of each slice: as many for each thread, as even as can be.
+        """The range of chunks of each slice. Slices are as even as possible, with the same number for each thread.
 
-        No slice has many more than most_samples samples, unless it has a chunk for each thread and no more. Where a
-        batch is cut into slices does not change what is added up, nor in which order.
+        A slice has at most about most_samples samples, or one chunk for each thread if that is more. Slices do not
+        change which numbers are added, or their order.
         """
         if self.samples * self.flops <= SLICE_FLOPS and most_samples is None and self.chunks <= self.most_chunks:
             return self.at_once
@@ -211,28 +212,28 @@ def cut_short(layout: Layout, samples: int, flops: int) -> Plan:
 
 
 def cut(samples: int, chunks: int, grain: int, chunk: int) -> int:
-    """Where a chunk of so many samples begins, and the one before it ends: as even as multiples of a grain allow.
+    """Where a chunk begins and the one before it ends. Chunks are as even as multiples of a grain allow.
 
-    Compiled code uses it too.
+    Compiled code uses this function too.
     """
     return min(grain * ((samples + grain - 1) // grain * chunk // max(chunks, 1)), samples)
 
 
 def longest(samples: int, chunks: int) -> int:
-    """Samples of the longest of so many chunks, which begin at multiples of GRAIN."""
+    """Samples of the longest chunk. Chunks begin at multiples of GRAIN."""
     grains = -(-samples // GRAIN)
     return min(GRAIN * -(-grains // max(chunks, 1)), samples)
 
 
 def even_tile(layout: Layout, samples: int) -> int:
-    """Samples of a tile, so that the tiles of so many samples are as even as multiples of GRAIN allow."""
+    """Samples of a tile, so that the tiles of `samples` are as even as multiples of GRAIN allow."""
     tiles = max(-(-samples // layout.tile_samples), 1)
     return max(round_up(-(-samples // tiles), GRAIN), GRAIN)
 
 
 def count_chunks(layout: Layout, itemsize: int, samples: int) -> int:
-    """Into how many chunks the gradient of a batch is cut: a power of two, which most numbers of threads share evenly,
-    until chunks have CHUNK_TILES tiles."""
+    """The number of chunks of a batch's gradient: a power of two, which most numbers of threads share evenly, until
+    chunks have CHUNK_TILES tiles."""
     least_samples = max(CHUNK_SAMPLES, min(layout.parameters * itemsize // CHUNK_GRADIENT_BYTES, 4 * CHUNK_SAMPLES))
     most = samples // least_samples
     if least_samples == CHUNK_SAMPLES and TWO_CHUNKS <= samples < 2 * CHUNK_SAMPLES:

@@ -1,4 +1,4 @@
-"""Engines: which kind a process has, and those of the functions without a workspace, kept between calls."""
+"""Engines: which kind a process has, and the engines that functions without a workspace keep between calls."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -26,7 +26,7 @@ def new_engine(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
 
 
 def run(compute: Callable[[Engine, Batch], T], batch: Batch) -> T:
-    """What an engine's method returns for a batch. After an error, the engine is not used again."""
+    """The result of an engine's method for a batch. After an error, the engine is not used again."""
     engine = borrow(batch.layer_sizes, batch.dtype)
     result = compute(engine, batch)
     give_back(engine)
@@ -34,7 +34,7 @@ def run(compute: Callable[[Engine, Batch], T], batch: Batch) -> T:
 
 
 def borrow(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
-    """An engine that no other call is using; give it back after a call that went well."""
+    """An engine that no other call is using; give it back after a call without an error."""
     return _free.pop((layer_sizes, dtype), None) or new_engine(layer_sizes, dtype)
 
 
