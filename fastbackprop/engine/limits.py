@@ -106,7 +106,7 @@ GROUP_BYTES = 128 * 1024 * 1024
 """Largest size of the tiles of a group, in bytes, if it has more than two."""
 
 BLOCK_ROWS, BLOCK_COLUMNS = 128, 448
-"""Largest number of rows and columns of a block of a shared gradient. A block stays in an L2, and there are many blocks.
+"""Largest number of rows and columns of a block of a shared gradient. So it stays in an L2, and blocks are many.
 
 Measured: with 256 rows, 784-1024x3-10 took 2 to 3 % less time, but had too few blocks for 32 threads. 64 samples of
 784-100x3-10 took 3 % longer with 128 columns, and 17 % with 784 columns, where the first layer is one block for two

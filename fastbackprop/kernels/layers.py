@@ -70,7 +70,7 @@ def forward_layer(typing_context, f, f_stride, weights, biases, h, h_stride, uni
                 fresh=builder.icmp_signed("==", p, simd.int(0)),
                 start=biases,
                 start_row=simd.itemsize,
-                floor=simd.select(clipped, simd.constant(0.0), simd.lowest),
+                floor=builder.select(clipped, simd.constant(0.0), simd.lowest),
             )
 
     arguments = (f, types.intp, weights, biases, h, types.intp, *[types.intp] * 4)
@@ -157,14 +157,14 @@ def dot_gradient(
             last_start = builder.select(ends, dl_dbiases, simd.item(dl_dweights, behind))
             last_row = builder.select(ends, simd.int(simd.itemsize), row)
 
-            def finish(i, q, total, p=p, width=width, last_start=last_start, last_row=last_row):
+            def store_sum(i, q, total, p=p, width=width, last_start=last_start, last_row=last_row):
                 if q < width - 1:
                     target = simd.behind(simd.item(dl_dweights, simd.add(p, q)), simd.mul(i, row))
                 else:
                     target = simd.behind(last_start, simd.mul(i, last_row))
                 simd.store(builder.fadd(simd.load_scalar(target, 0), total), target, 0)
 
-            dots(simd, dl_df, df_stride, operands, units_out, samples, finish)
+            dots(simd, dl_df, df_stride, operands, units_out, samples, store_sum)
 
     arguments = (dl_dweights, types.intp, dl_dbiases, dl_df, types.intp, h, types.intp, ones, *[types.intp] * 4)
     return types.void(*arguments), outlined("dot_gradient", h.dtype, emit)

@@ -114,7 +114,7 @@ def register_tile(simd, t, a, first, height, vectors, offset):
     for i, row_slots in enumerate(slots):
         start = simd.splat(simd.load_scalar(t.start, simd.mul(simd.add(first, i), t.start_row)))
         for slot in row_slots:
-            builder.store(simd.select(t.fresh, start, simd.zeros), slot)
+            builder.store(builder.select(t.fresh, start, simd.zeros), slot)
     rows = [simd.behind(a, simd.mul(i, t.a_row)) for i in range(height)]
 
     with simd.loop(t.depth) as p:
@@ -135,7 +135,7 @@ def register_tile(simd, t, a, first, height, vectors, offset):
             ones = simd.splat(simd.constant(1.0))
             for (slot, c, place), (_, h, _) in zip(places(t.c, t.c_row), places(t.h, t.h_row), strict=True):
                 h = simd.load(h, place)
-                mask = simd.select(simd.greater(h, simd.zeros), ones, simd.greatest(simd.zeros, h))
+                mask = builder.select(simd.greater(h, simd.zeros), ones, simd.greatest(simd.zeros, h))
                 simd.store(builder.fmul(builder.load(slot), mask), c, place)
         with otherwise:
             floor = simd.splat(t.floor)
@@ -143,8 +143,8 @@ def register_tile(simd, t, a, first, height, vectors, offset):
                 simd.store(simd.greatest(floor, builder.load(slot)), c, place)
 
 
-def dots(simd, g, g_stride, operands, rows, samples, finish):
-    """finish(i, p, sum_s g[i, s] operands[p][s]) for `rows` rows i, tile by tile, and the rows p the operands point to.
+def dots(simd, g, g_stride, operands, rows, samples, store_sum):
+    """store_sum(i, p, sum_s g[i, s] operands[p][s]) for `rows` rows i, tile by tile, and each of the operands p.
 
     Samples behind the last whole vector are left out. The sums are scalars of the element type. Their lanes are added
     up behind the switch over the heights: written out for each, that was 1,600 lines of LLVM IR.
@@ -167,7 +167,7 @@ def dots(simd, g, g_stride, operands, rows, samples, finish):
         with simd.loop(count) as i:
             for p in range(width):
                 lanes = builder.load(builder.gep(sums, [simd.add(simd.mul(i.index, width), p)]))
-                finish(simd.add(first, i.index), p, simd.sum(lanes))
+                store_sum(simd.add(first, i.index), p, simd.sum(lanes))
 
 
 def transpose_vectors(simd, target, target_stride, source, source_stride, rows):

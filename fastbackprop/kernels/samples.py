@@ -33,12 +33,12 @@ def forward_samples(typing_context, f, f_stride, weights, biases, h, h_stride, u
         for s, width in simd.tiles(samples, simd.tile_vectors):
             operands = [simd.behind(h, simd.mul(simd.add(s, q), h_stride)) for q in range(width)]
 
-            def finish(i, q, total, s=s):
+            def store_sum(i, q, total, s=s):
                 total = builder.fadd(total, simd.load_scalar(biases, simd.mul(i, simd.itemsize)))
                 place = simd.add(simd.mul(simd.add(s, q), f_stride), simd.mul(i, simd.itemsize))
                 simd.store(total, f, place)
 
-            dots(simd, weights, row, operands, units_out, whole, finish)
+            dots(simd, weights, row, operands, units_out, whole, store_sum)
         with builder.if_then(builder.icmp_signed(">", rest, simd.int(0))), simd.loop(samples) as s:
             behind = simd.mul(whole, simd.itemsize)
             with simd.loop(units_out) as i:

@@ -184,12 +184,9 @@ class Simd:
         """Lane by lane, false where either is NaN."""
         return self.builder.fcmp_ordered(">", left, right)
 
-    def select(self, condition, yes, no):
-        return self.builder.select(condition, yes, no)
-
     def greatest(self, left, right):
         """Lane by lane; NaN of the right one stays."""
-        return self.select(self.greater(left, right), left, right)
+        return self.builder.select(self.greater(left, right), left, right)
 
     def sum(self, vector):
         """The sum of a vector's lanes, by halves: a fixed order, whatever the optimiser."""

@@ -195,21 +195,20 @@ def wait(call, count):
 
 
 @phase
-def meet(call, threads, before):
-    """Go on when all threads have come here. Returns how many have, at all meetings, where `before` had before this."""
+def meet(call, threads):
+    """The barrier in the middle of a pass: every thread waits until all have arrived."""
     if threads > 1:
         count_one(counter(call, ARRIVED))
-        wait(call, before + threads)
-    return before + threads
+        wait(call, threads)
 
 
 @phase
-def finish(call, thread, threads, before):
-    """The last meeting: thread 0 goes on when all have come. The others no longer touch the record."""
+def finish(call, thread, threads, barriers):
+    """The final barrier, after that number of others: only thread 0 waits. The others no longer touch the record."""
     if threads > 1:
         count_one(counter(call, ARRIVED))
         if thread == 0:
-            wait(call, before + threads)
+            wait(call, (barriers + 1) * threads)
 
 
 @intrinsic

@@ -84,7 +84,7 @@ def add_chunks(call, thread, threads):
     precision, until the last slice makes the gradient of them.
     """
     chunks = call.end_chunk - call.first_chunk
-    met = meet(call, threads, 0)
+    meet(call, threads)
     number = claim(call, BLOCKS)
     while number < call.blocks:
         block = record_at(call.block, number)
@@ -95,7 +95,7 @@ def add_chunks(call, thread, threads):
         number = claim(call, BLOCKS)
     if thread == 0:
         add_losses(call, call.losses, chunks)
-    finish(call, thread, threads, met)
+    finish(call, thread, threads, 1)
 
 
 @phase

@@ -25,7 +25,7 @@ def shared_pass(call, thread, threads):
     while number < tiles * strips:
         strip_forward_and_back(call, number // strips, number % strips, strips)
         number = claim(call, PIECES)
-    met = meet(call, threads, 0)
+    meet(call, threads)
     scratch = advance(call.partials, thread * call.partial_bytes)
     number = claim(call, BLOCKS)
     while number < call.blocks:
@@ -33,7 +33,7 @@ def shared_pass(call, thread, threads):
         number = claim(call, BLOCKS)
     if thread == 0:
         add_losses(call, call.sample_losses, call.samples)
-    finish(call, thread, threads, met)
+    finish(call, thread, threads, 1)
 
 
 @phase
