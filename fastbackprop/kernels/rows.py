@@ -1,4 +1,4 @@
-"""Rows: what is done to rows of a tile besides the products: copied, cleared, filled, and summed over chunks.
+"""Rows: operations on rows of a tile besides the products: copy, clear, fill, and the sum over chunks.
 
 Strides are in bytes. Arguments come as outputs, inputs, sizes.
 """
@@ -155,13 +155,13 @@ def add_partials(
 ):
     """total += sum_c partial_c, in double precision and in the order of c; gradient = total where is_last is not 0.
 
-    gradient, partial_c: `rows` rows of `columns` elements; partial_c stands c * partial_bytes behind partial_0.
-    gradient is written where is_last, else total (the same rows, of doubles, gradient_row elements apart) is. total is
-    read unless is_first: then it is 0. gradient may be partial_0.
+    gradient, partial_c: `rows` rows of `columns` elements; partial_c is c * partial_bytes behind partial_0. If is_last,
+    gradient is written, else total (the same rows, of doubles, gradient_row elements apart). total is read unless
+    is_first, which means 0. gradient may be partial_0.
 
-    Of doubles, what each addition rounds off is summed as well and added at the end: so the sum of thousands of chunks
-    rounds as rarely as NumPy's, which adds by halves. total then holds vectors of sums and of what was rounded off in
-    turn: twice as many doubles.
+    For doubles, the rounding errors of the additions are summed too and added at the end. So the sum of thousands of
+    chunks rounds as rarely as NumPy's, which adds by halves. total then holds vectors of sums and of errors in turn:
+    two doubles for each element.
     """
 
     def emit(simd, gradient, row, total, partial, partial_row, partial_bytes, partials, rows, columns, first, last):
@@ -192,10 +192,10 @@ def add_partials(
 
 
 def add_piece(simd, gradient, total, partial, partial_bytes, partials, vectors, fresh, final):
-    """What add_partials does with `vectors` vectors from these addresses on."""
+    """add_partials for `vectors` vectors from these addresses on."""
     builder, size = simd.builder, simd.target.vector_bytes
     doubles = ir.VectorType(ir.DoubleType(), simd.lanes)
-    parts = 2 if simd.itemsize == 8 else 1  # a sum, and what was rounded off
+    parts = 2 if simd.itemsize == 8 else 1  # a sum, and its rounding errors
     sums = [[cgutils.alloca_once(builder, doubles) for _ in range(parts)] for _ in range(vectors)]
     kept = [(slot, k * simd.lanes * 8) for k, slot in enumerate(itertools.chain.from_iterable(sums))]
     for slot, place in kept:
@@ -215,21 +215,21 @@ def add_piece(simd, gradient, total, partial, partial_bytes, partials, vectors, 
                 simd.store(builder.load(slot), total, place)
 
 
-def add_term(builder, term, total, *rounded_off):
-    """total += term, and what this rounds off is added to `rounded_off`, if that is summed (Knuth's two-sum)."""
+def add_term(builder, term, total, *error_sum):
+    """total += term, and the rounding error of this addition is added to error_sum, if given (Knuth's two-sum)."""
     before = builder.load(total)
     after = builder.fadd(before, term)
     builder.store(after, total)
-    for errors in rounded_off:
+    for errors in error_sum:
         added = builder.fsub(after, before)
         error = builder.fadd(builder.fsub(before, builder.fsub(after, added)), builder.fsub(term, added))
         builder.store(builder.fadd(builder.load(errors), error), errors)
 
 
-def whole_sum(builder, total, *rounded_off):
-    """total + rounded_off; total alone where the other is NaN, as it is where total is infinite."""
+def whole_sum(builder, total, *error_sum):
+    """total + error_sum; total alone where error_sum is NaN, because total is infinite."""
     value = builder.load(total)
-    for errors in map(builder.load, rounded_off):
+    for errors in map(builder.load, error_sum):
         is_number = builder.fcmp_ordered("ord", errors, errors)
         value = builder.select(is_number, builder.fadd(value, errors), value)
     return value

@@ -1,6 +1,6 @@
 """The private pass: each chunk of a batch sums its own gradient, tile by tile, while the tile is in cache.
 
-For networks whose gradient is small, so that there is room for one of each chunk.
+For networks whose gradient is so small that each chunk can have one.
 """
 
 from fastbackprop.kernels.jit import inner
