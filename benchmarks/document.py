@@ -68,7 +68,7 @@ def not_won(results):
         if ratio < 1.0:
             row = f"{network(case)} with {case.samples:,} samples in {result['dtype']}"
             lost.append(f"{row} ({name}, {1 / ratio:.2f} times as fast)")
-    return "Not won: " + "; ".join(lost) + "." if lost else "fastbackprop is fastest in every row."
+    return "Another library is faster: " + "; ".join(lost) + "." if lost else "fastbackprop is fastest in every row."
 
 
 def side_by_side(measured):
@@ -83,9 +83,10 @@ def side_by_side(measured):
         rows[-1] += [f"{libraries['fastbackprop']['share']:.0%}", f"{best_other(result)[1]:.2f}"]
     header = ["network", "samples", "dtype", *names, "share of the peak", "best other / fastbackprop"]
     about = (
-        "Median time of one gradient. The last two columns are the share of the processors' FMA peak that this package "
-        "reaches, and the time of the fastest other library over that of this package. NumPy is `fastbackprop.lean`, "
-        "written for speed. NumPy as in the notebooks is `fastbackprop.reference`, which keeps every activation."
+        "Median time of one gradient. The share of the peak is the speed of this package over the FMA peak of the "
+        "processors. The last column is the time of the fastest other library over the time of this package. The "
+        "column NumPy is `fastbackprop.lean`, the same gradient in NumPy, written for speed. NumPy as in the notebooks "
+        "is `fastbackprop.reference`, which keeps every activation."
     )
     return "\n\n".join([table(header, rows), f"{about} {not_won(results)}", measured_on(measured)])
 
@@ -107,7 +108,7 @@ def in_short(measured):
     header = ["network", "samples", "fastbackprop", "NumPy", "fastest other library", "fastest other / fastbackprop"]
     about = (
         "Median time of one gradient in float32. 1-6x5-1 has one input, five hidden layers of 6 units and one output. "
-        "NumPy is `fastbackprop.lean`, written for speed."
+        "The column NumPy is `fastbackprop.lean`, the same gradient in NumPy, written for speed."
     )
     return "\n\n".join([table(header, rows), f"{about} {not_won(readme_results(measured))}", measured_on(measured)])
 
@@ -116,12 +117,13 @@ def roofs(measured):
     """The two roofs of the machine."""
     peaks = {result["dtype"]: result["peak"] for result in sorted(measured["results"], key=lambda found: found["peak"])}
     told = " and ".join(f"{peak / 1e9:.0f} GFLOP/s in {dtype}" for dtype, peak in sorted(peaks.items()))
-    return f"Roofs: {told}; {measured['bandwidth'] / 1e9:.1f} GB/s to and from memory. {measured_on(measured)}"
+    memory = f"{measured['bandwidth'] / 1e9:.1f} GB/s to and from memory"
+    return f"The roofs are {told}, and {memory}. {measured_on(measured)}"
 
 
 def powers(measured):
     """The powers with which cost grows."""
-    header = ["what grows", "dtype", "from", "to", "time grows with the power", "flops (of a thread) with"]
+    header = ["what grows", "dtype", "from", "to", "power of the time", "power of the flops of a thread"]
     rows = []
     for result in measured["results"]:
         if result["power"] is not None:
@@ -148,7 +150,7 @@ def predictions(measured):
     for result in measured["results"]:
         case = Case(*result["case"])
         rows.append([network(case), f"{case.samples:,}", result["dtype"], *[f"{e:.0%}" for e in result["efficiency"]]])
-    header = ["network", "samples", "dtype", *[f"{number} threads" for number in threads]]
+    header = ["network", "samples", "dtype", *[f"{number} thread{'s' * (number > 1)}" for number in threads]]
     return f"{table(header, rows)}\n\n{measured_on(measured)}"
 
 
@@ -170,8 +172,8 @@ def errors(measured):
                 above.append(f"{part} of {network(case)} with {case.samples:,} samples in {result['dtype']}")
         rows.append(row)
     header = ["network", "samples", "dtype", *parts]
-    verdict = f"Above {LIMIT}: {'; '.join(above)}." if above else f"No error is more than {LIMIT} times NumPy's."
-    return f"{table(header, rows)}\n\n{verdict} {measured_on(measured)}"
+    told = f"Errors of more than {LIMIT} times NumPy's: {'; '.join(above) or 'none'}."
+    return f"{table(header, rows)}\n\n{told} {measured_on(measured)}"
 
 
 def samples(measured):
@@ -193,7 +195,7 @@ def samples(measured):
         for dtype, growth in measured["growth"].items()
     ]
     told = (
-        f"Memory that a call takes beside its results, for {large.samples:,} samples of {network(large)}, in MB: "
+        f"A call with {large.samples:,} samples of {network(large)} takes this memory in MB, without its results: "
         f"{'; '.join(grown)}."
     )
     return "\n\n".join([table(header, rows), told, measured_on(measured)])
@@ -233,8 +235,9 @@ def chunks_of_dask(measured):
     header = ["network", "a call with one chunk", "each further chunk", "CPU: client and scheduler", "CPU: workers"]
     one, two = measured["one_worker"], measured["two_workers"]
     told = (
-        f"{measured['samples']:,} samples of 8-32x3-1 that the workers hold took {seconds(one)} on one worker of one "
-        f"thread and {seconds(two)} on two: {one / two:.2f} times as fast."
+        f"The gradient of {measured['samples']:,} samples of 8-32-32-32-1, in the memory of the workers, took "
+        f"{seconds(one)} on one worker with one thread. On two such workers it took {seconds(two)}, "
+        f"{one / two:.2f} times as fast."
     )
     return f"{table(header, rows)}\n\n{told} {measured_on(measured)}"
 
@@ -268,7 +271,7 @@ SECTIONS = {
     },
     "docs/scaling.md": {"dask": ("dask", chunks_of_dask)},
 }
-"""Of each document, the results and the text of each section."""
+"""The results and the text of each section of each document."""
 
 
 def read_results():

@@ -46,8 +46,8 @@ def sentence(described):
     versions = ", ".join(f"{name} {version}" for name, version in described["versions"].items())
     processors = "1 processor" if described["processors"] == 1 else f"{described['processors']} processors"
     return (
-        f"Measured on {processors} of a machine with {described['processor']} "
-        f"({described['vector_bits']}-bit vectors), Python {described['python']}, {versions}, on {described['date']}."
+        f"Measured on {described['date']} on {processors}, {described['processor']} with "
+        f"{described['vector_bits']}-bit vectors; Python {described['python']}, {versions}."
     )
 
 

@@ -1,4 +1,4 @@
-"""How exact gradients are, beside lean NumPy's: errors against extended precision.
+"""How exact gradients are, beside those of `fastbackprop.reference` in NumPy: errors against extended precision.
 
     python -m benchmarks.numerics [--dtype float32] [--quick] [--json FILE]
 

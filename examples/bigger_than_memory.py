@@ -2,8 +2,8 @@
 More data than memory
 =====================
 
-SciPy's L-BFGS fits a network to 4 GB of samples in a zarr store, on a local cluster whose workers may hold 1 GB each.
-Every step is one pass over the store. The bars show the progress of each pass, and the dashboard what each worker does.
+SciPy's L-BFGS fits a network to 4 GB of samples in a zarr store. The workers of a local cluster may use 1 GB each.
+Every step is one pass over the store. The bars show the progress of each pass, and the dashboard shows each worker.
 The picture shows the error after each pass. Pass another number of gigabytes as an argument:
 ``python bigger_than_memory.py 0.5``
 """

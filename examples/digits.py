@@ -2,8 +2,8 @@
 Handwritten digits
 ==================
 
-A network learns to read digits with softmax cross-entropy and Adam, at 98 % accuracy after some seconds. A bar shows
-the progress. The picture shows the loss on the training set, and the accuracy on digits that the network never saw.
+A network learns to read digits with softmax cross-entropy and Adam. It reaches 98 % accuracy after some seconds. A bar
+shows the progress. The picture shows the loss on the training set, and the accuracy on other digits.
 """
 
 from itertools import pairwise

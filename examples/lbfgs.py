@@ -2,8 +2,8 @@
 A regression with L-BFGS
 ========================
 
-SciPy's optimiser fits a network to noisy samples of a curve. It sees one vector of parameters, which `pack` makes and
-`unpack` reads. The picture shows the samples, the curve they were drawn from, and the network's output.
+SciPy's optimiser fits a network to noisy samples of a curve. The optimiser needs one vector of parameters, which `pack`
+makes and `unpack` reads. The picture shows the samples, the curve without noise, and the network's output.
 """
 
 from itertools import pairwise

@@ -2,11 +2,11 @@
 Wrong labels by gradient norm
 =============================
 
-One digit in twenty gets a wrong label. After some training, the digits with the longest gradients are those with wrong
-labels, nearly all of them. The picture shows the norms of right and wrong labels, and the digits with the longest
-gradients.
+One digit in twenty gets a wrong label. After a short training, the digits with wrong labels have the gradients with the
+largest norms, nearly without exception. The picture shows the norms for right and wrong labels, and the digits with the
+largest norms.
 
-The network is trained for a short time. It learns what digits look like, but not yet the exceptions.
+The training is short so that the network learns what digits look like, but not yet the wrong labels.
 """
 
 from itertools import pairwise

@@ -4,7 +4,7 @@ Training that protects each sample
 
 A network learns to read digits by DP-SGD: each gradient is clipped, and noise is added to their sum. The picture shows
 the norms before clipping, and the accuracy on digits that the network never saw, with and without clipping and noise.
-How much privacy the noise buys is for an accountant to say, see docs/per_sample.md.
+The script does not compute how much privacy the noise gives, see docs/per_sample.md.
 """
 
 from itertools import pairwise

@@ -3,8 +3,8 @@ Shattered gradients
 ===================
 
 The deeper a ReLU network, the more its derivative by the input looks like noise. The picture shows this derivative for
-one random network of each depth, and its autocorrelation, averaged over many networks. See Balduzzi et al. (2017), "The
-shattered gradients problem".
+one random network of each depth, and the autocorrelation of the derivative, averaged over many networks. See Balduzzi
+et al. (2017), "The shattered gradients problem".
 """
 
 from itertools import pairwise

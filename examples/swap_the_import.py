@@ -3,7 +3,7 @@ Swap the import
 ===============
 
 Gradient descent on the notebooks' network, three times: in plain NumPy, with the import swapped, and with fused calls.
-All three end with the same weights. The table and the bars show how long each takes.
+All three end with the same weights. The table and the bars show the time of each version.
 """
 
 import time

@@ -27,6 +27,7 @@ try:
     from sklearn.neural_network._base import ACTIVATIONS
     from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
     from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
+    from sklearn.utils.parallel import _get_threadpool_controller
     from sklearn.utils.validation import validate_data
 
     if tuple(map(int, sklearn_version.split(".")[:2])) < (1, 7):
@@ -79,7 +80,8 @@ class _Network:
         penalty = self.alpha * parameters
         penalty /= len(X) if sample_weight is None else sample_weight.sum()
         gradient += penalty
-        return float(loss / self.divisor + 0.5 * penalty.dot(parameters))
+        penalty *= parameters  # and no dot product: BLAS's threads would spin beside those of the next call
+        return float(loss / self.divisor + 0.5 * penalty.sum())
 
 
 class _OnKernels(BaseMultilayerPerceptron):
@@ -108,7 +110,10 @@ class _OnKernels(BaseMultilayerPerceptron):
         network = _Network(self, self._pack().dtype)
         X = X.astype(network.workspace.dtype, copy=False)
         # scikit-learn hands these arguments on to _loss_grad_lbfgs; the first of the rest is scratch space in its own.
-        super()._fit_lbfgs(X, network.target(y), sample_weight, network, *rest[1:])
+        # Operations on vectors of more than 10,000 elements start BLAS's threads, which then spin beside the kernels'.
+        # Measured: digits took 1.3 (128 units) to 1.5 times as long (512), on two threads (Zen 4, 2026-11-28).
+        with _get_threadpool_controller().limit(limits=1, user_api="blas"):
+            super()._fit_lbfgs(X, network.target(y), sample_weight, network, *rest[1:])
         self._pack()
 
     def _loss_grad_lbfgs(self, vector: Array, X: Any, y: Array, sample_weight: Any, *rest: Any) -> Any:

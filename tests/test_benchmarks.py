@@ -304,7 +304,7 @@ def test_cases_that_are_not_won_are_told():
     won = result(fastbackprop=1e-3, JAX=2e-3, NumPy=1.3e-3)
     told = document.not_won([won, result(fastbackprop=1e-3, JAX=8e-4), result(fastbackprop=1e-3, JAX=2.0, NumPy=5e-4)])
     assert told == (
-        "Not won: 784-100-10 with 8 samples in float32 (JAX, 1.25 times as fast); "
+        "Another library is faster: 784-100-10 with 8 samples in float32 (JAX, 1.25 times as fast); "
         "784-100-10 with 8 samples in float32 (NumPy, 2.00 times as fast)."
     )
     assert document.not_won([won]) == "fastbackprop is fastest in every row."
@@ -331,17 +331,16 @@ def test_errors_above_the_limit_are_told():
     described = dict.fromkeys(("processor", "processors", "vector_bits", "python", "date", "command"), "")
     text = document.errors(described | {"versions": {}, "results": [found]})
     assert "| 1-6x5-1 | 10 | float32 | 1.0e-07 (1.00) | 3.1e-07 (1.55) |" in text
-    assert "Above 1.5: input of 1-6x5-1 with 10 samples in float32." in text
+    assert "Errors of more than 1.5 times NumPy's: input of 1-6x5-1 with 10 samples in float32." in text
     found["errors"]["input"][0] = 3e-7
-    assert "No error is more than 1.5 times NumPy's." in document.errors(
-        described | {"versions": {}, "results": [found]}
-    )
+    text = document.errors(described | {"versions": {}, "results": [found]})
+    assert "Errors of more than 1.5 times NumPy's: none." in text
 
 
-@pytest.mark.parametrize(("number", "words"), [(1, "1 processor of"), (2, "2 processors of")])
+@pytest.mark.parametrize(("number", "words"), [(1, " on 1 processor, "), (2, " on 2 processors, ")])
 def test_the_machine_in_a_sentence(number, words):
     described = machine.describe(["benchmarks"]) | {"processors": number}
-    assert machine.sentence(described).startswith(f"Measured on {words} a machine with ")
+    assert words in machine.sentence(described)
 
 
 def test_markers_must_be_there_once():

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("sklearn", reason="see the extra `sklearn`")
 
 import joblib
+import threadpoolctl
 from scipy.sparse import csr_array
 from sklearn import neural_network
 from sklearn.base import clone
@@ -449,3 +450,29 @@ def test_a_missing_or_old_scikit_learn_is_told(version, reason, monkeypatch):
 def test_the_package_does_not_import_scikit_learn():
     code = "import sys, fastbackprop; print('sklearn' in sys.modules, 'scipy' in sys.modules)"
     assert run([sys.executable, "-c", code], os.environ).split() == ["False", "False"]
+
+
+def blas_threads():
+    return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+
+
+def test_blas_has_one_thread_while_lbfgs_runs(monkeypatch):
+    """Its threads would spin beside those of the kernels. Afterwards it has as many as before, also after an error."""
+    X, y = make_data("one output")
+    _, model = pair("one output", solver="lbfgs")
+    seen, differentiate = [], fastbackprop.sklearn._Network.differentiate
+
+    def watched(*args):
+        seen.append(blas_threads())
+        return differentiate(*args)
+
+    with threadpoolctl.threadpool_limits(3, user_api="blas"):
+        monkeypatch.setattr(fastbackprop.sklearn._Network, "differentiate", watched)
+        model.fit(X, y)
+        assert len(seen) > 10
+        assert all(threads == {1} for threads in seen)
+        assert blas_threads() == {3}
+        monkeypatch.setattr(fastbackprop.sklearn._Network, "differentiate", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model.fit(X, y)
+        assert blas_threads() == {3}

@@ -1,4 +1,4 @@
-"""The house: which file may import which, and that phases are compiled within passes alone."""
+"""The layers of the code: which file may import which, and that phases are compiled within passes alone."""
 
 import ast
 import subprocess
