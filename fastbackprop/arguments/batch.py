@@ -44,10 +44,10 @@ MATCHING = "it must match all_weights[{0}] and the samples of all_h[0]"
 """Why arrays of the forward pass have the shapes that an error expects."""
 
 
-class Network:
-    """Checked parameters, and the dtype that the result of a call with them has so far.
+class Batch:
+    """Checked arguments of a call, and the dtype that its result has so far.
 
-    It is float32 until an array of another dtype makes it float64: never narrower than the dtype of NumPy's result.
+    The dtype is float32 until an array of another dtype makes it float64: never narrower than NumPy's.
     """
 
     dtype: DType = FLOAT32
@@ -58,13 +58,46 @@ class Network:
     arrays: list[Any]  # weights, biases, and the arrays of further lists
     itemsize = 0  # of the arrays, from addresses.read
     places: Array  # a table, see passes.records
+    sample_weight = NO_WEIGHT[FLOAT32]
+    scale = 1.0
+    max_norm = math.inf
+    sample_gradients: Sequence[Array] = ()
+    """Where the gradient of each sample is written: weights (N, D_{k+1}, D_k), then biases (N, D_{k+1}, ...)."""
+    loss: str | None = None
+    """The name of the loss; None if the derivative by the output is given."""
+    tile_loss: Any = None
+    """The function that computes dl/df_K from the output and the target of a tile, see losses."""
 
     def __init__(
         self,
+        net_input: ArrayLike,
         all_weights: Parameters,
         all_biases: Sequence[ArrayLike] | None,
         layer_sizes: tuple[int, ...] | None = None,
         integers: DType = FLOAT64,
+    ) -> None:
+        self._take_parameters(all_weights, all_biases, layer_sizes, integers)
+        reason = "its rows must match the columns of all_weights[0], one column for each sample"
+        self._take_input(net_input, "net_input", None, reason)
+
+    @classmethod
+    def of_samples(
+        cls,
+        net_input: ArrayLike,
+        all_weights: Parameters,
+        all_biases: Sequence[ArrayLike] | None,
+        y: Any,
+        loss: str,
+        *workspace: Any,
+    ) -> "Batch":
+        """A batch for results of single samples: the loss must be a name."""
+        check_named(loss)
+        batch = cls(net_input, all_weights, all_biases, *workspace)
+        batch.set_loss(y, loss, "sum", None)
+        return batch
+
+    def _take_parameters(
+        self, all_weights: Any, all_biases: Any, layer_sizes: tuple[int, ...] | None, integers: DType
     ) -> None:
         self.integers = integers
         if all_biases is None and layer_sizes is not None:
@@ -121,48 +154,6 @@ class Network:
         """The array that made the dtype float64, for an error's text."""
         name, index, dtype = self.wider
         return f"{full_name(name, index)} has dtype {dtype}"
-
-
-class Batch(Network):
-    """Checked arguments of a call that takes the network's input."""
-
-    sample_weight = NO_WEIGHT[FLOAT32]
-    scale = 1.0
-    max_norm = math.inf
-    sample_gradients: Sequence[Array] = ()
-    """Where the gradient of each sample is written: weights (N, D_{k+1}, D_k), then biases (N, D_{k+1}, ...)."""
-    loss: str | None = None
-    """The name of the loss; None if the derivative by the output is given."""
-    tile_loss: Any = None
-    """The function that computes dl/df_K from the output and the target of a tile, see losses."""
-
-    def __init__(
-        self,
-        net_input: ArrayLike,
-        all_weights: Parameters,
-        all_biases: Sequence[ArrayLike] | None,
-        layer_sizes: tuple[int, ...] | None = None,
-        integers: DType = FLOAT64,
-    ) -> None:
-        super().__init__(all_weights, all_biases, layer_sizes, integers)
-        reason = "its rows must match the columns of all_weights[0], one column for each sample"
-        self._take_input(net_input, "net_input", None, reason)
-
-    @classmethod
-    def of_samples(
-        cls,
-        net_input: ArrayLike,
-        all_weights: Parameters,
-        all_biases: Sequence[ArrayLike] | None,
-        y: Any,
-        loss: str,
-        *workspace: Any,
-    ) -> "Batch":
-        """A batch for results of single samples: the loss must be a name."""
-        check_named(loss)
-        batch = cls(net_input, all_weights, all_biases, *workspace)
-        batch.set_loss(y, loss, "sum", None)
-        return batch
 
     def _take_input(self, net_input: ArrayLike, name: str, index: int | None, reason: str) -> None:
         self.net_input = check_columns(net_input, name, self.layer_sizes[0], None, reason, index)
@@ -278,7 +269,7 @@ class ForwardPass(Batch):
         all_f: Sequence[ArrayLike],
         all_h: Sequence[ArrayLike],
     ) -> None:
-        Network.__init__(self, all_weights, all_biases)
+        self._take_parameters(all_weights, all_biases, None, FLOAT64)
         layers = len(self.shapes.weights)
         own_f = copied_list(all_f, "all_f", [layers])
         own_h = copied_list(all_h, "all_h", [layers, layers + 1])[:layers]

@@ -168,30 +168,30 @@ def add_partials(
         builder = simd.builder
         fresh, final = (builder.icmp_signed("!=", flag, simd.int(0)) for flag in (first, last))
 
-        def piece(simd, r, p, vectors):
+        def add_part(simd, r, p, vectors):
             """Elements [p, p + vectors * lanes) of row r."""
             at = simd.add(simd.mul(r, row), simd.mul(p, simd.itemsize))
             total_at = simd.mul(at, 2)  # floats become doubles, doubles two of them
             source = simd.behind(partial, simd.mul(r, partial_row), simd.mul(p, simd.itemsize))
             places = simd.behind(gradient, at), simd.behind(total, total_at), source
-            add_piece(simd, *places, partial_bytes, partials, vectors, fresh, final)
+            add_vectors(simd, *places, partial_bytes, partials, vectors, fresh, final)
 
         panel = simd.tile_vectors * simd.lanes
         panels, vectors = builder.sdiv(columns, simd.int(panel)), builder.sdiv(columns, simd.int(simd.lanes))
         done, whole = simd.mul(panels, simd.tile_vectors), simd.mul(vectors, simd.lanes)
         with simd.loop(rows) as r:
             with simd.loop(panels) as step:
-                piece(simd, r.index, simd.mul(step.index, panel), simd.tile_vectors)
+                add_part(simd, r.index, simd.mul(step.index, panel), simd.tile_vectors)
             with simd.loop(builder.sub(vectors, done)) as step:
-                piece(simd, r.index, simd.mul(simd.add(done, step.index), simd.lanes), 1)
+                add_part(simd, r.index, simd.mul(simd.add(done, step.index), simd.lanes), 1)
             with simd.loop(builder.sub(columns, whole)) as step:
-                piece(simd.scalar(), r.index, simd.add(whole, step.index), 1)
+                add_part(simd.scalar(), r.index, simd.add(whole, step.index), 1)
 
     arguments = (gradient, types.intp, total, partial, types.intp, types.intp, *[types.intp] * 5)
     return types.void(*arguments), outlined("add_partials", gradient.dtype, emit)
 
 
-def add_piece(simd, gradient, total, partial, partial_bytes, partials, vectors, fresh, final):
+def add_vectors(simd, gradient, total, partial, partial_bytes, partials, vectors, fresh, final):
     """add_partials for `vectors` vectors from these addresses on."""
     builder, size = simd.builder, simd.target.vector_bytes
     doubles = ir.VectorType(ir.DoubleType(), simd.lanes)

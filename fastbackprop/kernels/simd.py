@@ -279,7 +279,7 @@ class Simd:
                 yield first, height
 
     def panels(self, count):
-        """Run the code emitted for each piece of a row of `count` vectors: whole panels, then a half one, then less.
+        """Run the code emitted for each part of a row of `count` vectors: whole panels, then a half one, then less.
 
         ``for vectors, offset in simd.panels(count): <emit the code for that many vectors at that byte offset>``
 
@@ -288,8 +288,8 @@ class Simd:
         """
         size = self.target.vector_bytes
         whole = self.builder.sdiv(count, self.int(self.tile_vectors))
-        with self.loop(whole) as piece:
-            yield self.tile_vectors, self.mul(piece.index, self.tile_vectors * size)
+        with self.loop(whole) as panel:
+            yield self.tile_vectors, self.mul(panel.index, self.tile_vectors * size)
         done = self.mul(whole, self.tile_vectors)
         part = self.tile_vectors // 2
         while part > 0:

@@ -181,7 +181,7 @@ def wait_a_moment(looks):
 
 @phase
 def claim(call, number):
-    """The next of the pieces, or of the blocks, that the threads share: 0, 1, 2, ..."""
+    """The number of the next piece, or of the next block, for this thread: 0, 1, 2, ... among all threads."""
     return count_one(counter(call, number))
 
 
