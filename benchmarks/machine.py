@@ -44,8 +44,9 @@ def describe(command):
 def sentence(described):
     """The same in one sentence, for a document."""
     versions = ", ".join(f"{name} {version}" for name, version in described["versions"].items())
+    processors = "1 processor" if described["processors"] == 1 else f"{described['processors']} processors"
     return (
-        f"Measured on {described['date']} on {described['processors']} processors, {described['processor']} with "
+        f"Measured on {described['date']} on {processors}, {described['processor']} with "
         f"{described['vector_bits']}-bit vectors; Python {described['python']}, {versions}."
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import machine, peak
 from benchmarks.cases import DTYPES
-from fastbackprop.engine.layout import padded, private_layout, transposed_row
+from fastbackprop.engine.layout import chunk_layout, padded, transposed_row
 from fastbackprop.engine.memory import aligned
 from fastbackprop.kernels.layers import backward_layer, forward_layer, transpose, weight_gradient
 from fastbackprop.kernels.simd import advance, pointer
@@ -44,7 +44,7 @@ def product(which, times, rows, weights, gradient, transposed, width, samples, s
 def speeds(width, dtype, rounds):
     """The best flops per second of each product over some rounds, and of the FMA peak between them."""
     dtype = np.dtype(dtype)
-    layout = private_layout((width,) * 4, dtype.itemsize)
+    layout = chunk_layout((width,) * 4, dtype.itemsize)
     samples, stride = layout.tile_samples, layout.call["row_bytes"]
     rng = np.random.default_rng(0)
     rows = aligned(3 * width * stride // dtype.itemsize, dtype)

@@ -47,7 +47,7 @@ def work(case, dtype):
     """What threads share, as a list of meetings: the seconds of each piece before each of them, for one slice."""
     itemsize = np.dtype(dtype).itemsize
     made = plan.plan_gradient(case.layer_sizes, itemsize, case.samples)
-    if made.scheme == "private":
+    if made.scheme == "chunks":
         chunk = piece_seconds(case, dtype, min(made.longest, case.samples))
         added = made.layout.partial_bytes / peak.bandwidth(1, 16)
         return made, chunk, added / len(made.layout.blocks)
@@ -61,7 +61,7 @@ def seconds(made, first, second, threads):
     total = 0.0
     for begin, end in made.slices(threads):
         chunks = end - begin
-        if made.scheme == "private":
+        if made.scheme == "chunks":
             total += spread([first] * chunks, threads) + spread([second * chunks] * len(made.layout.blocks), threads)
         else:
             strips = -(-made.longest // made.tile_samples) * (-(-made.tile_samples * threads // made.longest))

@@ -11,7 +11,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 
 ORANGE, BLUE, GREEN, PURPLE, GREY = "#d55e00", "#0072b2", "#009e73", "#aa4499", "#666666"
 PHASES = [
-    ("load", "h₀ = columns of the input", GREY),
+    ("take_input", "h₀ = columns of the input", GREY),
     ("forward", "hₖ₊₁ = ReLU(Ωₖ hₖ + βₖ), each layer", BLUE),
     ("take_loss", "∂l/∂f of the last layer", PURPLE),
     ("add_layer_gradient", "∂l/∂Ωₖ += ∂l/∂fₖ hₖᵀ", ORANGE),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ TOLERANCE = {"float32": 2e-4, "float64": 1e-6}
 ROUNDINGS = 16  # units in the last place of each term of a gradient: a path through some layers, three sigma
 SHOWN = 10  # of the entries of one array that differ
 STEP = np.finfo(np.float64).eps ** (1 / 3)
+
+_Direction = tuple[tuple[int, ...] | None, Array]
+"""The index of an entry of an array, None for a random direction, and the direction as an array."""
 
 
 @dataclass(frozen=True)
@@ -197,33 +200,19 @@ def check_gradients(
     sizes = [array.size for array in [*batch.weights, *batch.biases]]
     if every_entry is None:
         every_entry = 2 * sum(sizes) ** 2 * max(batch.samples, 1) <= EVERY_ENTRY
-    entries = []
+    entries: list[Entry] = []
     for layer in range(len(batch.weights)):
-        for parameter, part in ("all_weights", 0), ("all_biases", 1):
+        for part in range(2):
             gradient = np.asarray(gradients[part][layer], np.float64)
-            largest = float(np.max(np.abs(gradient)))
-            for index, direction in _directions(gradient.shape, every_entry, rng):
-                expected, noise, is_at_kink = problem.difference(part, layer, direction)
-                if index is None:
-                    got, spread = float(np.sum(gradient * direction)), np.linalg.norm(rounding[part][layer] * direction)
-                    scale = float(np.linalg.norm(gradient))
-                else:
-                    got, spread, scale = float(gradient[index]), rounding[part][layer][index], largest
-                allowed = float(tolerance * max(scale if np.isfinite(scale) else 0.0, abs(expected)) + noise + spread)
-                kink = False
-                if is_at_kink and not abs(got - expected) <= allowed:
-                    least, most = problem.range_at_kink(part, layer, direction)
-                    kink = bool(least - allowed <= got <= most + allowed)
-                entries.append(Entry(layer, parameter, index, got, expected, allowed, kink))
+            directions = _directions(gradient.shape, every_entry, rng)
+            entries += problem.compare(part, layer, gradient, rounding[part][layer], tolerance, directions)
     report = Report(entries)
     if raise_on_failure:
         report.raise_if_failed()
     return report
 
 
-def _directions(
-    shape: tuple[int, ...], every_entry: bool, rng: np.random.Generator
-) -> Iterator[tuple[tuple[int, ...] | None, Array]]:
+def _directions(shape: tuple[int, ...], every_entry: bool, rng: np.random.Generator) -> Iterator[_Direction]:
     if every_entry:
         for index in np.ndindex(shape):
             direction = np.zeros(shape)
@@ -243,6 +232,30 @@ class _Problem:
         self.net_input = np.asarray(batch.net_input, np.float64)
         self.y = batch.target if isinstance(loss, str) else y
         self.loss, self.reduction, self.sample_weight = loss, reduction, sample_weight
+
+    def compare(
+        self,
+        part: int,
+        layer: int,
+        gradient: Array,
+        rounding: Array,
+        tolerance: float,
+        directions: Iterable[_Direction],
+    ) -> Iterator[Entry]:
+        """The comparisons of one array of a gradient, which rounding may change by that much."""
+        length, largest = float(np.linalg.norm(gradient)), float(np.max(np.abs(gradient)))
+        for index, direction in directions:
+            expected, noise, is_at_kink = self.difference(part, layer, direction)
+            if index is None:
+                got, spread, scale = float(np.sum(gradient * direction)), np.linalg.norm(rounding * direction), length
+            else:
+                got, spread, scale = float(gradient[index]), rounding[index], largest
+            allowed = float(tolerance * max(scale if np.isfinite(scale) else 0.0, abs(expected)) + noise + spread)
+            kink = False
+            if is_at_kink and not abs(got - expected) <= allowed:
+                least, most = self.range_at_kink(part, layer, direction)
+                kink = bool(least - allowed <= got <= most + allowed)
+            yield Entry(layer, ("all_weights", "all_biases")[part], index, got, expected, allowed, kink)
 
     def evaluate(self, part: int, layer: int, change: Array) -> tuple[float, list[Array]]:
         """The loss with one array of parameters changed, and the preactivations."""

@@ -1,7 +1,8 @@
 """Gradients in plain NumPy, written for speed: what `python -m fastbackprop` and the benchmarks compare with.
 
 `reference` is written to be read and checks every case. Here a layer is one product, and the bias, the ReLU and the
-mask work in place. Arguments are those of the package, biases have shape (D_{k+1}, 1), and nothing is validated.
+mask work in place. Losses other than least squares take their formulas from `reference.LOSSES`. Arguments are those of
+the package, biases have shape (D_{k+1}, 1), and nothing is validated.
 
 >>> import numpy as np
 >>> from fastbackprop import lean
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastbackprop.reference import Array, Arrays, loss_derivative, loss_value
+from fastbackprop.reference import LOSSES, Array, Arrays
 
 Buffers = tuple[Sequence[Array | None], Sequence[Array | None], Sequence[Array | None]]
 
@@ -101,7 +102,8 @@ def activations(
 def loss_and_derivative(net_output: Array, y: ArrayLike, loss: str) -> tuple[float, Array]:
     """The loss of a batch, and its derivative by the output, in place for least squares."""
     if loss != "least_squares":
-        return loss_value(net_output, y, loss), loss_derivative(net_output, y, loss)
+        value, derivative = LOSSES[loss]
+        return float(np.sum(value(net_output, y), dtype=np.float64)), derivative(net_output, y)
     net_output -= y
     total = float(np.vdot(net_output, net_output))
     net_output *= 2

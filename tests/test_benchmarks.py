@@ -25,6 +25,7 @@ from benchmarks import (
     document,
     growth,
     libraries,
+    machine,
     memory,
     numerics,
     per_sample,
@@ -334,6 +335,12 @@ def test_errors_above_the_limit_are_told():
     found["errors"]["input"][0] = 3e-7
     text = document.errors(described | {"versions": {}, "results": [found]})
     assert "Errors of more than 1.5 times NumPy's: none." in text
+
+
+@pytest.mark.parametrize(("number", "words"), [(1, " on 1 processor, "), (2, " on 2 processors, ")])
+def test_the_machine_in_a_sentence(number, words):
+    described = machine.describe(["benchmarks"]) | {"processors": number}
+    assert words in machine.sentence(described)
 
 
 def test_markers_must_be_there_once():

@@ -517,6 +517,24 @@ def test_columns_taken_for_rows(capsys):
     assert capsys.readouterr().err.endswith("its samples are columns: leave out --rows\n")
 
 
+@pytest.mark.parametrize("command", ["gradients", "check"])
+@pytest.mark.parametrize("shape", [(2, 600), (600, 3), (599, 2), (600, 600)])
+def test_targets_of_a_wrong_shape_beside_rows(problem, command, shape, capsys):
+    np.savez("data.npz", net_input=problem[0].T, y=np.zeros(shape))
+    arguments = GRADIENTS if command == "gradients" else ["check", "net.npz", "data.npz"]
+    assert __main__.main([*arguments, "--rows"]) == 2
+    found = f"y has shape {shape} in its file; expected (600, 2) with --rows: a row for each sample"
+    assert capsys.readouterr().err == f"fastbackprop {command}: {found}\n"
+
+
+@pytest.mark.parametrize("shape", [(600, 2), (1, 2), (600, 1), (1, 1), (600,)])
+def test_class_numbers_and_targets_of_all_samples_beside_rows(problem, shape):
+    y = np.zeros(shape, int) if 600 in shape and 2 not in shape else np.full(shape, 0.5)
+    np.savez("data.npz", net_input=problem[0].T, y=y)
+    loss = "softmax_cross_entropy" if y.dtype == int else "least_squares"
+    assert __main__.main([*GRADIENTS, "--rows", "--loss", loss]) == 0
+
+
 PAIRS = [("W{}", "b{}"), ("layers.{}.weight", "layers.{}.bias"), ("{}_omega2", "{}_beta"), ("net.1.w{}", "net.1.b{}")]
 
 

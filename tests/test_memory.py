@@ -14,7 +14,7 @@ from benchmarks.cases import batch, network
 from fastbackprop.engine import memory
 from tests.conftest import assert_same_bits
 
-LARGE = (4, memory.LEAST_BYTES // 8)
+LARGE = (4, memory.REUSED_BYTES // 8)
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def address(array):
 
 
 def kept_bytes():
-    return sum(size * len(blocks) for size, blocks in memory._free.items())
+    return sum(size * len(kept) for size, kept in memory._free.items())
 
 
 def test_memory_is_used_again_after_the_last_view(dtype):
@@ -68,7 +68,7 @@ def test_arrays_are_as_numpys_own(dtype):
 
 
 def test_sizes_fall_into_few_classes():
-    for size in [*range(memory.LEAST_BYTES, memory.LEAST_BYTES + 3000, 7), 2**28 - 1, 2**28, 2**28 + 1]:
+    for size in [*range(memory.REUSED_BYTES, memory.REUSED_BYTES + 3000, 7), 2**28 - 1, 2**28, 2**28 + 1]:
         assert size <= memory.size_class(size) <= size * 1.125
     assert len({memory.size_class(size) for size in range(2**20, 2**21 + 1, 8)}) == 9
 
@@ -80,19 +80,19 @@ def test_small_arrays_are_numpys_own(dtype):
 
 
 def test_no_more_is_kept_than_said(monkeypatch, dtype):
-    monkeypatch.setattr(memory, "KEPT_BYTES", 3 * memory.LEAST_BYTES)
+    monkeypatch.setattr(memory, "FREE_BYTES", 3 * memory.REUSED_BYTES)
     for number in range(1, 8):
-        arrays = [memory.empty((memory.LEAST_BYTES // dtype.itemsize,), dtype) for _ in range(number)]
-        arrays.append(memory.empty((3 * memory.LEAST_BYTES // dtype.itemsize // 2,), dtype))
+        arrays = [memory.empty((memory.REUSED_BYTES // dtype.itemsize,), dtype) for _ in range(number)]
+        arrays.append(memory.empty((3 * memory.REUSED_BYTES // dtype.itemsize // 2,), dtype))
         where = [address(array) for array in arrays]
         assert len(set(where)) == number + 1
         del arrays
-        assert 0 < max(size * len(blocks) for size, blocks in memory._free.items()) <= memory.KEPT_BYTES
-        again = memory.empty((memory.LEAST_BYTES // dtype.itemsize,), dtype)
+        assert 0 < max(size * len(kept) for size, kept in memory._free.items()) <= memory.FREE_BYTES
+        again = memory.empty((memory.REUSED_BYTES // dtype.itemsize,), dtype)
         assert address(again) in where
-        assert kept_bytes() <= memory.KEPT_BYTES
+        assert kept_bytes() <= memory.FREE_BYTES
         del again
-    assert memory.empty((4 * memory.LEAST_BYTES,), dtype).base is None  # too large for any of this
+    assert memory.empty((4 * memory.REUSED_BYTES,), dtype).base is None  # too large for any of this
 
 
 INTERRUPTED = """

@@ -8,6 +8,7 @@ import pytest
 from fastbackprop.arguments.checks import parameter_count
 from fastbackprop.engine import layout as layouts
 from fastbackprop.engine import limits, plan
+from fastbackprop.engine.plan import COMPUTATIONS
 from fastbackprop.kernels import CACHE_LINE
 
 NETWORKS = [
@@ -23,7 +24,7 @@ NETWORKS = [
     (8, *[6] * 3000, 1),
 ]
 SAMPLES = [9, 17, 64, 95, 96, 255, 256, 1000, 4096, 20_000, 100_000, 10**7]
-PLANNED = pytest.mark.parametrize("what", list(plan.PLANS))
+PLANNED = pytest.mark.parametrize("what", list(COMPUTATIONS))
 of_networks = pytest.mark.parametrize("layer_sizes", NETWORKS, ids=lambda sizes: "-".join(map(str, sizes[:7])))
 
 
@@ -36,7 +37,7 @@ def itemsize(request):
 @of_networks
 def test_chunks_cover_the_batch(layer_sizes, itemsize, what):
     for samples in SAMPLES:
-        made = plan.PLANS[what](layer_sizes, itemsize, samples)
+        made = COMPUTATIONS[what].plan(layer_sizes, itemsize, samples)
         bounds = [made.cut(chunk) for chunk in range(made.chunks + 1)]
         assert bounds[0] == 0
         assert bounds[-1] == samples
@@ -61,7 +62,7 @@ def test_partial_gradients_have_room(layer_sizes, itemsize):
     """As many as a slice has chunks; and a chunk is summed in the element type over few tiles."""
     for samples in SAMPLES:
         made = plan.plan_gradient(layer_sizes, itemsize, samples)
-        if made.scheme == "private":
+        if made.scheme == "chunks":
             assert made.layout.partial_bytes <= limits.PRIVATE_BYTES
             assert made.most_chunks * made.layout.partial_bytes <= limits.PARTIALS_BYTES
             assert made.most_chunks >= 32
@@ -75,7 +76,7 @@ def test_partial_gradients_have_room(layer_sizes, itemsize):
 @of_networks
 def test_the_blocks_are_the_gradient(layer_sizes, itemsize):
     """Each element of the weights is in one block; private blocks have the biases too."""
-    private, shared = layouts.private_layout(layer_sizes, itemsize), layouts.shared_layout(layer_sizes, itemsize)
+    private, shared = layouts.chunk_layout(layer_sizes, itemsize), layouts.shared_layout(layer_sizes, itemsize)
     for layout in private, shared:
         taken = np.zeros(parameter_count(layer_sizes), np.int8)
         for block in layout.blocks:
@@ -119,7 +120,7 @@ def test_blocks_fit_into_the_scratch_memory(itemsize):
 @pytest.mark.parametrize("kept", [False, True])
 def test_partial_gradients_do_not_overlap(layer_sizes, itemsize, kept):
     """Rows of wide layers are whole vectors of every target; the blocks read what the products write."""
-    layout = layouts.kept_layout(layer_sizes, itemsize, 1, 1) if kept else layouts.private_layout(layer_sizes, itemsize)
+    layout = layouts.kept_layout(layer_sizes, itemsize, 1, 1) if kept else layouts.chunk_layout(layer_sizes, itemsize)
     taken = np.zeros(layout.partial_bytes // itemsize, np.int8)
     for layer in layout.layers:
         width = layer["partial_row"] // itemsize
@@ -176,7 +177,7 @@ def test_doubles_stand_behind_the_rows_of_a_tile(layer_sizes, itemsize):
 
 @of_networks
 def test_rows_of_a_tile_do_not_overlap(layer_sizes, itemsize):
-    tiled = [layouts.private_layout(layer_sizes, itemsize), layouts.shared_layout(layer_sizes, itemsize)]
+    tiled = [layouts.chunk_layout(layer_sizes, itemsize), layouts.shared_layout(layer_sizes, itemsize)]
     kept = [layouts.kept_layout(layer_sizes, itemsize, norms, 1) for norms in (1, len(layer_sizes) - 1)]
     for layout in [*tiled, *kept]:
         call, row, inputs, outputs = layout.call, layout.call["row_bytes"], layer_sizes[0], layer_sizes[-1]

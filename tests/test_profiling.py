@@ -22,8 +22,8 @@ def described(sizes, samples, dtype, threads=2):
     ("sizes", "samples", "scheme"),
     [
         (SMALL, 1, "few samples"),
-        (SMALL, 100, "private"),
-        (SMALL, 100_000, "private"),
+        (SMALL, 100, "chunks"),
+        (SMALL, 100_000, "chunks"),
         (LARGE, 8, "few samples"),
         (LARGE, 10_000, "shared"),
     ],
@@ -77,7 +77,7 @@ def test_on_the_command_line(capsys):
     assert __main__.main(["info", "--layers", "3,8,2", "--samples", "50", "--dtype", "float32"]) == 0
     printed = capsys.readouterr().out
     assert "network         3-8-2, 50 parameters, float32" in printed
-    assert "private" in printed
+    assert "chunks: each sums" in printed
     found = re.findall(r"^(arguments|forward|way back) +[\d.]+ ms +([\d.]+)% *([█#]*)$", printed, re.MULTILINE)
     assert [name for name, *_ in found] == list(profiling.PARTS)
     shares = {len(bar): float(share) for _, share, bar in found}

@@ -16,6 +16,7 @@ from benchmarks.cases import batch, network
 from fastbackprop import reference
 from fastbackprop.engine import engine, plan, pool
 from fastbackprop.engine.calls import Call
+from fastbackprop.engine.plan import COMPUTATIONS
 from fastbackprop.parallel import cpus, workers
 from fastbackprop.parallel.boxes import AWAY, BOX, CALLED, GO, HERE, STATE, WAITING
 from tests.conftest import assert_close, assert_same_bits, smooth_batch
@@ -81,7 +82,7 @@ def test_teams(layer_sizes, samples, dtype, patient):
     assert alone[0] == pytest.approx(expected[0], rel=1e-5)
     assert_close(alone[1:], expected[1:])
     output = fb.predict(net_input, all_weights, all_biases, num_threads=1)
-    plans = [plan.PLANS[what](layer_sizes, dtype.itemsize, samples) for what in ("gradient", "prediction")]
+    plans = [COMPUTATIONS[what].plan(layer_sizes, dtype.itemsize, samples) for what in ("gradient", "prediction")]
     most = max(made.pieces for made in plans)
     for count in 2, 3, 5, 8:
         workspace, wanted = make(layer_sizes, dtype, count), min(count, most)

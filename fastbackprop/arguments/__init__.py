@@ -1,1 +1,1 @@
-"""What may be passed: checks and their messages, the checked arguments of a call, and the addresses of arrays."""
+"""The arguments of calls: checks and their messages, the checked arguments of a call, and the addresses of arrays."""

@@ -1,4 +1,4 @@
-"""Lists of arrays: their shapes, and where their data are, for kernels that take all of a list at once."""
+"""Lists of arrays: their shapes and addresses, for kernels that take a whole list at once."""
 
 import ctypes
 import functools
@@ -18,13 +18,14 @@ _TYPES = id(np.ndarray), id(FLOAT32), id(FLOAT64)
 
 
 def read(arrays: list[Any], contiguous: int) -> tuple[int, bytes, Array]:
-    """What kernels need to know of arrays, which must be kept as long as their places are used.
+    """The shapes and addresses of arrays. Keep the arrays as long as their places are used.
 
     Returns
     -------
     itemsize : int
-        4 or 8 where all are plain arrays, of one or two dimensions, of float32 or all of float64 in the machine's byte
-        order: negative where one is not contiguous in C order. Otherwise 0, and the rest means nothing.
+        4 or 8 if all are plain arrays, of one or two dimensions, and all of float32 or all of float64 in the machine's
+        byte order; otherwise 0, and the other results mean nothing. Negative if one of the first `contiguous` arrays is
+        not contiguous in C order.
     shapes : bytes
         Two int64 for each array, -1 behind a single dimension.
     places : array (len(arrays), 3)
@@ -37,13 +38,13 @@ def read(arrays: list[Any], contiguous: int) -> tuple[int, bytes, Array]:
 
 @functools.cache
 def reader() -> Read:
-    """What reads: compiled, if it finds in a few arrays what NumPy says of them. Builds of Python and NumPy differ."""
+    """The reader: compiled, if it agrees with NumPy on a few arrays. Builds of Python and NumPy differ."""
     if not may_compile():
         return read_slowly
     known = np.arange(60.0).reshape(6, 10)
     head = id(known) + object.__basicsize__
     found = [ctypes.c_int64.from_address(head + offset).value for offset in (0, 40)]
-    # Looked at first, within the object: the compiled reader goes where its cells point to.
+    # These cells are checked first, because the compiled reader follows the addresses in them.
     if np.ndarray.__basicsize__ < object.__basicsize__ + 56 or found != [known.ctypes.data, id(known.dtype)]:
         return read_slowly
     from fastbackprop.kernels.object_memory import read_arrays  # imports numba
@@ -71,7 +72,7 @@ def reader() -> Read:
 
 
 def read_slowly(shapes: Array, places: Array, objects: int, contiguous: int, *_types: int) -> int:
-    """The same as the compiled reader, see there, by asking NumPy."""
+    """The compiled reader in Python: see kernels.object_memory."""
     arrays = ctypes.cast(objects, ctypes.py_object).value
     if not all(type(array) is np.ndarray and array.ndim in (1, 2) for array in arrays):
         return 0
@@ -87,16 +88,16 @@ def read_slowly(shapes: Array, places: Array, objects: int, contiguous: int, *_t
 
 
 def native(arrays: Iterable[Array], dtype: DType) -> list[Array]:
-    """The arrays themselves where they have the dtype, else converted."""
+    """The arrays, converted if they have another dtype."""
     return [array if array.dtype is dtype else converted(array, dtype) for array in arrays]
 
 
 def converted(array: Array, dtype: DType) -> Array:
-    """An array in another dtype; what is too large for it is infinite, and nothing warns of that."""
+    """An array in another dtype; numbers that are too large for it become infinite, without a warning."""
     with np.errstate(all="ignore"):
         return array.astype(dtype, copy=False)
 
 
 def plain(arrays: Iterable[Array], dtype: DType) -> list[Array]:
-    """The same, and of NumPy's own type, as `read` takes them."""
+    """The same as plain arrays of NumPy, which `read` takes."""
     return [array if type(array) is np.ndarray else array.view(np.ndarray) for array in native(arrays, dtype)]

@@ -21,6 +21,7 @@ from fastbackprop.arguments.checks import (
     Parameters,
     Shapes,
     check_columns,
+    check_is_list,
     check_max_norm,
     check_num_threads,
     check_out,
@@ -37,28 +38,66 @@ from fastbackprop.arguments.checks import (
 )
 from fastbackprop.losses import LOSSES, find_loss
 
+LOSS_NAMES = ", ".join(map(repr, LOSSES))
 
-class Network:
-    """Checked parameters, and the dtype that the result of a call with them has so far.
+MATCHING = "it must match all_weights[{0}] and the samples of all_h[0]"
+"""Why arrays of the forward pass have the shapes that an error expects."""
 
-    It is float32 until something wider is met, which is then kept: never narrower than what NumPy computes in.
+
+class Batch:
+    """Checked arguments of a call, and the dtype that its result has so far.
+
+    The dtype is float32 until an array of another dtype makes it float64: never narrower than NumPy's.
     """
 
     dtype: DType = FLOAT32
-    integers: DType  # the dtype that they count as
+    integers: DType  # the dtype that integers count as
     wider: tuple[str, int | None, DType] = "", None, FLOAT32
     vector: Array | None = None
     shapes: Shapes
-    arrays: list[Any]  # weights, biases, and what else is taken
-    itemsize = 0  # what addresses.read says of them
+    arrays: list[Any]  # weights, biases, and the arrays of further lists
+    itemsize = 0  # of the arrays, from addresses.read
     places: Array  # a table, see passes.records
+    sample_weight = NO_WEIGHT[FLOAT32]
+    scale = 1.0
+    max_norm = math.inf
+    sample_gradients: Sequence[Array] = ()
+    """Where the gradient of each sample is written: weights (N, D_{k+1}, D_k), then biases (N, D_{k+1}, ...)."""
+    loss: str | None = None
+    """The name of the loss; None if the derivative by the output is given."""
+    tile_loss: Any = None
+    """The function that computes dl/df_K from the output and the target of a tile, see losses."""
 
     def __init__(
         self,
+        net_input: ArrayLike,
         all_weights: Parameters,
         all_biases: Sequence[ArrayLike] | None,
         layer_sizes: tuple[int, ...] | None = None,
         integers: DType = FLOAT64,
+    ) -> None:
+        self._take_parameters(all_weights, all_biases, layer_sizes, integers)
+        reason = "its rows must match the columns of all_weights[0], one column for each sample"
+        self._take_input(net_input, "net_input", None, reason)
+
+    @classmethod
+    def of_samples(
+        cls,
+        net_input: ArrayLike,
+        all_weights: Parameters,
+        all_biases: Sequence[ArrayLike] | None,
+        y: Any,
+        loss: str,
+        *workspace: Any,
+    ) -> "Batch":
+        """A batch for results of single samples: the loss must be a name."""
+        check_named(loss)
+        batch = cls(net_input, all_weights, all_biases, *workspace)
+        batch.set_loss(y, loss, "sum", None)
+        return batch
+
+    def _take_parameters(
+        self, all_weights: Any, all_biases: Any, layer_sizes: tuple[int, ...] | None, integers: DType
     ) -> None:
         self.integers = integers
         if all_biases is None and layer_sizes is not None:
@@ -73,7 +112,7 @@ class Network:
 
     def _take_lists(self, all_weights: Any, all_biases: Any) -> None:
         if isinstance(all_weights, (list, tuple)) and isinstance(all_biases, (list, tuple)):
-            weights = [*all_weights]  # lists of its own, which nobody else changes
+            weights = [*all_weights]  # a copy, which nobody else changes
             self.arrays = [*weights, *all_biases]
             self.itemsize, shapes, self.places = read(self.arrays, len(self.arrays))
             if self.itemsize:
@@ -88,17 +127,17 @@ class Network:
 
     @property
     def weights(self) -> list[Array]:
-        """Those of each layer."""
+        """The weights of each layer."""
         return self.arrays[: len(self.shapes.weights)]
 
     @property
     def biases(self) -> list[Array]:
-        """Those of each layer."""
+        """The biases of each layer."""
         layers = len(self.shapes.weights)
         return self.arrays[layers : 2 * layers]
 
     def widen(self, name: str, arrays: Sequence[Array]) -> None:
-        """Let the dtypes of more arrays count."""
+        """Let the dtypes of more arrays count towards the dtype of the result."""
         if self.dtype is FLOAT64:
             return
         for k, array in enumerate(arrays):
@@ -112,56 +151,9 @@ class Network:
 
     @property
     def widest(self) -> str:
-        """What made the dtype float64, for an error's text."""
+        """The array that made the dtype float64, for an error's text."""
         name, index, dtype = self.wider
         return f"{full_name(name, index)} has dtype {dtype}"
-
-    def widen_by_target(self, given: Any, array: Array, name: str = "y") -> None:
-        """Let a target count where it is floating and no Python number; np.float64 counts, as in NumPy."""
-        if array.dtype is not self.dtype and array.dtype.kind == "f" and type(given) is not float:
-            self.widen(name, [array])
-
-
-class Batch(Network):
-    """Checked arguments of a call that takes the network's input."""
-
-    sample_weight = NO_WEIGHT[FLOAT32]
-    scale = 1.0
-    max_norm = math.inf
-    sample_gradients: Sequence[Array] = ()
-    """Where the gradient of each sample is written: weights (N, D_{k+1}, D_k), then biases (N, D_{k+1}, ...)."""
-    loss: str | None = None
-    """The name of the loss; None where the derivative by the output is given."""
-    tile_loss: Any = None
-    """What makes dl/df_K of the output and the target of a tile, see losses."""
-
-    def __init__(
-        self,
-        net_input: ArrayLike,
-        all_weights: Parameters,
-        all_biases: Sequence[ArrayLike] | None,
-        layer_sizes: tuple[int, ...] | None = None,
-        integers: DType = FLOAT64,
-    ) -> None:
-        super().__init__(all_weights, all_biases, layer_sizes, integers)
-        reason = "its rows must match the columns of all_weights[0], one column for each sample"
-        self._take_input(net_input, "net_input", None, reason)
-
-    @classmethod
-    def of_samples(
-        cls,
-        net_input: ArrayLike,
-        all_weights: Parameters,
-        all_biases: Sequence[ArrayLike] | None,
-        y: Any,
-        loss: str,
-        *workspace: Any,
-    ) -> "Batch":
-        """The same where each sample has a loss of its own, so that it needs a name."""
-        check_named(loss)
-        batch = cls(net_input, all_weights, all_biases, *workspace)
-        batch.set_loss(y, loss, "sum", None)
-        return batch
 
     def _take_input(self, net_input: ArrayLike, name: str, index: int | None, reason: str) -> None:
         self.net_input = check_columns(net_input, name, self.layer_sizes[0], None, reason, index)
@@ -171,10 +163,10 @@ class Batch(Network):
             self.widen(full_name(name, index), [self.net_input])
 
     def take_columns(self, *lists: Sequence[ArrayLike]) -> bytes:
-        """Take more lists of what a call reads and writes, in the order of passes.records.
+        """Take more lists of arrays that a call reads or writes, in the order of passes.records.
 
-        Returns the shapes of their arrays as addresses.read has them, or nothing where these cannot be taken as they
-        are.
+        Returns the shapes of their arrays, as addresses.read has them; empty if kernels cannot take the arrays
+        unchanged.
         """
         self.arrays = [*self.arrays, *itertools.chain.from_iterable(lists)]
         parameters = 2 * len(self.shapes.weights)
@@ -183,21 +175,20 @@ class Batch(Network):
 
     @property
     def columns(self) -> list[Array]:
-        """The arrays of these lists."""
+        """The arrays of the lists that take_columns has taken."""
         return [] if self.vector is not None else self.arrays[2 * len(self.shapes.weights) :]
 
     def convert(self, dtype: DType) -> None:
-        """Have the parameters contiguous and in that dtype, in the place of the caller's where these are not."""
+        """Replace the parameters by contiguous ones of that dtype, if they are not."""
         if self.itemsize != dtype.itemsize:
             parameters = self.weights + self.biases
             self.arrays[: len(parameters)] = [np.ascontiguousarray(array) for array in plain(parameters, dtype)]
             self.itemsize, _, self.places = read(self.arrays, len(parameters))
 
     def locate(self, dtype: DType, first: int, last: int) -> tuple[Array, list[Array]]:
-        """Where converted parameters are, and the columns [first, last) of the other lists: a table, see
-        passes.records.
+        """The places of converted parameters, and of the columns [first, last) of the other lists: see passes.records.
 
-        And all these arrays, to be kept as long as the table is used: addresses alone do not keep what was converted.
+        Also returns the arrays. Keep them as long as the places are used: addresses do not keep arrays in memory.
         """
         if last - first == self.samples and self.itemsize == dtype.itemsize:
             return self.places, self.arrays
@@ -214,12 +205,12 @@ class Batch(Network):
         module = find_loss(loss)
         self.loss, self.tile_loss = loss, module.tile_loss
         self.target = module.check_target(y, self.layer_sizes[-1], self.samples)
-        self.widen_by_target(y, self.target)
+        self._widen_by_target(y, "y")
         if reduction != "sum" or sample_weight is not None:
             self.scale, self.sample_weight = check_weighting(reduction, sample_weight, self.samples)
 
     def set_clipping(self, max_norm: Any, reduction: str, sample_weight: ArrayLike | None) -> None:
-        """Take the norm to which gradients are clipped, and what multiplies them then; a mean divides by N."""
+        """Take the norm to which gradients are clipped, and the factors of clipped gradients; a mean divides by N."""
         self.max_norm = check_max_norm(max_norm)
         self.sample_weight = check_sample_weight(sample_weight, self.samples)
         check_reduction(reduction)
@@ -227,17 +218,22 @@ class Batch(Network):
             self.scale = scale_of_mean(self.samples, self.samples)
 
     def places_of_samples(self, first: int) -> Array:
-        """Where the gradients of the samples from `first` on are written: a table, see passes.records."""
+        """The places of the gradients of the samples from `first` on: see passes.records."""
         rows = [(array.ctypes.data + first * array.strides[0], array.strides[0], 0) for array in self.sample_gradients]
         return np.array(rows, np.int64)
 
     def set_seed(self, dl_doutput: ArrayLike, name: str = "dl_doutput") -> None:
-        """Take the derivative of something by the output."""
+        """Take a derivative by the output, in place of a loss."""
         from fastbackprop.passes.seed import tile_seed  # imports numba
 
         self.tile_loss = tile_seed
         self.target = check_columns(dl_doutput, name, self.layer_sizes[-1], self.samples, OUTPUT_SHAPE)
-        self.widen_by_target(dl_doutput, self.target, name)
+        self._widen_by_target(dl_doutput, name)
+
+    def _widen_by_target(self, given: Any, name: str) -> None:
+        """Let the target count if it is floating and no Python number; np.float64 counts, as in NumPy."""
+        if self.target.dtype is not self.dtype and self.target.dtype.kind == "f" and type(given) is not float:
+            self.widen(name, [self.target])
 
     def set_options(
         self,
@@ -249,7 +245,7 @@ class Batch(Network):
         progress: Callable[[int, int], object] | None = None,
         of_samples: bool = False,
     ) -> None:
-        """Take what says how to compute, and where to write a result of that dtype: `of_samples`, one for each."""
+        """Take the options of a call whose result has that dtype; of_samples: out has a gradient for each sample."""
         columns = self.samples if of_samples else None
         if out is not None and self.vector is not None:
             check_out_vector(out, self.layer_sizes, dtype, columns)
@@ -264,7 +260,7 @@ class Batch(Network):
 
 
 class ForwardPass(Batch):
-    """Checked arguments of a call that takes what the forward pass returned."""
+    """Checked arguments of a call that takes the lists of the forward pass."""
 
     def __init__(
         self,
@@ -273,46 +269,43 @@ class ForwardPass(Batch):
         all_f: Sequence[ArrayLike],
         all_h: Sequence[ArrayLike],
     ) -> None:
-        Network.__init__(self, all_weights, all_biases)
+        self._take_parameters(all_weights, all_biases, None, FLOAT64)
         layers = len(self.shapes.weights)
-        taken = []
-        for arrays, name, lengths in (all_f, "all_f", (layers,)), (all_h, "all_h", (layers, layers + 1)):
-            if not isinstance(arrays, (list, tuple)):
-                raise TypeError(
-                    f"{name} has type {type(arrays).__name__}; expected a list of arrays, one for each layer"
-                )
-            taken.append([*arrays])
-            if len(taken[-1]) not in lengths:
-                wanted = " or ".join(map(str, lengths))
-                raise ValueError(
-                    f"{name} has {len(taken[-1])} entries; expected {wanted}: one for each entry of all_weights"
-                )
-        own_f, own_h = taken[0], taken[1][:layers]
-        reason = "it must match all_weights[{0}] and the samples of all_h[0]"
-        self._take_input(own_h[0], "all_h", 0, reason)
+        own_f = copied_list(all_f, "all_f", [layers])
+        own_h = copied_list(all_h, "all_h", [layers, layers + 1])[:layers]
+        self._take_input(own_h[0], "all_h", 0, MATCHING)
         shapes = self.take_columns(own_f, own_h[1:], own_f[-1:])
         if shapes and shapes == shapes_of_columns(self.layer_sizes, self.samples):
             return  # of the parameters' dtype, like them
-        own_h, own_f = (
-            [
-                check_columns(array, name, units, self.samples, reason, k)
-                for k, (array, units) in enumerate(zip(arrays, sizes, strict=True))
-            ]
-            for name, arrays, sizes in (
-                ("all_h", own_h, self.layer_sizes[:-1]),
-                ("all_f", own_f, self.layer_sizes[1:]),
-            )
-        )
+        own_h = self._check_lists(own_h, "all_h", self.layer_sizes[:-1])
+        own_f = self._check_lists(own_f, "all_f", self.layer_sizes[1:])
         self.arrays = self.weights + self.biases
         self.take_columns(own_f, own_h[1:], own_f[-1:])
         self.widen("all_f", own_f)
         self.widen("all_h", own_h)
+
+    def _check_lists(self, arrays: list[Any], name: str, sizes: tuple[int, ...]) -> list[Array]:
+        """The arrays (units, N) of a list."""
+        return [
+            check_columns(array, name, units, self.samples, MATCHING, k)
+            for k, (array, units) in enumerate(zip(arrays, sizes, strict=True))
+        ]
 
     @property
     def net_output(self) -> Array:
         """all_f[K]."""
         net_output: Array = self.arrays[-1]
         return net_output
+
+
+def copied_list(arrays: Any, name: str, lengths: list[int]) -> list[Any]:
+    """A copy of a list, which nobody else changes; its length is one of `lengths`."""
+    check_is_list(arrays, name)
+    copied = [*arrays]
+    if len(copied) not in lengths:
+        wanted = " or ".join(map(str, lengths))
+        raise ValueError(f"{name} has {len(copied)} entries; expected {wanted}: one for each entry of all_weights")
+    return copied
 
 
 @functools.lru_cache(maxsize=64)
@@ -322,26 +315,25 @@ def shapes_of_columns(layer_sizes: tuple[int, ...], samples: int) -> bytes:
 
 
 def check_loss(loss: Any) -> None:
-    """Refuse what is neither a name of LOSSES nor a pair of callables (value, derivative)."""
+    """Raise an error unless the loss is a name of LOSSES or a pair of callables (value, derivative)."""
     if isinstance(loss, str):
         if loss not in LOSSES:
-            raise ValueError(f"loss is {shown(loss)}; expected one of {', '.join(map(repr, LOSSES))}, or callables")
+            raise ValueError(f"loss is {shown(loss)}; expected one of {LOSS_NAMES}, or callables")
     elif not (isinstance(loss, (tuple, list)) and len(loss) == 2 and all(map(callable, loss))):
         raise TypeError(f"loss is {shown(loss)}; expected a name or a pair of callables (value, derivative)")
 
 
 def check_named(loss: Any) -> None:
-    """Refuse a loss that is no name, where each sample has one of its own."""
-    names = ", ".join(map(repr, LOSSES))
+    """Raise an error unless the loss is a name: results of single samples need the loss of each."""
     if not isinstance(loss, str):
         reason = "callables see the whole batch, not each sample"
-        raise TypeError(f"loss is {shown(loss)}; expected one of {names}: {reason}")
+        raise TypeError(f"loss is {shown(loss)}; expected one of {LOSS_NAMES}: {reason}")
     if loss not in LOSSES:
-        raise ValueError(f"loss is {shown(loss)}; expected one of {names}")
+        raise ValueError(f"loss is {shown(loss)}; expected one of {LOSS_NAMES}")
 
 
 def check_callables(loss: Any, reduction: str, sample_weight: ArrayLike | None) -> None:
-    """Refuse what is no pair of callables, and what goes with named losses alone."""
+    """Raise an error unless the loss is a pair of callables, without options that only named losses have."""
     check_loss(loss)
     if reduction != "sum" or sample_weight is not None:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""What arguments may be, and what the errors say: the list, the index, what was found and what was expected.
+"""Checks of arguments. Errors say the list, the index, what was found and what was expected.
 
-Errors name no syntax of Python where the command line can raise them too: "transpose y", not "pass y.T".
-Functions return arguments as arrays, which they never change. Of arrays, only sample weights far from 1 are copied.
+Errors that the command line can raise too use no syntax of Python: "transpose y", not "pass y.T".
+Functions return arguments as arrays, and never change them. They copy only sample weights that are far from 1.
 """
 
 import functools
@@ -24,35 +24,35 @@ Gradients = tuple[Sequence[Array], Sequence[Array]]
 Parameters = Sequence[ArrayLike] | Array
 
 FLOATS = FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
-"""The dtypes of a result. Arrays mostly have these very objects, so `is` comes before `==`."""
+"""The dtypes of a result. Most arrays have these very objects, so `is` comes before `==`."""
 
 INT64, UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 
-SUM_BLOCK = 8192
-"""Sample weights that are converted to float64 at once: 64 KB."""
+WEIGHTS_AT_ONCE = 8192
+"""Number of sample weights that are converted to float64 at once: 64 KB."""
 
-CHECK_BLOCK = 65536
-"""Entries of a target that are checked at once, so that they stay in a cache between two looks."""
+TARGETS_AT_ONCE = 65536
+"""Number of entries of a target that are checked at once, so that they stay in a cache between two checks."""
 
 SUM_TOLERANCE = 1e-4
-"""Largest distance from 1 of the sum of a column of probabilities. Those of float32 with thousands of classes come
-within a tenth of it."""
+"""Largest distance from 1 of the sum of a column of probabilities. Rounding of float32 with thousands of classes stays
+below a tenth of it."""
 
 FAR_FROM_ONE = 2.0**-64, 2.0**64
-"""Bounds of the largest sample weight of a mean. Beyond them, all weights are scaled: float32 may not hold them."""
+"""Bounds of the largest sample weight of a mean. Beyond them, all weights are scaled, as float32 may not hold them."""
 
 MOST_PARAMETERS = 2**44
 """Largest number of parameters of a network, 128 TiB of float64: offsets within its plan are integers of 64 bits."""
 
 NO_WEIGHT: dict[DType, Array] = {FLOAT32: np.empty(0, FLOAT32), FLOAT64: np.empty(0, FLOAT64)}
-"""For each dtype, the array that stands for no sample weights."""
+"""For each dtype, the array that means no sample weights."""
 
 OUTPUT_SHAPE = "the shape of the network's output"
 """Why an array has the shape that an error expects."""
 
 
 def as_array(value: ArrayLike, name: str, index: int | None = None) -> Array:
-    """`value` as an array of real numbers; integers count as float64, other types are refused."""
+    """`value` as an array of real numbers; integers count as float64, other types raise an error."""
     array = value if type(value) is np.ndarray else _converted(value, full_name(name, index))
     dtype = array.dtype
     if dtype is FLOAT64 or dtype is FLOAT32:
@@ -73,7 +73,7 @@ def as_numbers(value: ArrayLike, name: str) -> Any:
 
 
 def full_name(name: str, index: int | None) -> str:
-    """What an error calls an argument, or an entry of it."""
+    """The name of an argument, or of an entry of it, in an error."""
     return name if index is None else f"{name}[{index}]"
 
 
@@ -101,7 +101,7 @@ def _converted(value: ArrayLike, label: str) -> Array:
 
 
 def _wrong_dtype(array: Array, label: str, expected: str) -> str:
-    """What an error says about a dtype, and how to convert it if that keeps the values."""
+    """The text of an error about a dtype, and how to convert the array if that keeps its values."""
     is_expression = label.partition("[")[0].isidentifier()  # and not a file, or what a callable returned
     is_real = np.can_cast(array.dtype, FLOAT64, "same_kind")  # float16, longdouble, bfloat16
     remedy = f": pass {label}.astype(np.float64)" if is_expression and is_real else ""
@@ -110,7 +110,7 @@ def _wrong_dtype(array: Array, label: str, expected: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Shapes:
-    """The shapes of a network's parameters, checked. The same object for the same shapes: others are found by it."""
+    """The shapes of a network's parameters, checked. Equal shapes are one object, which is the key of caches."""
 
     weights: tuple[tuple[int, ...], ...]
     biases: tuple[tuple[int, ...], ...]
@@ -126,7 +126,7 @@ def check_parameters(all_weights: Any, all_biases: Any) -> tuple[Shapes, list[Ar
 
 @functools.lru_cache(maxsize=64)
 def read_shapes(shapes: bytes, layers: int) -> Shapes:
-    """The shapes of the parameters of `layers` layers, weights then biases, from those that addresses.read returns."""
+    """The shapes of the parameters of `layers` layers, from the shapes of weights, then biases, of addresses.read."""
     pairs = np.frombuffer(shapes, np.int64).reshape(-1, 2).tolist()
     found = [(rows,) if columns < 0 else (rows, columns) for rows, columns in pairs]
     return check_shapes(tuple(found[:layers]), tuple(found[layers:]))
@@ -134,7 +134,8 @@ def read_shapes(shapes: bytes, layers: int) -> Shapes:
 
 @functools.lru_cache(maxsize=64)
 def check_shapes(weights: tuple[tuple[int, ...], ...], biases: tuple[tuple[int, ...], ...]) -> Shapes:
-    """The shapes of a network's parameters. Looked up by later calls: a third of a small net's check."""
+    """The shapes of a network's parameters. Later calls look them up, which saves a third of a small network's
+    check."""
     if not weights:
         raise ValueError("all_weights is empty; expected one array (D_{k+1}, D_k) for each layer")
     if len(biases) != len(weights):
@@ -164,7 +165,7 @@ def check_shapes(weights: tuple[tuple[int, ...], ...], biases: tuple[tuple[int, 
 
 
 def _transposed(k: int, shape: tuple[int, ...], bias: tuple[int, ...]) -> str:
-    """What an error says where transposed views of a layer's arrays would match."""
+    """The hint of an error if transposed views of a layer's arrays would match."""
     is_row = len(bias) == 2 and bias[0] == 1
     if is_row and bias[1] == shape[0]:
         return f" (biases are columns: transpose all_biases[{k}])"
@@ -201,8 +202,7 @@ def parameter_bounds(layer_sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 def check_list(arrays: Any, name: str) -> list[Array]:
     """The arrays of a list or tuple."""
-    if not isinstance(arrays, (list, tuple)):
-        raise TypeError(f"{name} has type {type(arrays).__name__}; expected a list of arrays, one for each layer")
+    check_is_list(arrays, name)
     plain = np.ndarray
     return [
         array
@@ -212,10 +212,16 @@ def check_list(arrays: Any, name: str) -> list[Array]:
     ]
 
 
+def check_is_list(arrays: Any, name: str) -> None:
+    """Raise an error unless this is a list or tuple."""
+    if not isinstance(arrays, (list, tuple)):
+        raise TypeError(f"{name} has type {type(arrays).__name__}; expected a list of arrays, one for each layer")
+
+
 def check_columns(
     value: ArrayLike, name: str, rows: int, columns: int | None, reason: str, index: int | None = None
 ) -> Array:
-    """An array (rows, columns), or with any number of columns where that is None."""
+    """An array (rows, columns), or with any number of columns if that is None."""
     array = as_array(value, name, index)
     shape = array.shape
     if len(shape) == 2 and shape[0] == rows and (columns is None or shape[1] == columns):
@@ -251,17 +257,17 @@ def check_target(y: ArrayLike, units: int, columns: int) -> Array:
 
 
 def check_classes(y: ArrayLike, units: int, columns: int) -> Array | None:
-    """y as class numbers (1, N), broadcast without a copy; None where it has a shape of probabilities.
+    """y as class numbers (1, N), broadcast without a copy; None if it has a shape of probabilities.
 
-    Integers are class numbers in every shape but those of probabilities, (D_o, N) and (D_o, 1): with two outputs and
-    more, the shapes have nothing in common.
+    Integers are class numbers in every shape except (D_o, N) and (D_o, 1), the shapes of probabilities. With two
+    outputs or more, no shape is both.
     """
     array = as_array(y, "y")
     if array.dtype.kind in "iu" and array.shape in ((columns,), (1, columns), (1, 1), ()):
         shape = (1, columns)
         classes = array.reshape(shape) if array.size == columns else np.broadcast_to(array, shape)
-        if array.dtype is INT64 and 0 < columns <= CHECK_BLOCK:
-            # In one look, which saves 1 us of 2 for 64 samples: as unsigned numbers, negative ones are large.
+        if array.dtype is INT64 and 0 < columns <= TARGETS_AT_ONCE:
+            # One comparison saves 1 us of 2 for 64 samples: as unsigned numbers, negative numbers are large.
             unsigned = classes.view(UINT64)
             if unsigned.item(unsigned.argmax()) < units:
                 return classes
@@ -279,7 +285,7 @@ def check_classes(y: ArrayLike, units: int, columns: int) -> Array | None:
 
 
 def check_probabilities(y: ArrayLike, units: int, columns: int, *, sums: bool) -> Array:
-    """y as probabilities (D_o, N), broadcast without a copy; where `sums`, each column sums to 1."""
+    """y as probabilities (D_o, N), broadcast without a copy; with `sums`, each column sums to 1."""
     array = as_array(y, "y")
     target = check_target(array, units, columns)
     check_values(target, array.shape, 1, "probabilities in [0, 1]", sums=sums)
@@ -287,21 +293,21 @@ def check_probabilities(y: ArrayLike, units: int, columns: int, *, sums: bool) -
 
 
 def check_values(target: Array, shape: tuple[int, ...], most: int, expected: str, *, sums: bool = False) -> None:
-    """Refuse the first entry of a target that is not from 0 to `most`, or the first column that does not sum to 1.
+    """Raise an error for the first entry that is not from 0 to `most`, or the first column that does not sum to 1.
 
-    The target has been broadcast from `shape`, by which entries are named.
+    The target has been broadcast from `shape`, whose indices the error names.
     """
     if target.strides[1] == 0:
         target = target[:, :1]
-    if target.shape[1] == 1:  # a third of NumPy's time, which would show in a loop over single samples
+    if target.shape[1] == 1:  # a third of NumPy's time, which matters in a loop over single samples
         values = target[:, 0].tolist()
         total = sum(values)  # NaN if one of them is
         if min(values) >= 0 and max(values) <= most and (abs(total - 1.0) <= SUM_TOLERANCE if sums else total >= 0):
             return
-    step = max(1, CHECK_BLOCK // target.shape[0])
+    step = max(1, TARGETS_AT_ONCE // target.shape[0])
     for first in range(0, target.shape[1], step):
         part = target[:, first : first + step]
-        # argmin stops at NaN, and takes a third of the time of a reduction of 64 numbers; columns it would copy.
+        # argmin stops at NaN, and takes a third of the time of a reduction of 64 numbers. It would copy columns.
         ordered = part.T if part.flags.f_contiguous else part
         if not (ordered.item(ordered.argmin()) >= 0 and ordered.item(ordered.argmax()) <= most):
             refused = ~((part >= 0) & (part <= most))  # NaN too
@@ -331,14 +337,14 @@ def check_layer_sizes(layer_sizes: Any) -> tuple[int, ...]:
 
 
 def check_parameter_count(found: str, layer_sizes: tuple[int, ...]) -> None:
-    """Refuse a network that no memory holds, before its sizes overflow the integers of a plan."""
+    """Raise an error for a network that no memory holds, before its sizes overflow the integers of a plan."""
     count = parameter_count(layer_sizes)
     if count > MOST_PARAMETERS:
         raise ValueError(f"{found} {count:,} parameters; expected at most {MOST_PARAMETERS:,}")
 
 
 def check_num_threads(num_threads: Any) -> int | None:
-    """num_threads as a whole number from 1 up, or None for all that are available."""
+    """num_threads as a whole number from 1 up, or None for all available threads."""
     if num_threads is None:
         return None
     try:
@@ -388,27 +394,27 @@ def check_dtype(dtype: DTypeLike) -> DType:
 
 
 def check_weighting(reduction: Any, sample_weight: ArrayLike | None, columns: int) -> tuple[float, Array]:
-    """The factor that the reduction puts before the sum over samples, and sample_weight as an array (N,) or (0,)."""
+    """The factor of the sum over samples that makes the reduction, and sample_weight as an array (N,) or (0,)."""
     check_reduction(reduction)
     weight, total = check_sample_weight(sample_weight, columns), float(columns)
     if reduction == "sum":
         return 1.0, weight
     if sample_weight is not None:
         weight = near_one(weight)
-        # In copies of one layout: NumPy adds up in another order where an array is unaligned or byte-swapped.
-        blocks = range(0, columns, SUM_BLOCK)
-        total = sum((float(np.sum(weight[start : start + SUM_BLOCK].astype(np.float64))) for start in blocks), 0.0)
+        # Copies have one layout: NumPy adds unaligned and byte-swapped arrays in another order.
+        parts = (weight[first : first + WEIGHTS_AT_ONCE] for first in range(0, columns, WEIGHTS_AT_ONCE))
+        total = sum((float(np.sum(part.astype(np.float64))) for part in parts), 0.0)
     return scale_of_mean(total, columns), weight
 
 
 def check_reduction(reduction: Any) -> None:
-    """Refuse what is no reduction."""
+    """Raise an error unless this is the name of a reduction."""
     if not isinstance(reduction, str) or reduction not in ("sum", "mean"):
         raise ValueError(f"reduction is {shown(reduction)}; expected 'sum' or 'mean'")
 
 
 def check_sample_weight(sample_weight: ArrayLike | None, columns: int) -> Array:
-    """sample_weight as an array (N,), or (0,) where there is none."""
+    """sample_weight as an array (N,), or (0,) if it is None."""
     if sample_weight is None:
         return NO_WEIGHT[FLOAT32]
     weight = as_array(sample_weight, "sample_weight")
@@ -426,7 +432,7 @@ def scale_of_mean(total: float, columns: int) -> float:
 
 
 def near_one(weight: Array) -> Array:
-    """Weights with the same mean whose largest is neither lost in float32 nor infinite: a copy if they are far from 1.
+    """Weights in the same ratios, whose largest is neither 0 nor infinite in float32: a copy if they are far from 1.
 
     They are divided by a power of two, which rounds nothing.
     """
@@ -434,7 +440,7 @@ def near_one(weight: Array) -> Array:
     largest = float(max(weight.item(weight.argmax()), -weight.item(weight.argmin()))) if weight.size else 0.0
     if not 0.0 < largest < np.inf or FAR_FROM_ONE[0] <= largest <= FAR_FROM_ONE[1]:
         return weight
-    with np.errstate(all="ignore"):  # a weight that is so small beside the largest becomes 0
+    with np.errstate(all="ignore"):  # a weight that is very small beside the largest becomes 0
         return np.ldexp(weight.astype(np.float64), -math.frexp(largest)[1])
 
 
@@ -448,10 +454,7 @@ def check_gradient_lists(
             f"{name} has type {type(pair).__name__}{length}; expected a pair of lists (all_dl_dweights, all_dl_dbiases)"
         )
     for part, (arrays, expected) in enumerate(zip(pair, shapes, strict=True)):
-        if not isinstance(arrays, (list, tuple)):
-            raise TypeError(
-                f"{name}[{part}] has type {type(arrays).__name__}; expected a list of arrays, one for each layer"
-            )
+        check_is_list(arrays, f"{name}[{part}]")
         if len(arrays) != len(expected):
             raise ValueError(f"{name}[{part}] has {len(arrays)} entries; expected {len(expected)}: one for each layer")
         for k, (array, shape) in enumerate(zip(arrays, expected, strict=True)):
@@ -463,7 +466,7 @@ def check_gradient_lists(
 
 
 def check_out(out: Any, shapes: Shapes, dtype: DType, samples: int | None = None) -> None:
-    """out=(all_dl_dweights, all_dl_dbiases): arrays that the gradient can be written to, or that of each sample."""
+    """out=(all_dl_dweights, all_dl_dbiases): arrays for the gradient, or for the gradient of each sample."""
     parts: Sequence[Sequence[tuple[int, ...]]] = shapes.weights, shapes.biases
     if samples is None:
         check_gradient_lists(out, parts, "out")
@@ -476,7 +479,7 @@ def check_out(out: Any, shapes: Shapes, dtype: DType, samples: int | None = None
 
 
 def check_out_vector(out: Any, layer_sizes: tuple[int, ...], dtype: DType, samples: int | None = None) -> None:
-    """out=vector: an array (P,) that the gradient can be written to, or (N, P) for that of each sample."""
+    """out=vector: an array (P,) for the gradient, or (N, P) for the gradient of each sample."""
     if not isinstance(out, np.ndarray):
         shape = "(P,)" if samples is None else "(N, P)"
         raise TypeError(
@@ -491,7 +494,7 @@ def check_out_vector(out: Any, layer_sizes: tuple[int, ...], dtype: DType, sampl
 
 
 def check_target_of(array: Array, label: str, dtype: DType) -> None:
-    """Refuse an array that a gradient of that dtype cannot be written to."""
+    """Raise an error for an array that a gradient of that dtype cannot be written to."""
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{label} is a masked array; expected a plain one")
     if array.dtype.kind != "f" or not np.can_cast(dtype, array.dtype, "safe"):

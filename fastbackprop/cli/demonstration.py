@@ -18,6 +18,9 @@ from fastbackprop.cli.bars import bars
 from fastbackprop.engine.memory import check_size
 
 HIDDEN_LAYERS, WIDTH = 5, 6
+CALLS = 5
+"""Number of calls whose median time is shown."""
+
 LOSSES = {"least_squares": 327.371, "half_least_squares": 163.685}
 AGREEMENT = {"float64": 1e-10, "float32": 1e-5}
 """Relative norm of the difference to the oracle in float64, up to which two gradients agree."""
@@ -69,7 +72,7 @@ def show_batch(all_weights: list[Array], all_biases: list[Array], samples: int, 
         parameters = [[array.astype(dtype) for array in arrays] for arrays in (all_weights, all_biases)]
         net_input = rng.standard_normal((1, samples), np.float32).astype(dtype)
         batches[np.dtype(dtype).name] = net_input, *parameters, np.sin(3 * net_input)
-    print(f"\nGradient of a batch of {samples:,} samples on {num_threads} threads (median of 5 calls)")
+    print(f"\nGradient of a batch of {samples:,} samples on {num_threads} threads (median of {CALLS} calls)")
     for batch in batches.values():
         gradient(batch, slice(0, 1000), num_threads)  # compiles the kernels, or loads them
     found = {}
@@ -77,7 +80,7 @@ def show_batch(all_weights: list[Array], all_biases: list[Array], samples: int, 
         # NumPy keeps all activations: it runs only after the peak of both fused calls has been read.
         reset_peak_memory()
         before = peak_memory()
-        seconds, result = timed(functools.partial(gradient, batch, slice(None), num_threads), 5)
+        seconds, result = timed(functools.partial(gradient, batch, slice(None), num_threads))
         found[name] = seconds, result, peak_memory() - before
     agree = True
     milliseconds: dict[str, float] = {}
@@ -105,7 +108,7 @@ def numpy_seconds(batch: tuple[Any, ...]) -> float:
     net_input, _, biases, _ = batch
     kept = lean.buffers([1, *map(len, biases)], net_input.shape[1], net_input.dtype)
     lean.loss_and_gradients(*batch, kept=kept)  # the first touch of the buffers is not timed
-    return timed(functools.partial(lean.loss_and_gradients, *batch, kept=kept), 5)[0]
+    return timed(functools.partial(lean.loss_and_gradients, *batch, kept=kept))[0]
 
 
 def gradient(batch: tuple[Any, ...], part: slice, num_threads: int) -> tuple[Any, ...]:
@@ -114,10 +117,10 @@ def gradient(batch: tuple[Any, ...], part: slice, num_threads: int) -> tuple[Any
     return fastbackprop.loss_and_gradients(net_input[:, part], weights, biases, y[:, part], num_threads=num_threads)
 
 
-def timed(call: Callable[[], Any], repeats: int) -> tuple[float, Any]:
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     """The median time of a call in seconds, and its last result."""
     times = []
-    for _ in range(repeats):
+    for _ in range(CALLS):
         start = time.perf_counter()
         result = call()
         times.append(time.perf_counter() - start)

@@ -91,7 +91,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=_whole, default=None, help="threads to use (all processors)")
     parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="other commands")
+    add_gradients(commands)
+    add_check(commands)
+    add_info(commands)
+    return parser.parse_args(arguments)
 
+
+def problem_parser() -> argparse.ArgumentParser:
+    """The options of a network and a batch, which two commands share."""
     problem = argparse.ArgumentParser(add_help=False)
     problem.add_argument("net", type=Path, metavar="NET.npz", help="the network")
     problem.add_argument("data", type=Path, metavar="DATA", nargs="+", help="the batch: DATA.npz, or X.npy Y.npy")
@@ -102,15 +109,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     problem.add_argument("--loss", choices=LOSSES, default="least_squares", help="(%(default)s)")
     problem.add_argument("--reduction", choices=["sum", "mean"], default="sum", help="(%(default)s)")
-    shared: dict[str, Any] = {"parents": [problem], "formatter_class": argparse.RawDescriptionHelpFormatter}
+    return problem
 
+
+def add_gradients(commands: Any) -> None:
+    """Add the command `gradients`."""
     command = commands.add_parser(
         "gradients",
         help="write the loss of a batch and its gradients",
         usage="%(prog)s NET.npz (DATA.npz | X.npy Y.npy) --out GRADS.npz [options]",
         description="Write the loss of a batch and its gradient by every weight and bias.",
         epilog=NETWORK_AND_BATCH + GRADS,
-        **shared,
+        parents=[problem_parser()],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("--out", type=Path, metavar="GRADS.npz", required=True, help="the file to write")
     dtype_help = "what to compute in (the widest type of the arrays; integers count as float64); "
@@ -120,6 +131,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument("--threads", type=_whole, default=argparse.SUPPRESS, help="threads to use (all processors)")
     command.set_defaults(parser=command)
 
+
+def add_check(commands: Any) -> None:
+    """Add the command `check`."""
     command = commands.add_parser(
         "check",
         help="check the gradients by central differences",
@@ -127,9 +141,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=f"Check the gradients by central differences, of the first {CHECKED:,} samples at most.\n"
         "The exit status is 0 where they are right, 1 where one is wrong or not finite.",
         epilog=NETWORK_AND_BATCH,
-        **shared,
+        parents=[problem_parser()],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(parser=command)
+
+
+def add_info(commands: Any) -> None:
+    """Add the command `info`."""
     command = commands.add_parser(
         "info",
         help="show versions, processor, threads and cache folder, or where a network's time goes",
@@ -141,7 +160,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument("--dtype", choices=["float32", "float64"], default="float64", help="(%(default)s)")
     command.add_argument("--threads", type=_whole, default=argparse.SUPPRESS, help="threads to use (all processors)")
     command.set_defaults(parser=command)
-    return parser.parse_args(arguments)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -167,7 +185,7 @@ def gradients(options: argparse.Namespace, num_threads: int) -> int:
     dtype = None if options.dtype is None else np.dtype(options.dtype)
     all_weights, all_biases = files.read_network(options.net, dtype, options.names)
     net_input, y = files.read_data(options.data, dtype, options.rows)
-    check_orientation(net_input, all_weights[0], options.rows)
+    check_orientation(net_input, y, all_weights, options.rows)
     files.check_output(options.out, [options.net, *options.data])
     start = time.perf_counter()
     with progress_bar() as bar:
@@ -200,13 +218,18 @@ def gradients(options: argparse.Namespace, num_threads: int) -> int:
     return 0
 
 
-def check_orientation(net_input: Array, weights: Array, rows: bool) -> None:
-    """Refuse rows that are read as columns, and columns that are read as rows: the option --rows mends both."""
-    inputs = weights.shape[-1:]
+def check_orientation(net_input: Array, y: Array, all_weights: list[Array], rows: bool) -> None:
+    """Refuse samples in rows that are read as columns, and the reverse. Errors show shapes as they are in the files."""
+    inputs, outputs = all_weights[0].shape[-1:], all_weights[-1].shape[:1]
     if net_input.ndim == 2 and net_input.shape[:1] != inputs == net_input.shape[1:]:
         remedy = "columns: leave out --rows" if rows else "rows: pass --rows"
         found = net_input.shape[::-1] if rows else net_input.shape
         raise ValueError(f"net_input has shape {found} in its file, for {inputs[0]} inputs: its samples are {remedy}")
+    expected = net_input.shape[1:] + outputs
+    if rows and y.ndim == len(expected) == 2:
+        found = y.shape[::-1]
+        if any(size not in (1, wanted) for size, wanted in zip(found, expected, strict=True)):
+            raise ValueError(f"y has shape {found} in its file; expected {expected} with --rows: a row for each sample")
 
 
 def progress_bar() -> contextlib.AbstractContextManager[Any]:
@@ -227,7 +250,7 @@ def check(options: argparse.Namespace) -> int:
     """Check the gradients of the files' network and batch."""
     all_weights, all_biases = files.read_network(options.net, names=options.names)
     net_input, y = files.read_data(options.data, rows=options.rows)
-    check_orientation(net_input, all_weights[0], options.rows)
+    check_orientation(net_input, y, all_weights, options.rows)
     if net_input.ndim == 2 and net_input.shape[1] > CHECKED:
         print(f"The first {CHECKED:,} of {net_input.shape[1]:,} samples:")
         y = y[..., :CHECKED] if y.shape[-1:] == net_input.shape[1:] else y

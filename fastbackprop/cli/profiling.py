@@ -64,7 +64,7 @@ def describe(plan: Plan, layer_sizes: tuple[int, ...], dtype: DType, num_threads
             "blocks": f"{len(layout.blocks):,} of the gradient",
         }
     return rows | {
-        "scheme": "private: each chunk sums its own gradient, tile by tile",
+        "scheme": "chunks: each sums its own gradient, tile by tile",
         "chunks": f"{plan.chunks:,} of up to {plan.longest:,} samples, in {len(plan.slices(threads)):,} slices",
     }
 

@@ -1,4 +1,4 @@
-"""A call: the records that a pass reads, filled once for a plan, with the addresses of all that is compiled."""
+"""A call: the records that a pass reads, filled once for a plan, with the addresses of compiled code."""
 
 import functools
 import importlib
@@ -8,28 +8,12 @@ import numpy as np
 
 from fastbackprop.arguments.checks import Array, DType
 from fastbackprop.engine.layout import Layout
-from fastbackprop.engine.plan import PLANS
-
-PASSES = {
-    ("gradient", "few"): ("few", "few_gradient_pass", ("rows", "samples")),
-    ("gradient", "private"): ("private", "private_pass", ("rows", "tiles", "transposed")),
-    ("gradient", "shared"): ("shared", "shared_pass", ("rows", "tiles", "transposed")),
-    ("prediction", "few"): ("few", "few_predict_pass", ("rows", "samples")),
-    ("prediction", "private"): ("predict", "predict_pass", ("rows", "tiles")),
-    ("forward pass", "private"): ("notebook", "forward_pass", ("rows", "tiles")),
-    ("backward pass", "private"): ("notebook", "backward_pass", ("rows", "tiles", "transposed")),
-    ("norms", "private"): ("per_sample", "norms_pass", ("rows", "tiles")),
-    ("layer norms", "private"): ("per_sample", "norms_pass", ("rows", "tiles")),
-    ("sample gradients", "private"): ("per_sample", "gradients_pass", ("rows", "tiles")),
-    ("clipped gradient", "private"): ("per_sample", "clipped_pass", ("rows", "tiles", "transposed")),
-    ("squares", "private"): ("per_sample", "squares_pass", ("rows", "tiles", "transposed")),
-}
-"""What is computed, and the plan's scheme: the pass, and the products that it needs (see kernels.products)."""
+from fastbackprop.engine.plan import COMPUTATIONS
 
 
-def find_pass(key: tuple[str, str]) -> Any:
-    """The function of a pass."""
-    module, function, _ = PASSES[key]
+def find_pass(name: str) -> Any:
+    """The function of a pass, given its file and its name."""
+    module, function = name.split(".")
     return getattr(importlib.import_module(f"fastbackprop.passes.{module}"), function)
 
 
@@ -40,7 +24,7 @@ class Call:
     """The threads, the chunks of a slice and the bytes of the engine's buffers whose addresses are in the record."""
 
     tile_loss: Any = None
-    max_norm = 0.0  # none that a batch has, so that it is written once
+    max_norm = 0.0  # no batch has this norm, so the first one is written
 
     def __init__(self, what: str, layer_sizes: tuple[int, ...], dtype: DType, samples: int) -> None:
         import numba  # the first import takes 0.3 s
@@ -48,10 +32,11 @@ class Call:
         from fastbackprop.kernels.products import addresses
         from fastbackprop.passes import entry, records
 
-        self.dtype, self.plan = dtype, PLANS[what](layer_sizes, dtype.itemsize, samples)
+        computation = COMPUTATIONS[what]
+        self.dtype, self.plan = dtype, computation.plan(layer_sizes, dtype.itemsize, samples)
         element, plan, layout = numba.from_dtype(dtype), self.plan, self.plan.layout
         self.run = entry.entry(dtype)
-        self.address = int(entry.compiled_pass(find_pass((what, plan.scheme)), dtype).address)
+        self.address = int(entry.compiled_pass(find_pass(computation.passes[plan.scheme]), dtype).address)
         kind = records.call_record(element)
         self.words = np.zeros(len(kind.fields), np.int64)
         self.doubles, self.loss_at = self.words.view(np.float64), list(kind.fields).index("loss_sum")
@@ -59,10 +44,11 @@ class Call:
         self.tables = tables(layout, dtype)
         self.set(**{name: table.ctypes.data for name, table in self.tables.items()})
         self.set(chunks=plan.chunks, batch_samples=samples, tile_samples=plan.tile_samples, **layout.call)
-        narrow = not any(layer["along_units"] for layer in layout.layers)
-        for group in PASSES[what, plan.scheme][2]:
-            if not (narrow and group == "transposed"):  # the compile time is in kernels.products
-                self.set(**addresses(dtype, group))
+        groups = ["rows", "samples" if plan.scheme == "few" else "tiles"]
+        if plan.has_sums and any(layer["along_units"] for layer in layout.layers):
+            groups.append("transposed")
+        for group in groups:
+            self.set(**addresses(dtype, group))
 
     def set(self, **fields: int) -> None:
         """Write fields of the record."""
@@ -86,7 +72,7 @@ class Call:
 
 @functools.lru_cache(maxsize=64)
 def tables(layout: Layout, dtype: DType) -> dict[str, Array]:
-    """The records of the layers and blocks of a layout; fields that these do not name are 0."""
+    """The records of the layers and blocks of a layout. A field that the layout does not name is 0."""
     import numba
 
     from fastbackprop.passes import records

@@ -1,6 +1,6 @@
-"""FASTBACKPROP_DEBUG=1: an engine that checks what compiled code is given, and that it stays within its buffers.
+"""FASTBACKPROP_DEBUG=1: an engine that checks the arguments of compiled code, and that it stays within its buffers.
 
-Buffers, results and the notebooks' lists lie between red zones, which are looked at after every call.
+Buffers, results and the notebooks' lists lie between red zones, which are checked after every call.
 """
 
 import functools
@@ -24,7 +24,7 @@ ZONE_BYTES = 4096
 """Bytes of a red zone."""
 
 PATTERN = 0xFF
-"""What every byte of a red zone holds: NaN in both dtypes, so that what is read there shows in the result."""
+"""The value of every byte of a red zone: NaN in both dtypes, so that a read of a red zone shows in the result."""
 
 
 class Zoned:
@@ -70,19 +70,19 @@ class DebugEngine(Engine):
         batch.sample_gradients = [zoned[id(array)].array for array in batch.sample_gradients]
         if lists:
             batch.arrays[-len(lists) :] = [zoned[id(array)].array for array in lists.values()]
-            batch.take_columns()  # no more of them, but their new addresses
+            batch.take_columns()  # the same number of arrays, at new addresses
         loss = super()._run(batch, call, zoned[id(columns_out)].array, zoned[id(gradient)].array)
         for name, buffer in self.zoned.items():
             buffer.check(name)
         for name, array in (outputs | lists).items():
             zoned[id(array)].check(name)
-            if array.flags.writeable:  # arrays of the lists that are only read may not be
+            if array.flags.writeable:  # arrays that are only read may be read-only
                 np.copyto(array, zoned[id(array)].array)
         return loss
 
 
 def check_and_run(call: Call, *passed: Any) -> Any:
-    """Run compiled code, see passes.entry, once all that it is given is as it reads it."""
+    """Check the arguments of compiled code, then run it: see passes.entry."""
     from fastbackprop.passes.entry import entry
 
     words, net_input, target, sample_weight, columns_out, gradient, parameters, places, bounds, _, boxes, *_ = passed

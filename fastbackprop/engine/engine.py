@@ -10,14 +10,15 @@ from fastbackprop.arguments.checks import FLOAT64, Array, DType
 from fastbackprop.engine.calls import Call
 from fastbackprop.engine.limits import GIVEN_BYTES, STAGED_BYTES
 from fastbackprop.engine.memory import aligned, empty
+from fastbackprop.engine.plan import Plan
 from fastbackprop.engine.results import parts_of_samples, returned, returned_vector, sample_arrays
 from fastbackprop.parallel.workers import NO_HELPERS, count_threads, helpers
 
 PAUSES_PER_MEGAFLOP = 32
-"""Pauses, for each 2**20 floating-point operations of a slice, that a call waits for a worker which was asleep."""
+"""Number of pauses that a call waits for sleeping workers, for each 2**20 floating-point operations of a slice."""
 
 KEPT_CALLS = 64
-"""Calls whose records are kept, a kilobyte each: those of the last sizes of a batch."""
+"""Largest number of calls whose records are kept, one kilobyte each."""
 
 
 class Engine:
@@ -38,7 +39,7 @@ class Engine:
         return self._gradient(batch, self._call("gradient", batch.samples))
 
     def differentiate_columns(self, batch: Batch) -> tuple[Any, ...]:
-        """The same from the lists that the notebooks' forward pass returned; derivatives are written to more lists."""
+        """The same from the lists of the notebooks' forward pass. Derivatives are written to further lists."""
         return self._gradient(batch, self._call("backward pass", batch.samples))
 
     def predict(self, batch: Batch) -> Array:
@@ -52,13 +53,13 @@ class Engine:
         self._run(batch, self._call("forward pass", batch.samples), self.no_columns, self.nothing)
 
     def clip(self, batch: Batch) -> tuple[Any, ...]:
-        """The loss, the sum of the clipped gradients of the samples, and the norms (N,) they had."""
+        """The loss, the sum of the samples' clipped gradients, and the norms (N,) before clipping."""
         norms = empty((1, batch.samples), self.dtype)
         loss, gradient = self._sum(batch, self._call("clipped gradient", batch.samples), norms)
         return loss, *returned_vector(gradient, batch), norms[0]
 
     def square(self, batch: Batch) -> tuple[Any, ...]:
-        """The loss, the gradients, and the sums of the squares of those of each sample."""
+        """The loss, the gradients, and the sums of the squares of each sample's gradient."""
         loss, sums = self._sum(batch, self._call("squares", batch.samples), self.no_columns)
         gradient, squares = np.split(sums, 2)
         return loss, *returned_vector(gradient, batch), *returned_vector(squares, batch)
@@ -81,7 +82,7 @@ class Engine:
         return losses, *returned(arrays, batch)
 
     def _results(self, batch: Batch, what: str, rows: int) -> Array:
-        """What a pass without sums says of each sample."""
+        """The results of a pass without sums: rows with one number for each sample."""
         results = empty((rows, batch.samples), self.dtype)
         self._run(batch, self._call(what, batch.samples), results, self.nothing)
         return results
@@ -103,7 +104,7 @@ class Engine:
         return (*result, dl_dinput) if batch.input_gradient else result
 
     def _sum(self, batch: Batch, call: Call, columns_out: Array) -> tuple[float, Array]:
-        """The loss, and a vector of what a pass sums."""
+        """The loss, and the vector that a pass sums."""
         gradient = np.empty(call.plan.layout.sums, self.dtype)
         loss = self._run(batch, call, columns_out, gradient)
         return loss * batch.scale, gradient  # passes scale dl/df_K, not the loss
@@ -122,10 +123,7 @@ class Engine:
             vector = np.ascontiguousarray(batch.vector, self.dtype)
         columns = [batch.net_input, batch.target, batch.sample_weight, columns_out]
         threads = count_threads(batch.num_threads, plan.pieces)
-        slices = plan.at_once
-        if plan.chunks > 1:
-            sample_sizes = plan.layout.parameters if batch.sample_gradients else 0
-            slices = plan.slices(threads, self._most_samples(columns, batch.columns, sample_sizes))
+        slices = plan.slices(threads, self._most_samples(batch, plan, columns)) if plan.chunks > 1 else plan.at_once
         if call.placed != (threads, slices[0][1], self.nbytes):
             self._place_buffers(call, threads, slices[0][1])
         for first_chunk, end_chunk in slices:
@@ -136,7 +134,7 @@ class Engine:
             arrays = native(arrays, self.dtype)
             places = self.own_places
             if batch.vector is None:
-                places, _lists = batch.locate(self.dtype, first, last)  # which live as long as their addresses
+                places, _lists = batch.locate(self.dtype, first, last)  # _lists keeps them in memory
             if batch.sample_gradients:
                 places = np.concatenate([places, batch.places_of_samples(first)])
             bounds = first, first_chunk, end_chunk, first_chunk == 0, end_chunk == plan.chunks
@@ -149,10 +147,11 @@ class Engine:
                 batch.progress(last, samples)
         return call.loss_sum
 
-    def _most_samples(self, columns: list[Array], lists: list[Array], sample_sizes: int) -> int | None:
-        """The most samples of a slice where columns are converted first, or lists of arrays read or written."""
+    def _most_samples(self, batch: Batch, plan: Plan, columns: list[Array]) -> int | None:
+        """The most samples of a slice if arrays are converted first, or lists of arrays are read or written."""
+        lists = batch.columns
         converted = [array for array in (*columns[:2], *lists) if array.dtype is not self.dtype]
-        given = sum(map(len, lists)) + sample_sizes
+        given = sum(map(len, lists)) + (plan.layout.parameters if batch.sample_gradients else 0)
         if not given and not converted:
             return None
         staged = STAGED_BYTES // max(sum(map(len, converted)) * self.dtype.itemsize, 1)
@@ -171,7 +170,7 @@ class Engine:
             "losses": 8 * chunks,
             "sample_losses": 8 * samples,
         }
-        self.nbytes = -1  # if this is interrupted, no address is taken for a valid one
+        self.nbytes = -1  # after an interrupt in this loop, every call places its buffers again
         for name, size in sizes.items():
             if name not in self.buffers or self.buffers[name].nbytes < size:
                 self.buffers[name] = self._allocate(name, -(-size // 8))

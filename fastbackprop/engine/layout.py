@@ -35,9 +35,9 @@ class Layout:
     """The rows of a tile."""
     parameters: int
     sums: int
-    """The elements of what is summed: a gradient, or that and the squares."""
+    """Elements of the sums: a gradient, or a gradient and its squares."""
     flops: int
-    """Floating-point operations of a gradient, for each sample; those of a prediction are a third."""
+    """Floating-point operations of a gradient, for each sample; a prediction takes a third of them."""
 
     @property
     def tile_bytes(self) -> int:
@@ -74,7 +74,7 @@ def few_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
 
 
 @functools.lru_cache(maxsize=64)
-def private_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
+def chunk_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
     """Tiles in which dl/df_{k-1} takes the place of h_k, and partial gradients in which wide layers have padded
     rows."""
     rows = rows_of_tile(layer_sizes)
@@ -87,11 +87,11 @@ def private_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
 
 @functools.lru_cache(maxsize=64)
 def kept_layout(layer_sizes: tuple[int, ...], itemsize: int, norms: int, gradients: int) -> Layout:
-    """Tiles that keep both h_k and dl/df_k of every layer, for what each sample says, see passes.per_sample.
+    """Tiles that keep both h_k and dl/df_k of every layer, for results of single samples: see passes.per_sample.
 
-    dl/df_k have rows of their own, behind those of a private tile. The results of each sample, its loss and its
-    `norms`, have rows behind these, and in double precision behind the transposed activations. A partial gradient is
-    followed by one of squares where there are two `gradients`.
+    dl/df_k has rows of its own, behind the rows of chunk_layout. Behind them are a row for the samples' losses and
+    `norms` rows for their norms. The same results in double precision are behind the transposed activations. With two
+    `gradients`, the gradient of the squares is behind the partial gradient.
     """
     start = rows_of_tile(layer_sizes)
     results = start + sum(layer_sizes[1:-1])
@@ -161,15 +161,15 @@ def shared_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
 
 
 def rows_of_tile(layer_sizes: tuple[int, ...]) -> int:
-    """The rows h_0 ... h_K, output, target, those of the loss, ones."""
+    """The number of rows of a tile: h_0 ... h_K, output, target, LOSS_ROWS, ones."""
     return sum(layer_sizes) + layer_sizes[-1] + LOSS_ROWS + 1
 
 
 def place_rows(
     layer_sizes: tuple[int, ...], itemsize: int, tile_samples: int
 ) -> tuple[list[dict[str, int]], dict[str, int]]:
-    """Where the rows of a tile lie. Its rows are an odd number of cache lines apart, so that those of a register tile
-    do not fall into the same set of a cache."""
+    """Where the rows of a tile lie. They are an odd number of cache lines apart, so that the rows of a register tile
+    fall into different sets of a cache."""
     row_bytes = tile_samples * itemsize + CACHE_LINE
     starts = [row * row_bytes for row in itertools.accumulate(layer_sizes, initial=0)]
     layers = [
@@ -189,7 +189,7 @@ def place_rows(
 
 
 def described(k: int, layer_sizes: tuple[int, ...], itemsize: int) -> dict[str, int]:
-    """What is known of a layer wherever its rows lie: its units, and where its parameters are in pack order."""
+    """The fields of a layer that are the same in every layout: its units, and its parameters' places in pack order."""
     units_in, units_out = layer_sizes[k : k + 2]
     before = sum((a + 1) * b for a, b in itertools.pairwise(layer_sizes[: k + 1]))
     return {
@@ -203,10 +203,10 @@ def described(k: int, layer_sizes: tuple[int, ...], itemsize: int) -> dict[str, 
 
 
 def place_partial(layers: list[dict[str, int]], call: dict[str, int], itemsize: int) -> list[dict[str, int]]:
-    """Where a partial gradient lies: the padded weights of wide layers, then all that products add to from the start.
+    """Where a partial gradient lies: the padded weights of wide layers, then what products add to from the start.
 
-    Returns the blocks in which partial gradients are summed: some rows of a wide layer, or a run of elements that stand
-    one behind the other in both gradients.
+    Returns the blocks in which partial gradients are summed: some rows of a wide layer, or a run of elements that are
+    contiguous in both gradients.
     """
     blocks: list[dict[str, int]] = []
     at = 0
@@ -252,7 +252,7 @@ def finished(
     rows: int,
     gradients: int = 1,
 ) -> Layout:
-    """A layout, with what follows from the layers alone."""
+    """A layout, with the fields that follow from the layers alone."""
     call |= {"itemsize": itemsize, "layers": len(layers), "inputs": layer_sizes[0], "outputs": layer_sizes[-1]}
     call |= {"blocks": len(blocks), "gradients": gradients, "grain": GRAIN}
     weights = sum(a * b for a, b in itertools.pairwise(layer_sizes))
@@ -263,7 +263,7 @@ def finished(
 
 
 def padded(elements: int) -> int:
-    """The elements of a padded row: an odd number of cache lines (of pairs of them in float64).
+    """The elements of a padded row: an odd number of cache lines (pairs in float64).
 
     Measured: rows of a power of two share a few sets of the caches: 1024 units took the gradient at 39 % of the peak.
     """
@@ -271,19 +271,19 @@ def padded(elements: int) -> int:
 
 
 def transposed_row(units_in: int, itemsize: int) -> int:
-    """Bytes from one sample to the next in transposed activations: an odd number of cache lines or so."""
+    """Bytes from one sample to the next in transposed activations: an odd number of cache lines (pairs in float64)."""
     return (round_up(units_in, 32) + 16) * itemsize
 
 
 def round_up(number: int, multiple: int) -> int:
-    """The least multiple that is not below a number."""
+    """The smallest multiple that is not below a number."""
     return -(-number // multiple) * multiple
 
 
 def parts(total: int, largest: int, unit: int) -> list[tuple[int, int]]:
-    """`total` cut at multiples of `unit` into as few ranges of at most `largest`, a multiple of it, as can be.
+    """The fewest ranges of at most `largest` that make up `total`, cut at multiples of `unit`.
 
-    The ranges are as even as these multiples allow.
+    `largest` is a multiple of `unit`. The ranges are as even as these multiples allow.
     """
     units = -(-total // unit)
     count = -(-units // (largest // unit))

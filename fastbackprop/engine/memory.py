@@ -1,7 +1,7 @@
-"""Memory of large results, used again once the caller has dropped every view of what was in it.
+"""Memory of large results, used again once the caller has dropped every view of a result.
 
 New memory costs a page fault for every 4 KB, or for 2 MB that are cleared at once, which takes longer than computing
-what is written there: the forward pass of 100,000 samples through (1, 6, 6, 6, 6, 6, 1) took 10 to 16 ms in new memory
+the results: the forward pass of 100,000 samples through (1, 6, 6, 6, 6, 6, 1) took 10 to 16 ms in new memory
 and 1.5 to 1.9 in memory that was used before (float64, two threads, 2026-11).
 """
 
@@ -19,25 +19,24 @@ import numpy as np
 from fastbackprop.arguments.checks import Array, DType
 from fastbackprop.kernels import CACHE_LINE
 
-LEAST_BYTES = 96 * 1024
-"""Bytes of an array from which memory is kept: from some size on, the C library gives back what is free.
+REUSED_BYTES = 96 * 1024
+"""Smallest array, in bytes, whose memory is used again. The C library returns large free memory to the system.
 
 Measured: with 256 KB, the notebooks' passes of (1, 6, 6, 6, 6, 6, 1) took 0.93 ms instead of 0.19 for 10,000 samples in
 float32, of 240 KB a layer; with 64 KB, they took 1.2 to 1.5 times as long for 72 KB a layer (2026-11).
 """
 
-KEPT_BYTES = 256 * 1024 * 1024
-"""Bytes of free memory that is kept, at most."""
-
+FREE_BYTES = 256 * 1024 * 1024
+"""Largest number of bytes of free memory that is kept."""
 
 _free: dict[int, deque[Array]] = {}
-"""Free memory by its size. Each size has at most KEPT_BYTES; `empty` sees to it that all have at most KEPT_BYTES."""
+"""Free memory by its size. Each size has at most FREE_BYTES; `forget` limits their sum to FREE_BYTES."""
 
 
-class Block:
-    """Memory that an array is made in. The array and its views refer to it; when the last is gone, the memory is free.
+class Loan:
+    """Memory on loan to an array and its views, which refer to the loan. When the last one is gone, the memory is free.
 
-    NumPy keeps what it takes an array from as the base of that array and of its views, and knows no more of the memory.
+    NumPy makes an array of a loan, and keeps the loan as the base of that array and of its views.
     """
 
     give_back: Callable[[], object] = tuple  # nothing, until there is memory: an interrupt may come before
@@ -54,31 +53,31 @@ class Block:
 def empty(shape: tuple[int, ...], dtype: DType) -> Array:
     """An uninitialised array in C order."""
     size = math.prod(shape) * dtype.itemsize
-    if not LEAST_BYTES <= size <= KEPT_BYTES:
+    if not REUSED_BYTES <= size <= FREE_BYTES:
         return np.empty(shape, dtype)
     length = size_class(size)
-    free = _free.setdefault(length, deque(maxlen=KEPT_BYTES // length))
+    free = _free.setdefault(length, deque(maxlen=FREE_BYTES // length))
     try:
-        memory = free.pop()  # whoever takes it out has it: another thread may have been faster
+        memory = free.pop()  # taking it out is one step, and another thread may be faster
     except IndexError:
         memory = new_memory(length)
     forget()
-    array: Array = np.asarray(Block(memory, free))[:size].view(dtype).reshape(shape)
+    array: Array = np.asarray(Loan(memory, free))[:size].view(dtype).reshape(shape)
     return array
 
 
 def forget() -> None:
-    """Give up free memory beyond KEPT_BYTES. Sizes that were used first are given up first."""
+    """Give up free memory beyond FREE_BYTES. Sizes that were used first are given up first."""
     kept = sum([size * len(free) for size, free in list(_free.items())])
-    for size, free in list(_free.items()) if kept > KEPT_BYTES else []:
-        while kept > KEPT_BYTES and free:
+    for size, free in list(_free.items()) if kept > FREE_BYTES else []:
+        while kept > FREE_BYTES and free:
             with contextlib.suppress(IndexError):  # another thread may have been faster
                 free.popleft()
             kept -= size
 
 
 def check_size(nbytes: int, what: str, remedy: str) -> None:
-    """Refuse arrays that are larger than the machine's memory, or than all addresses where its size is unknown.
+    """Refuse arrays that are larger than the machine's memory, or than sys.maxsize if its size is unknown.
 
     Without this check, the system may hand out the memory, and end the process later.
     """
@@ -89,7 +88,7 @@ def check_size(nbytes: int, what: str, remedy: str) -> None:
 
 
 def new_memory(length: int) -> Array:
-    """So many bytes; what is kept is given up for them if need be."""
+    """An array of `length` bytes. If the system has no memory left, all kept memory is given up first."""
     try:
         return np.empty(length, np.uint8)
     except MemoryError:
@@ -101,8 +100,8 @@ def new_memory(length: int) -> Array:
 def empty_columns(layer_sizes: Iterable[int], samples: int, dtype: DType) -> list[Array]:
     """An uninitialised array (units, samples) for each layer."""
     sizes = tuple(layer_sizes)
-    large = max(sizes, default=0) * samples * dtype.itemsize >= LEAST_BYTES
-    allocate = empty if large else np.empty  # of small ones, a look at each would take longer than making them
+    large = max(sizes, default=0) * samples * dtype.itemsize >= REUSED_BYTES
+    allocate = empty if large else np.empty  # for small arrays, np.empty takes less time
     return [allocate((units, samples), dtype) for units in sizes]
 
 

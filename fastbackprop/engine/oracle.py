@@ -12,11 +12,11 @@ from fastbackprop.arguments.batch import Batch
 from fastbackprop.arguments.checks import Array, DType, check_shapes
 from fastbackprop.engine.calls import Call
 from fastbackprop.engine.engine import Engine
-from fastbackprop.engine.plan import PLANS
+from fastbackprop.engine.plan import COMPUTATIONS
 from fastbackprop.engine.results import split
 
 Arguments = tuple[Array, list[Array], list[Array], Array]
-"""The input, the weights, the biases and the target, in the dtype of the result; class numbers are left as they are."""
+"""The input, the weights, the biases and the target, in the dtype of the result; class numbers stay integers."""
 
 
 class OracleEngine(Engine):
@@ -35,14 +35,14 @@ class OracleEngine(Engine):
 
 
 class OracleCall(Call):
-    """What is computed. There is no record: passes read the batch itself."""
+    """The name of a computation and its plan. There is no record: passes read the batch itself."""
 
     def __init__(self, what: str, layer_sizes: tuple[int, ...], dtype: DType, samples: int) -> None:
-        self.what, self.plan = what, PLANS[what](layer_sizes, dtype.itemsize, samples)
+        self.what, self.plan = what, COMPUTATIONS[what].plan(layer_sizes, dtype.itemsize, samples)
 
 
 def arguments(batch: Batch, dtype: DType) -> Arguments:
-    """What the oracle's functions take first."""
+    """The arguments of the oracle's functions."""
     net_input, target = native([batch.net_input, batch.target], dtype)
     if len(target) != batch.layer_sizes[-1]:
         target = batch.target
@@ -154,7 +154,7 @@ PASSES: dict[str, Callable[[Batch, Arguments, Array, Array], float]] = {
     "layer norms": layer_norms_pass,
     "sample gradients": samples_pass,
 }
-"""What is computed, see engine.calls: its pass."""
+"""For each of COMPUTATIONS, the function that takes the place of its passes."""
 
 
 def sample_weight(batch: Batch, dtype: DType) -> Array:

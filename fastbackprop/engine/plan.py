@@ -1,4 +1,4 @@
-"""The plan: how a batch is cut, and what threads share.
+"""The plan: how a batch is cut, and which pass computes it.
 
 A *slice* of a batch is what one call into compiled code takes; it consists of *chunks*, each of which sums a partial
 gradient of its own; a chunk goes through the network *tile* by tile. Threads that share one gradient instead take
@@ -10,16 +10,11 @@ inputs give the same bits.
 
 import functools
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from fastbackprop.engine.layout import (
-    Layout,
-    few_layout,
-    kept_layout,
-    private_layout,
-    round_up,
-    shared_layout,
-)
+from fastbackprop.engine.layout import Layout, chunk_layout, few_layout, kept_layout, round_up, shared_layout
 from fastbackprop.engine.limits import (
     CHUNK_FLOPS,
     CHUNK_GRADIENT_BYTES,
@@ -44,15 +39,19 @@ class Plan:
     """How one batch goes through the network."""
 
     scheme: str
-    """few, private or shared."""
+    """few, chunks or shared: the schedule, which has a file of that name in passes/.
+
+    In `chunks`, a thread takes a whole chunk. If the pass sums a gradient, the chunk has a private one: no other thread
+    writes to it. Passes without sums use the same schedule.
+    """
     layout: Layout
     samples: int
     chunks: int
     """The chunks of the batch, or the groups of a shared pass."""
     most_chunks: int
-    """The chunks of a slice, at most."""
+    """Largest number of chunks of a slice."""
     tile_samples: int
-    """Samples of a tile: at most those that the layout has room for."""
+    """Samples of a tile; the layout has room for them, or for more."""
     flops: int
     """Floating-point operations for each sample."""
     has_sums: bool = True
@@ -60,7 +59,7 @@ class Plan:
 
     @functools.cached_property
     def pieces(self) -> int:
-        """How many threads can work on a slice at once."""
+        """Largest number of threads that can work on a slice at once."""
         return -(-self.longest // GRAIN) if self.scheme == "shared" else min(self.chunks, self.most_chunks)
 
     @functools.cached_property
@@ -70,7 +69,7 @@ class Plan:
 
     @functools.cached_property
     def longest(self) -> int:
-        """Samples of a chunk, at most."""
+        """Samples of the longest chunk."""
         return longest(self.samples, self.chunks)
 
     def cut(self, chunk: int) -> int:
@@ -78,10 +77,10 @@ class Plan:
         return cut(self.samples, self.chunks, GRAIN, chunk)
 
     def slices(self, threads: int, most_samples: int | None = None) -> list[tuple[int, int]]:
-        """The ranges of chunks of each slice: as many for each thread, as even as can be.
+        """The range of chunks of each slice. Slices are as even as possible, with the same number for each thread.
 
-        No slice has many more than most_samples samples, unless it has a chunk for each thread and no more. Where a
-        batch is cut into slices does not change what is added up, nor in which order.
+        A slice has at most about most_samples samples, or one chunk for each thread if that is more. Slices do not
+        change which numbers are added, or their order.
         """
         if self.samples * self.flops <= SLICE_FLOPS and most_samples is None and self.chunks <= self.most_chunks:
             return self.at_once
@@ -100,7 +99,7 @@ def plan_gradient(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> 
     if 0 < samples <= FEW:
         return plan_few(layer_sizes, itemsize, samples)
     weights = sum(a * b for a, b in itertools.pairwise(layer_sizes))
-    layout = private_layout(layer_sizes, itemsize) if weights * itemsize <= PRIVATE_BYTES else None
+    layout = chunk_layout(layer_sizes, itemsize) if weights * itemsize <= PRIVATE_BYTES else None
     if layout is not None and layout.partial_bytes <= PRIVATE_BYTES:
         chunks = count_chunks(layout, itemsize, samples)
         is_worth_sharing = samples > GRAIN and samples * layout.flops >= SHARED_FLOPS
@@ -115,7 +114,7 @@ def plan_gradient(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> 
 
 def plan_backward_pass(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the notebooks' backward pass is computed: in chunks, however large their partial gradients."""
-    layout = private_layout(layer_sizes, itemsize)
+    layout = chunk_layout(layer_sizes, itemsize)
     return cut_in_chunks(layout, itemsize, samples)
 
 
@@ -128,7 +127,7 @@ def plan_prediction(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -
 
 def plan_forward_pass(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the notebooks' forward pass is computed."""
-    layout = private_layout(layer_sizes, itemsize)
+    layout = chunk_layout(layer_sizes, itemsize)
     return cut_short(layout, samples, layout.flops // 3)
 
 
@@ -165,18 +164,30 @@ def plan_squares(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> P
     return cut_in_chunks(layout, itemsize, samples)
 
 
-PLANS = {
-    "gradient": plan_gradient,
-    "prediction": plan_prediction,
-    "forward pass": plan_forward_pass,
-    "backward pass": plan_backward_pass,
-    "norms": plan_norms,
-    "layer norms": plan_layer_norms,
-    "sample gradients": plan_sample_gradients,
-    "clipped gradient": plan_clipped_gradient,
-    "squares": plan_squares,
+class Computation(NamedTuple):
+    """Something that an engine computes."""
+
+    plan: Callable[[tuple[int, ...], int, int], Plan]
+    """The plan for the sizes of the layers, the bytes of an element and the number of samples."""
+    passes: dict[str, str]
+    """The pass for each scheme that such a plan may have: its file in passes/, and its name there."""
+
+
+COMPUTATIONS = {
+    "gradient": Computation(
+        plan_gradient,
+        {"few": "few.few_gradient_pass", "chunks": "private.private_pass", "shared": "shared.shared_pass"},
+    ),
+    "prediction": Computation(plan_prediction, {"few": "few.few_predict_pass", "chunks": "predict.predict_pass"}),
+    "forward pass": Computation(plan_forward_pass, {"chunks": "notebook.forward_pass"}),
+    "backward pass": Computation(plan_backward_pass, {"chunks": "notebook.backward_pass"}),
+    "norms": Computation(plan_norms, {"chunks": "per_sample.norms_pass"}),
+    "layer norms": Computation(plan_layer_norms, {"chunks": "per_sample.norms_pass"}),
+    "sample gradients": Computation(plan_sample_gradients, {"chunks": "per_sample.gradients_pass"}),
+    "clipped gradient": Computation(plan_clipped_gradient, {"chunks": "per_sample.clipped_pass"}),
+    "squares": Computation(plan_squares, {"chunks": "per_sample.squares_pass"}),
 }
-"""What is computed: its plan, by the sizes of the layers, the bytes of an element and the number of samples."""
+"""Everything that an engine computes. A new pass gets its row here."""
 
 
 def plan_few(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
@@ -186,43 +197,43 @@ def plan_few(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
 
 
 def cut_in_chunks(layout: Layout, itemsize: int, samples: int) -> Plan:
-    """A private plan; two chunks of a slice have room, however large their partial gradients."""
+    """A plan in chunks with sums. Two chunks of a slice have room, however large their partial gradients."""
     chunks, most = count_chunks(layout, itemsize, samples), max(PARTIALS_BYTES // layout.partial_bytes, 2)
     tile_samples = even_tile(layout, longest(samples, chunks))
-    return Plan("private", layout, samples, chunks, most, tile_samples, layout.flops)
+    return Plan("chunks", layout, samples, chunks, most, tile_samples, layout.flops)
 
 
 def cut_short(layout: Layout, samples: int, flops: int) -> Plan:
-    """A private plan without sums, whose chunks may be short."""
+    """A plan in chunks without sums, which may be short."""
     short = min(-(-samples // GRAIN), MANY_CHUNKS, samples * flops // CHUNK_FLOPS)
     chunks = max(short, -(-samples // (CHUNK_TILES * layout.tile_samples)))
     tile_samples = even_tile(layout, longest(samples, chunks))
-    return Plan("private", layout, samples, chunks, max(chunks, 1), tile_samples, flops, has_sums=False)
+    return Plan("chunks", layout, samples, chunks, max(chunks, 1), tile_samples, flops, has_sums=False)
 
 
 def cut(samples: int, chunks: int, grain: int, chunk: int) -> int:
-    """Where a chunk of so many samples begins, and the one before it ends: as even as multiples of a grain allow.
+    """Where a chunk begins and the one before it ends. Chunks are as even as multiples of a grain allow.
 
-    Compiled code uses it too.
+    Compiled code uses this function too.
     """
     return min(grain * ((samples + grain - 1) // grain * chunk // max(chunks, 1)), samples)
 
 
 def longest(samples: int, chunks: int) -> int:
-    """Samples of the longest of so many chunks, which begin at multiples of GRAIN."""
+    """Samples of the longest chunk. Chunks begin at multiples of GRAIN."""
     grains = -(-samples // GRAIN)
     return min(GRAIN * -(-grains // max(chunks, 1)), samples)
 
 
 def even_tile(layout: Layout, samples: int) -> int:
-    """Samples of a tile, so that the tiles of so many samples are as even as multiples of GRAIN allow."""
+    """Samples of a tile, so that the tiles of `samples` are as even as multiples of GRAIN allow."""
     tiles = max(-(-samples // layout.tile_samples), 1)
     return max(round_up(-(-samples // tiles), GRAIN), GRAIN)
 
 
 def count_chunks(layout: Layout, itemsize: int, samples: int) -> int:
-    """Into how many chunks the gradient of a batch is cut: a power of two, which most numbers of threads share evenly,
-    until chunks have CHUNK_TILES tiles."""
+    """The number of chunks of a batch's gradient: a power of two, which most numbers of threads share evenly, until
+    chunks have CHUNK_TILES tiles."""
     least_samples = max(CHUNK_SAMPLES, min(layout.parameters * itemsize // CHUNK_GRADIENT_BYTES, 4 * CHUNK_SAMPLES))
     most = samples // least_samples
     if least_samples == CHUNK_SAMPLES and TWO_CHUNKS <= samples < 2 * CHUNK_SAMPLES:

@@ -1,4 +1,4 @@
-"""Engines: which kind a process has, and those of the functions without a workspace, kept between calls."""
+"""Engines: which kind a process has, and the engines that functions without a workspace keep between calls."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -12,11 +12,11 @@ from fastbackprop.kernels import may_compile
 
 T = TypeVar("T")
 
-KEPT = 8
-"""Engines that are kept, at most."""
+KEPT_ENGINES = 8
+"""Largest number of engines that are kept."""
 
-KEPT_BYTES = 256 * 1024 * 1024
-"""Bytes of their buffers, at most."""
+KEPT_ENGINES_BYTES = 256 * 1024 * 1024
+"""Largest number of bytes of the buffers of all kept engines."""
 
 
 def new_engine(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
@@ -26,7 +26,7 @@ def new_engine(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
 
 
 def run(compute: Callable[[Engine, Batch], T], batch: Batch) -> T:
-    """What an engine's method returns for a batch. After an error, the engine is not used again."""
+    """The result of an engine's method for a batch. After an error, the engine is not used again."""
     engine = borrow(batch.layer_sizes, batch.dtype)
     result = compute(engine, batch)
     give_back(engine)
@@ -34,16 +34,16 @@ def run(compute: Callable[[Engine, Batch], T], batch: Batch) -> T:
 
 
 def borrow(layer_sizes: tuple[int, ...], dtype: DType) -> Engine:
-    """An engine that no other call is using; give it back after a call that went well."""
+    """An engine that no other call is using; give it back after a call without an error."""
     return _free.pop((layer_sizes, dtype), None) or new_engine(layer_sizes, dtype)
 
 
 def give_back(engine: Engine) -> None:
     """Keep an engine for later calls, unless too much is kept already."""
     size = engine.nbytes
-    if len(_free) >= KEPT or sum([kept.nbytes for kept in list(_free.values())], size) > KEPT_BYTES:
+    if len(_free) >= KEPT_ENGINES or sum([kept.nbytes for kept in list(_free.values())], size) > KEPT_ENGINES_BYTES:
         _free.clear()
-    if size <= KEPT_BYTES:
+    if size <= KEPT_ENGINES_BYTES:
         _free[engine.layer_sizes, engine.dtype] = engine
 
 

@@ -6,7 +6,8 @@ from numpy.typing import DTypeLike
 
 from fastbackprop.arguments.addresses import reader
 from fastbackprop.arguments.checks import FLOATS, check_dtype
-from fastbackprop.engine.calls import PASSES, find_pass
+from fastbackprop.engine.calls import find_pass
+from fastbackprop.engine.plan import COMPUTATIONS
 from fastbackprop.kernels import may_compile
 from fastbackprop.losses import LOSSES, find_loss
 
@@ -44,7 +45,8 @@ def warmup(dtype: DTypeLike | None = None) -> None:
         entry.entry(known)
         for group in GROUPS:
             addresses(known, group)
-        for key in PASSES:
-            entry.compiled_pass(find_pass(key), known)
+        for computation in COMPUTATIONS.values():
+            for name in computation.passes.values():
+                entry.compiled_pass(find_pass(name), known)
         for tile_loss in (seed.tile_seed, *(find_loss(name).tile_loss for name in LOSSES)):
             entry.compiled_loss(tile_loss, known)

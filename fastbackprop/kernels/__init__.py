@@ -1,5 +1,4 @@
-"""Compiled code: register tiles, the products of a layer, what is done to rows and to columns, records, and how all is
-compiled.
+"""Compiled code: register tiles, the products of a layer, operations on rows and columns, records, and compilation.
 
 Importing this compiles nothing, and imports no numba.
 """
@@ -38,7 +37,7 @@ def import_numba() -> None:
     """Import numba on another thread, and wait for it.
 
     Python raises an interrupt on the main thread only. An interrupt in the middle of the import would leave modules
-    behind with which numba cannot be imported again.
+    with which numba cannot be imported again.
     """
     if "numba" in sys.modules or sys.is_finalizing():  # at exit, a new thread would never run
         return

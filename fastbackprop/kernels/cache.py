@@ -1,8 +1,8 @@
 """Compiled kernels on disk: one file each, named by a hash of everything that its machine code depends on.
 
-A file is never changed. It is written beside its place and renamed, so that other processes find all of it or nothing.
-It begins with a checksum, which is verified before anything else is read. A folder or file that other users could have
-written is refused.
+A file is never changed. It is written under another name and renamed, so that other processes find all of it or
+nothing. It begins with a checksum, which is verified before anything else is read. A folder or file that other users
+could have written is refused.
 
 Whatever fails, the kernel is compiled in memory. The first failure of a process is a warning with the folder and the
 reason.
@@ -25,7 +25,7 @@ from typing import TypeVar
 Made = TypeVar("Made")
 
 KEPT_FILES = 500
-"""The number of files that stay in the folder: the newest. All kernels of both dtypes are 44 files and 1.8 MB."""
+"""Largest number of files in the folder: the newest stay. All kernels of both dtypes are 44 files and 1.8 MB."""
 
 CHECKSUM_BYTES = 32
 
@@ -35,7 +35,7 @@ USER_CACHES = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": ("", "Libra
 _one_at_a_time = threading.RLock()
 
 failed = threading.Event()
-"""Set when something fails for the first time in this process."""
+"""Set at the first failure of this process."""
 
 
 def fetch(
@@ -45,9 +45,9 @@ def fetch(
     load: Callable[[bytes], Made],
     keeping: Callable[[], AbstractContextManager[None]],
 ) -> Made:
-    """What `load` finds in the file of that name, or what `make` makes, kept as `dump` writes it.
+    """The kernel that `load` reads from the file of that name, or that `make` makes and `dump` writes there.
 
-    keeping: the context in which something is made that is to be kept.
+    keeping: the context in which a kernel is made that is written to a file.
     """
     with _one_at_a_time, contextlib.ExitStack() as stack:
         try:
@@ -77,7 +77,7 @@ def wanted_folder() -> Path:
 
 
 def folder() -> Path:
-    """The folder for kernels, made if it is missing. OSError or RuntimeError if there is none to be trusted."""
+    """The folder for kernels, made if it is missing. Raises OSError or RuntimeError if there is no trusted folder."""
     path = wanted_folder()
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     _refuse_what_others_write(path, path.stat())
@@ -85,7 +85,7 @@ def folder() -> Path:
 
 
 def read(path: Path) -> bytes | None:
-    """What was written to a file; None if there is no such file, or not all of it as it was written."""
+    """The content of a file; None if there is no such file, or if its checksum is wrong."""
     try:
         with path.open("rb") as file:
             _refuse_what_others_write(path, os.fstat(file.fileno()))
@@ -97,7 +97,7 @@ def read(path: Path) -> bytes | None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Keep content in a file, in place of another if there is one. Removes the oldest files of the folder."""
+    """Write content to a file, or replace it. Removes the oldest files of the folder."""
     handle, name = tempfile.mkstemp(suffix=".nbc", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -113,7 +113,7 @@ def write(path: Path, content: bytes) -> None:
 
 @functools.cache
 def source_digest() -> str:
-    """The digest of the package's sources when this was first asked for, which is before any kernel is compiled."""
+    """The digest of the package's sources at the first call, which is before any kernel is compiled."""
     return read_sources()
 
 
@@ -132,12 +132,12 @@ def read_sources() -> str:
 
 
 def _checksum(path: Path, content: bytes) -> bytes:
-    """Of the name as well: one file is not taken for another."""
+    """The checksum of content and name, so that a renamed file is not read as another kernel."""
     return hashlib.sha256(path.name.encode() + content).digest()
 
 
 def _refuse_what_others_write(path: Path, status: os.stat_result) -> None:
-    """Machine code is run as it is found. The owner may be root, who could change Python as well."""
+    """Refuse files of other users, because machine code runs unchecked. root is allowed: it could change Python too."""
     if hasattr(os, "geteuid") and (status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022):
         raise PermissionError(f"other users can write to {path}")
 

@@ -1,4 +1,4 @@
-"""Columns: what is done to each sample of a tile for itself, besides the products.
+"""Columns: operations on single samples of a tile.
 
 Strides are in bytes. Arguments come as outputs, inputs, sizes.
 """
@@ -12,10 +12,10 @@ from fastbackprop.kernels.simd import INT, Simd, outlined
 DOUBLE = ir.DoubleType()
 
 SMALLEST_SQUARES = 2.0**-930
-"""Sums of squares below this may have lost terms that are too small for a double."""
+"""Smallest sum of squares that is trusted: a smaller sum may have lost terms that are too small for a double."""
 
 STREAMED_BYTES = 16
-"""Bytes of a store past the caches, and of the alignment that it needs."""
+"""Size of a store past the caches, in bytes, and the alignment that it needs."""
 
 
 @intrinsic
@@ -23,8 +23,8 @@ def add_squared_norms(typing_context, squares, dl_df, h, stride, units_out, unit
     """squares[s] += (sum_i dl_df[i, s]^2) (1 + sum_j h[j, s]^2), in double precision.
 
     That is ||dl/dOmega_k||^2 + ||dl/dbeta_k||^2 for each sample: its weight gradient is an outer product. squares
-    (samples,) are added to; dl_df and h, rows of a tile, are read; samples are whole vectors. NaN is added where a
-    double is too small for the first sum, though dl_df is not 0; infinity or NaN where it is too large for one.
+    (samples,) are added to; dl_df and h, rows of a tile, are read; samples are whole vectors. NaN is added if the first
+    sum underflows although dl_df is not 0; infinity or NaN is added if a sum overflows.
     """
 
     def emit(simd, squares, dl_df, h, stride, units_out, units_in, samples):
@@ -55,7 +55,7 @@ def add_squared_norms(typing_context, squares, dl_df, h, stride, units_out, unit
 def sums_of_squares(simd, rows, stride, units, vectors, offset, start):
     """start + sum_i rows[i, s]^2 of `vectors` vectors of samples at that byte offset, as doubles.
 
-    And all bits of these elements but their signs, of doubles: none where they are all 0.
+    Also returns, for doubles, the bits without signs of all elements, combined by OR: 0 if all elements are 0.
     """
     builder, size = simd.builder, simd.target.vector_bytes
     bits = ir.VectorType(INT, simd.lanes)
@@ -76,10 +76,9 @@ def sums_of_squares(simd, rows, stride, units, vectors, offset, start):
 
 @intrinsic
 def with_norm(typing_context, norm, dl_df, h, stride, units_out, units_in):
-    """sqrt(norm^2 + ||dl_df||^2 (||h||^2 + 1)) of one sample, where add_squared_norms does not do: no square on the way
-    is too large or too small.
+    """sqrt(norm^2 + ||dl_df||^2 (||h||^2 + 1)) of one sample, without squares that overflow or underflow.
 
-    dl_df and h are columns of a tile, read. It is infinite only where it is too large itself, or what is read is.
+    dl_df and h are columns of a tile, read. The result is infinite only if it overflows itself or an input is infinite.
     """
 
     def generate(context, builder, signature, arguments):
@@ -125,8 +124,7 @@ def hypotenuse(simd, a, b):
 
 
 def is_usual(builder, largest, total):
-    """Whether the largest of some numbers can divide them: it is not 0 nor infinite, and none of them NaN, nor their
-    sum."""
+    """Whether the largest of some numbers can divide them: it is neither 0 nor infinite, and their sum is not NaN."""
     fine = builder.and_(
         builder.fcmp_ordered(">", largest, DOUBLE(0.0)), builder.fcmp_ordered("<", largest, DOUBLE(float("inf")))
     )
@@ -134,7 +132,7 @@ def is_usual(builder, largest, total):
 
 
 def unary(builder, name, value):
-    """LLVM's own function of a double."""
+    """An intrinsic function of LLVM, of a double."""
     kind = ir.FunctionType(DOUBLE, [DOUBLE])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.f64"), [value])
 
@@ -143,7 +141,7 @@ def unary(builder, name, value):
 def multiply_rows(typing_context, rows, stride, factors, factors_stride, units, samples):
     """rows[i, s] *= factors[i, s]; samples are whole vectors.
 
-    factors may be rows, which are squared then, or one row for all where factors_stride is 0.
+    factors may be rows itself, which is then squared. With factors_stride 0, factors is one row for all.
     """
 
     def emit(simd, rows, stride, factors, factors_stride, units, samples):
@@ -164,9 +162,9 @@ def outer_products(typing_context, target, target_stride, dl_df, df_stride, h, h
     target[s] (units_out, units_in) are contiguous, target_stride apart; written. dl_df, rows of a tile, and h, with a
     row for each sample, are read.
 
-    Rows that are aligned are written past the caches, which need not read them first. Measured, as shares of the speed
-    of a fill: 784-100-10 72 (float32) and 80 % (float64) instead of 68 and 53, 64-128x4-10 87 and 92 instead of 64 and
-    78 (2 threads, Zen 4, 2026-11).
+    Aligned rows are written past the caches, which then need not read them first. Measured, as shares of the speed of a
+    fill: 784-100-10 72 (float32) and 80 % (float64) instead of 68 and 53, 64-128x4-10 87 and 92 instead of 64 and 78
+    (2 threads, Zen 4, 2026-11).
     """
 
     def emit(simd, target, target_stride, dl_df, df_stride, h, h_stride, units_out, units_in, samples):
@@ -182,7 +180,7 @@ def outer_products(typing_context, target, target_stride, dl_df, df_stride, h, h
                     stream_scaled(simd.of_bytes(STREAMED_BYTES), start, activations, slope, units_in)
                 with otherwise:
                     store_scaled(simd, start, activations, slope, units_in)
-        builder.fence("seq_cst")  # nothing else orders what was streamed
+        builder.fence("seq_cst")  # nothing else orders streamed stores
 
     arguments = (target, types.intp, dl_df, types.intp, h, *[types.intp] * 4)
     return types.void(*arguments), outlined("outer_products", target.dtype, emit)

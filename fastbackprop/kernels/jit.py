@@ -1,4 +1,4 @@
-"""The one compilation policy: nopython, nogil but for what looks at objects, kept on disk where there is a place."""
+"""The one compilation policy: nopython, nogil except for readers of Python objects, cached on disk if possible."""
 
 import contextlib
 import functools
@@ -19,27 +19,27 @@ from numba.extending import register_jitable
 from fastbackprop.kernels import cache
 
 inner = register_jitable(error_model="numpy", no_cfunc_wrapper=True)
-"""For functions that entry points call. Never cached on their own: numba would not see an edit of theirs.
+"""For functions that entry points call. They are never cached on their own: numba would not see their edits.
 
-Nobody calls them from outside: what numba makes for that took a large function half a second more to compile, of 4.9.
+Python and C do not call them, so wrappers are left out: with these, a large function took 4.9 s to compile, 0.5 s more.
 
-Only for small ones: numba has LLVM optimise and translate each on its own, and then again within its callers. So
-kernels are intrinsics (see simd.outlined), steps of a pass are phases, and arrays are copied element by element: one
-assignment of a slice brings in 20 functions on strings, for an error's text.
+Only for small functions: LLVM optimises and translates each on its own, and then again within its callers. So kernels
+are intrinsics (see simd.outlined), steps of a pass are phases, and arrays are copied element by element: one assignment
+of a slice brings in 20 functions on strings, for an error's text.
 """
 
 phase = numba.njit(inline="always", error_model="numpy", no_cfunc_wrapper=True)  # type: ignore[call-overload]
-"""For the steps of a pass: numba puts their code in place of the call before it types anything, see passes.tile."""
+"""For the steps of a pass: numba replaces the call by their code before it types anything, see passes.tile."""
 
 SETTINGS = "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT"
-"""The settings of numba that change machine code. The user gives them as NUMBA_OPT and so on."""
+"""The settings of numba that change machine code. Users set NUMBA_OPT and so on."""
 
 
 def compile_entry(function, signature, *, nogil=True):
-    """Compile `function` for one explicit signature, from the cache where possible; without nogil, it keeps the GIL.
+    """Compile `function` for one explicit signature, from the cache if possible; without nogil, it keeps the GIL.
 
-    What is returned takes 0.25 to 0.4 us less than a dispatcher. It does not look at the dtype of an array (but for its
-    size), its order or its alignment: these must be as the signature says.
+    A call of the result takes 0.25 to 0.4 us less than a call of a dispatcher. It checks the size of an array's dtype,
+    but neither the dtype, nor the order, nor the alignment: they must match the signature.
     """
     options = {"nogil": nogil, "error_model": "numpy", "no_cfunc_wrapper": True}
 
@@ -62,7 +62,7 @@ def compile_entry(function, signature, *, nogil=True):
 
 @dataclass(frozen=True)
 class Callback:
-    """Machine code at an address. It goes with its owner."""
+    """Machine code at an address, which is valid as long as its owner."""
 
     address: int
     owner: Any
@@ -89,7 +89,7 @@ def compile_callback(function, signature):
 
 
 def cache_folder() -> str | None:
-    """The folder of compiled kernels, or None if there is none that can be made and trusted."""
+    """The folder of compiled kernels, or None if there is no trusted folder and none can be made."""
     try:
         return str(cache.folder())
     except (OSError, RuntimeError):
@@ -100,8 +100,8 @@ def _fetch(function, parts, make, dump, load):
     """A kernel from the cache, or what `make` compiles.
 
     numba's own cache is not used: processes that compile both dtypes at once could exchange them there, a damaged file
-    ended every later process, and edits in other files were not seen. What is needed for that is not public in numba.
-    Where it fails, the kernel is compiled without the cache.
+    ended every later process, and edits in other files were not seen. This cache needs parts of numba that are not
+    public. If they fail, the kernel is compiled without the cache.
     """
 
     def make_quietly():
@@ -122,9 +122,9 @@ def _alone(call, argument):
 
 @contextlib.contextmanager
 def _interruptible():
-    """Raise Ctrl-C at the end if it came while LLVM called Python back: from there, nothing can be raised.
+    """Raise Ctrl-C at the end if it came while LLVM called Python back: a callback cannot raise it.
 
-    The cache calls all that uses this from one thread at a time.
+    Only one thread at a time is in here, because the cache has a lock.
     """
     interrupts, hook = [], sys.unraisablehook
 
@@ -145,7 +145,7 @@ def _interruptible():
 
 @contextlib.contextmanager
 def _quiet():
-    """numba's loggers at WARNING, unless the user has set them: a root logger at DEBUG has them write 27 MB."""
+    """numba's loggers at WARNING, unless the user has set them: with a root logger at DEBUG, they write 27 MB."""
     logger = logging.getLogger("numba")
     level = logger.level
     logger.setLevel(level or logging.WARNING)
@@ -157,9 +157,9 @@ def _quiet():
 
 @contextlib.contextmanager
 def _unique_names():
-    """Symbols of their own for all functions that are compiled.
+    """Unique symbols for all functions that are compiled.
 
-    numba counts functions from 1 in each process, and tells closures of one name apart by that number alone. Two
+    numba counts functions from 1 in each process, and distinguishes closures of one name by that number alone. Two
     processes can give two closures the same symbol. A third process that loads both runs one in place of the other.
     """
     from numba.core.bytecode import FunctionIdentity
@@ -186,7 +186,7 @@ def _name(function, parts):
 
 
 def _meaning(value):
-    """A function with what its closure holds, in words that are the same in every process."""
+    """A function and the values in its closure, in words that are the same in every process."""
     function = getattr(value, "py_func", getattr(value, "__wrapped__", value))  # of a dispatcher, of an intrinsic
     if hasattr(function, "__code__"):
         held = function.__defaults__, [cell.cell_contents for cell in function.__closure__ or ()]
@@ -210,7 +210,7 @@ def _target():
 
 
 def _dump(library, state):
-    """Bytes of a kernel's state, and of the names of all functions that its machine code calls."""
+    """A kernel's state and the names of all functions that its machine code calls, as bytes."""
     if library.has_dynamic_globals:
         raise ValueError("a kernel holds addresses, which are those of this process")
     called = [function.name for function in library._final_module.functions if function.is_declaration]
@@ -218,7 +218,8 @@ def _dump(library, state):
 
 
 def _load(content):
-    """The state. All functions that it calls can be found from then on: LLVM would call address 0 for another."""
+    """The state. After this call, LLVM finds all functions that it calls: it would call address 0 for an unknown
+    one."""
     called, state = pickle.loads(content)
     if not all(map(llvmlite.binding.address_of_symbol, called)):
         cpu_target.target_context.refresh()
@@ -226,7 +227,7 @@ def _load(content):
 
 
 def _address(library, name):
-    """The address of a function, which an interrupt in a callback of LLVM may have left out."""
+    """The address of a function. An interrupt in a callback of LLVM may have left out the machine code."""
     address = library.get_pointer_to_function(name)
     if not address:
         raise RuntimeError(f"there is no machine code for {name}")

@@ -1,9 +1,9 @@
 """One dense layer over one tile of samples: forward, backward, weight gradient.
 
-A tile is a block of rows in a workspace: row r starts at `tile + r * stride`, a cache line, and holds `samples`
-samples, whole vectors of the target. What lies behind the last true sample of a batch is called its tail. Tails are
-zero in every operand of a weight gradient along the samples, so they add nothing, not even NaN. Rows of h and f may be
-those of a caller's array as well, at any address and stride, if it holds whole vectors of samples.
+A tile is some rows of a workspace: row r starts at `tile + r * stride`, a cache line, and holds `samples`
+samples, whole vectors of the target. The columns behind the last sample of a batch are its tail. Tails are zero in
+every operand of a weight gradient along the samples, so they add nothing, not even NaN. Rows of h and f may also be
+rows of a caller's array, at any address and stride, if it holds whole vectors of samples.
 
 Strides and columns are in bytes. Arguments come as outputs, inputs, sizes.
 """
@@ -11,40 +11,41 @@ Strides and columns are in bytes. Arguments come as outputs, inputs, sizes.
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastbackprop.kernels.register_tiles import dots, multiply, transpose_block
+from fastbackprop.kernels.register_tiles import dots, multiply, transpose_vectors
 from fastbackprop.kernels.simd import outlined
 
 DEPTH = 512
-"""Units of one sample's activations, or derivatives, whose terms a product sums at once, at most.
+"""Largest number of units whose terms a product sums at once, of one sample's activations or derivatives.
 
-The sum of each part is added to those before it, so that the products of wide layers round as rarely as NumPy's. And
-the activations of a part stay in L2.
+The sum of each part is added to the sum of the parts before it, so that products of wide layers round as rarely as
+NumPy's. The activations of a part stay in L2.
 
 Measured: with 1024, 784-1024x3-10, 784-256x3-10 and 784-100x3-10 took the same time within 1 %, but the float32 output
 of 1024 units was 1.7 times as far from float64 as NumPy's (one thread, Zen 4, 2026-11).
 """
 
 PAGES, PAGE_BYTES = 64, 4096
-"""Pages of weights that the backward product reads at once, column by column: as many as a first-level TLB has entries.
+"""Largest number of pages of weights that the backward product reads at once, column by column: the entries of a
+first-level TLB.
 
 Measured: with whole columns, the backward product of 1024 units ran at 44 instead of 51 GFLOP/s in float64 (Zen 4,
 2026-11).
 """
 
 SAMPLES = 128
-"""Samples of a transposed tile whose terms of the weight gradient are summed at once: 4 vectors of each are 32 KB."""
+"""Largest number of samples of a transposed tile whose terms are summed at once: 4 vectors of each are 32 KB."""
 
 COLUMN_BYTES = 4096
-"""Bytes of a sample of a transposed tile that a product takes at once for all rows, so that they stay in L2.
+"""Largest part of a sample of a transposed tile, in bytes, that a product takes at once for all rows: it stays in L2.
 
-With all of them, 10000-50-10 took 1.2 to 1.6 times as long in float64, and 1024 units reached 81 % of the peak instead
-of 88. With 1024 bytes, 3072-100-10 and 784-512-10 took 1 to 10 % longer (one thread, Zen 5).
+Measured: with whole samples, 10000-50-10 took 1.2 to 1.6 times as long in float64, and 1024 units reached 81 % of the
+peak instead of 88. With 1024 bytes, 3072-100-10 and 784-512-10 took 1 to 10 % longer (one thread, Zen 5).
 """
 
 
 @intrinsic
 def forward_layer(typing_context, f, f_stride, weights, biases, h, h_stride, units_out, units_in, samples, has_relu):
-    """f = weights h + biases over one tile, or ReLU(weights h + biases) where has_relu is not 0.
+    """f = weights h + biases over one tile, or ReLU(weights h + biases) if has_relu is not 0.
 
     weights (units_out, units_in) and biases (units_out,) are contiguous. f is written, the others are read; f must not
     alias h. ReLU(NaN) is NaN.
@@ -70,7 +71,7 @@ def forward_layer(typing_context, f, f_stride, weights, biases, h, h_stride, uni
                 fresh=builder.icmp_signed("==", p, simd.int(0)),
                 start=biases,
                 start_row=simd.itemsize,
-                floor=simd.select(clipped, simd.constant(0.0), simd.lowest),
+                floor=builder.select(clipped, simd.constant(0.0), simd.lowest),
             )
 
     arguments = (f, types.intp, weights, biases, h, types.intp, *[types.intp] * 4)
@@ -81,18 +82,18 @@ def forward_layer(typing_context, f, f_stride, weights, biases, h, h_stride, uni
 def backward_layer(
     typing_context, result, stride, h, h_stride, weights, dl_df, df_stride, units_out, units_in, samples, with_mask
 ):
-    """result = m(h) * (weights^T dl_df) over one tile: dl/df_{k-1}, or dl/dh_k where there is no mask.
+    """result = m(h) * (weights^T dl_df) over one tile: dl/df_{k-1}, or dl/dh_k without a mask.
 
-    The mask is taken from h, a preactivation or its ReLU, which may be the result itself. Where `with_mask` is 0,
-    m = 1, whatever h holds. result is written, h and dl_df are read; dl_df must not alias result. weights (units_out,
-    units_in) are contiguous. Masked sums in the place of h are not cut into parts, however many terms they have.
+    The mask is taken from h, a preactivation or its ReLU, which may be the result itself. If `with_mask` is 0, m = 1,
+    whatever h holds. result is written, h and dl_df are read; dl_df must not alias result. weights (units_out,
+    units_in) are contiguous. Masked sums in place of h are never cut into parts.
     """
 
     def emit(simd, result, stride, h, h_stride, weights, dl_df, df_stride, units_out, units_in, samples, with_mask):
         builder = simd.builder
         row = simd.mul(units_in, simd.itemsize)
         masked = builder.icmp_signed("!=", with_mask, simd.int(0))
-        # Where the sums overwrite h, there must be one pass: the second would take the mask from them.
+        # If the sums overwrite h, there must be one part: the second part would take the mask from the sums.
         in_place = builder.and_(masked, builder.icmp_unsigned("==", result, h))
         rows = builder.sdiv(simd.int(PAGES * PAGE_BYTES), simd.least(row, PAGE_BYTES))
         most = builder.select(in_place, units_out, simd.least(rows, DEPTH))
@@ -138,9 +139,9 @@ def dot_gradient(
 ):
     """dl_dweights += dl_df h^T and dl_dbiases += dl_df ones^T over one tile, along the samples.
 
-    dl_dweights (units_out, units_in) and dl_dbiases (units_out,) are added to. dl_df and h are read, their tails are
-    zero; so is `ones`, a row of ones: the bias gradient is one more column of the product. Columns in front of
-    first_column are left out: with units_in, there are the biases alone.
+    dl_dweights (units_out, units_in) and dl_dbiases (units_out,) are added to. dl_df, h and `ones`, a row of ones, are
+    read; the tails of dl_df and h are zero. The bias gradient is one more column of the product. Columns before
+    first_column are left out: if it is units_in, only the bias gradient is computed.
     """
 
     def emit(
@@ -157,14 +158,14 @@ def dot_gradient(
             last_start = builder.select(ends, dl_dbiases, simd.item(dl_dweights, behind))
             last_row = builder.select(ends, simd.int(simd.itemsize), row)
 
-            def finish(i, q, total, p=p, width=width, last_start=last_start, last_row=last_row):
+            def store_sum(i, q, total, p=p, width=width, last_start=last_start, last_row=last_row):
                 if q < width - 1:
                     target = simd.behind(simd.item(dl_dweights, simd.add(p, q)), simd.mul(i, row))
                 else:
                     target = simd.behind(last_start, simd.mul(i, last_row))
                 simd.store(builder.fadd(simd.load_scalar(target, 0), total), target, 0)
 
-            dots(simd, dl_df, df_stride, operands, units_out, samples, finish)
+            dots(simd, dl_df, df_stride, operands, units_out, samples, store_sum)
 
     arguments = (dl_dweights, types.intp, dl_dbiases, dl_df, types.intp, h, types.intp, ones, *[types.intp] * 4)
     return types.void(*arguments), outlined("dot_gradient", h.dtype, emit)
@@ -174,18 +175,18 @@ def dot_gradient(
 def weight_gradient(
     typing_context, dl_dweights, row, dl_df, df_stride, transposed, stride, units_out, units_in, samples, samples_before
 ):
-    """dl_dweights = dl_df h^T over one tile, along the units, from h already transposed; += where samples_before is not
-    0.
+    """dl_dweights = dl_df h^T over one tile, along the units, from h already transposed; += if samples_before is not 0.
 
-    Rows of dl_dweights and of `transposed` are whole vectors: what they hold behind units_in is read, and overwritten
-    in dl_dweights. Samples need not be a multiple of anything: tails are not read. The terms of SAMPLES samples are
-    summed before they are added: so a sum of thousands of samples rounds as rarely as NumPy's.
+    Rows of dl_dweights and of `transposed` are whole vectors: elements behind units_in are read, and overwritten in
+    dl_dweights. Any number of samples is allowed: tails are not read. The terms of SAMPLES samples are summed before
+    they are added, so a sum of thousands of samples rounds as rarely as NumPy's.
     """
 
     def emit(simd, dl_dweights, row, dl_df, df_stride, transposed, stride, units_out, units_in, samples, before):
         builder = simd.builder
+        row_vectors = simd.ceil_div(units_in, simd.lanes)
         for s, depth in simd.parts(samples, SAMPLES):
-            for first, count in simd.range(simd.blocks(units_in, simd.lanes), COLUMN_BYTES // simd.target.vector_bytes):
+            for first, count in simd.range(row_vectors, COLUMN_BYTES // simd.target.vector_bytes):
                 column = simd.mul(first, simd.target.vector_bytes)
                 multiply(
                     simd,
@@ -218,7 +219,7 @@ def transpose(typing_context, target, target_stride, source, source_stride, rows
         for p, height in simd.range(rows, simd.lanes):
             for s, _ in simd.range(samples, simd.lanes):
                 corner = simd.behind(target, simd.mul(s, target_stride), simd.mul(p, simd.itemsize))
-                block = simd.behind(source, simd.mul(p, source_stride), simd.mul(s, simd.itemsize))
-                transpose_block(simd, corner, target_stride, block, source_stride, height)
+                start = simd.behind(source, simd.mul(p, source_stride), simd.mul(s, simd.itemsize))
+                transpose_vectors(simd, corner, target_stride, start, source_stride, height)
 
     return types.void(target, types.intp, source, *[types.intp] * 3), outlined("transpose", source.dtype, emit)

@@ -1,8 +1,8 @@
 """The products and row operations, compiled once for a dtype in four groups; passes call them by address.
 
-Within a pass they would be compiled again for each: 1.6 to 2 s instead of 0.6. A group shares its register tiles, and
-is compiled when a network first needs it: narrow networks do without `transposed` (0.5 s), large batches without
-`samples` (0.9 s).
+Within passes they would be compiled again for each pass: 1.6 to 2 s instead of 0.6. A group shares its register tiles,
+and is compiled when a network first needs it: narrow networks do not need `transposed` (0.5 s), large batches do not
+need `samples` (0.9 s).
 """
 
 import functools
@@ -22,7 +22,7 @@ GROUPS = "rows", "tiles", "transposed", "samples"
 
 
 def signatures(element):
-    """group: {name: what emits the product, and the types of its arguments}."""
+    """group: {name: the intrinsic that emits the product, and the types of its arguments}."""
     row = types.CPointer(element)
     return {
         "rows": {
@@ -68,7 +68,7 @@ def addresses(dtype, group):
 
 
 _owners: list[object] = []
-"""What keeps the compiled products in memory."""
+"""References that keep the compiled products in memory."""
 
 
 def writer(group):
@@ -83,7 +83,7 @@ def writer(group):
 
 @intrinsic(prefer_literal=True)
 def write_addresses(typing_context, table, like, group):
-    """Write the addresses of a group's products, for elements such as an array has."""
+    """Write the addresses of a group's products, for elements of the type that an array has."""
 
     def generate(context, builder, signature, arguments):
         products = signatures(like.dtype)[group.literal_value]
@@ -96,7 +96,7 @@ def write_addresses(typing_context, table, like, group):
 
 
 def emitted(context, builder, typing_context, name, product, kinds):
-    """The LLVM function that a product's intrinsic emits, with the help of a caller that LLVM throws away again."""
+    """The LLVM function that a product's intrinsic emits, called from a function that LLVM removes again."""
     signature, generate = product._defn(typing_context, *kinds)
     passed = [context.get_value_type(kind) for kind in signature.args]
     caller = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), passed), f"caller of {name}")

@@ -1,8 +1,8 @@
 """Records: a row of a NumPy structured array that Python fills and compiled code reads as `record.field`.
 
 A field has eight bytes: int64, float64, or an address. Compiled code holds the address of the record, so a field is one
-load. An address is loaded as a typed pointer, never as an integer that is cast to one (LLVM 22 miscompiles that), and
-the address of a function as something that can be called: `call.forward_layer(...)`.
+load. An address is loaded as a typed pointer, never as an integer that is cast to one (LLVM 22 miscompiles that). The
+address of a function can be called: `call.forward_layer(...)`.
 
 numba's own records (numba.from_dtype) compile as fast, but hold no pointers, and passing one costs 0.66 us.
 """
@@ -14,7 +14,7 @@ from numba.core.datamodel import models
 from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, lower_setattr_generic, register_model
 
-BYTE, INT = ir.IntType(8), ir.IntType(64)
+from fastbackprop.kernels.simd import BYTE, INT
 
 
 class Record(types.Type):
@@ -26,13 +26,13 @@ class Record(types.Type):
 
     @property
     def dtype(self) -> np.dtype:
-        """What Python fills: float64, or int64 for numbers and addresses."""
+        """The dtype of the array that Python fills: float64, or int64 for integers and addresses."""
         return np.dtype([(name, "f8" if kind == types.float64 else "i8") for name, kind in self.fields.items()])
 
 
 @register_model(Record)
 class RecordModel(models.OpaqueModel):
-    """A record is passed on as its address."""
+    """A record is passed as its address."""
 
 
 @infer_getattr
@@ -77,7 +77,7 @@ def record_at(typing_context, first, number):
 
 
 def record_of(kind):
-    """What an intrinsic returns that takes the data of an array for the first record of a table of that type."""
+    """The code generator of an intrinsic that returns the data of an array as the first record of a table."""
 
     def generate(context, builder, signature, arguments):
         array = context.make_array(signature.args[0])(context, builder, arguments[0])

@@ -1,4 +1,4 @@
-"""Register tiles: the two products that all of backpropagation is made of.
+"""Register tiles: the two products of which backpropagation consists.
 
 A tile of samples is stored feature-major: units in rows, samples contiguous along a row. A row starts at a cache
 line, or anywhere in an array of the caller. Whole vectors are read and written, so there is no remainder along the
@@ -8,7 +8,7 @@ samples; `rest` is for rows of weights (see samples).
     dots      C[i, p]  = sum_s G[i, s] H[p, s]              both operands contiguous; lanes along s
 
 The instructions of a register tile are emitted once for every shape that a tile can have, behind a switch (see
-Simd.tiles). Edges get a tile of their own shape, and no operand is padded to more than whole vectors. Strides and
+Simd.tiles). Edges have a tile of their own shape, and no operand is padded to more than whole vectors. Strides and
 offsets are in bytes. Arguments come as outputs, inputs, sizes.
 """
 
@@ -20,14 +20,13 @@ from numba.core import cgutils
 from fastbackprop.kernels import CACHE_LINE
 
 FOLLOWING = 8
-"""Rows of A that are prefetched in turn: no fewer than a tile has, no more than a cache line has elements."""
+"""Rows of A that are prefetched in turn: at least the rows of a tile, at most the elements of a cache line."""
 
 
 class Product(NamedTuple):
-    """The arguments of `multiply`: pointers to elements, and numbers, all of them values of LLVM.
+    """The arguments of `multiply`: pointers, numbers and flags, all of them values of LLVM.
 
-    A row of C, and of what stands in rows beside it, has `vectors` whole vectors and then `rest` single elements. C
-    aliases neither A nor B.
+    A row of C, B or h has `vectors` whole vectors and then `rest` single elements. C aliases neither A nor B.
 
     The arguments behind `fresh` may be left out: then S is 0, and there is no rest, floor, mask or prefetch.
     """
@@ -42,7 +41,7 @@ class Product(NamedTuple):
     rows: ir.Value
     vectors: ir.Value
     depth: ir.Value
-    fresh: ir.Value  # whether the sum starts from S; else it is added to C, when all its terms have been summed
+    fresh: ir.Value  # whether the sum starts from S; else C is added at its end
     rest: ir.Value
     start: ir.Value  # S, a number for each row
     start_row: ir.Value
@@ -50,17 +49,17 @@ class Product(NamedTuple):
     masked: ir.Value
     h: ir.Value  # read where `masked`, in rows like those of C, which it may be
     h_row: ir.Value
-    ahead: ir.Value  # elements of A's rows that are prefetched while the rows before them are at work
+    ahead: ir.Value  # elements of A's next rows that are prefetched before a register tile
 
 
 def multiply(simd, **arguments):
-    """C[i, s] = max(floor, S + A B), or m(h) * (S + A B) where `masked`; C stands for S unless `fresh`: see Product.
+    """C[i, s] = max(floor, S + A B), or m(h) * (S + A B) if `masked`; unless `fresh`, S is C: see Product.
 
     m is the derivative of ReLU at h, a preactivation or its ReLU: 1 where h > 0, 0 where h <= 0 (so at 0 and -0.0), NaN
-    where h is. It multiplies, so that 0 times infinity is NaN as in NumPy. max(floor, NaN) is NaN.
+    where h is NaN. It multiplies, so that 0 times infinity is NaN as in NumPy. max(floor, NaN) is NaN.
 
-    All register tiles stand in one function, once in a module, with what they begin and end with chosen at run time: in
-    one function for each product of a layer, they were half of the instructions to compile.
+    All register tiles are in one function, once in a module, and how they begin and end is chosen at run time. With one
+    function for each product of a layer, register tiles were half of the instructions to compile.
     """
 
     def emit(simd, *values):
@@ -82,11 +81,11 @@ def multiply(simd, **arguments):
 
 
 def prefetch_following(simd, t, a, column, height, p):
-    """Prefetch, in step p of a tile, what the next ones read of A: rows in turn, or the next cache line of its columns.
+    """Prefetch, in step p of a tile, a part of A that comes next: of the rows in turn, or a cache line of its columns.
 
-    Weights of wide networks come from L3. Measured: 512 to 2048 units 2 to 6 % less time (1 MB of L2, Zen 5, 2026-11);
-    backward products of 1024 units 108 to 114 (float32) and 51 to 54 GFLOP/s (float64, Zen 4). A burst of prefetches in
-    front of each tile gained nothing.
+    Weights of wide networks come from L3. Measured: 512 to 2048 units took 2 to 6 % less time (1 MB of L2, Zen 5,
+    2026-11); backward products of 1024 units reached 114 instead of 108 (float32) and 54 instead of 51 GFLOP/s
+    (float64, Zen 4). A burst of prefetches before each tile gained nothing.
     """
     builder = simd.builder
     row = builder.urem(p, simd.int(FOLLOWING))
@@ -114,7 +113,7 @@ def register_tile(simd, t, a, first, height, vectors, offset):
     for i, row_slots in enumerate(slots):
         start = simd.splat(simd.load_scalar(t.start, simd.mul(simd.add(first, i), t.start_row)))
         for slot in row_slots:
-            builder.store(simd.select(t.fresh, start, simd.zeros), slot)
+            builder.store(builder.select(t.fresh, start, simd.zeros), slot)
     rows = [simd.behind(a, simd.mul(i, t.a_row)) for i in range(height)]
 
     with simd.loop(t.depth) as p:
@@ -135,7 +134,7 @@ def register_tile(simd, t, a, first, height, vectors, offset):
             ones = simd.splat(simd.constant(1.0))
             for (slot, c, place), (_, h, _) in zip(places(t.c, t.c_row), places(t.h, t.h_row), strict=True):
                 h = simd.load(h, place)
-                mask = simd.select(simd.greater(h, simd.zeros), ones, simd.greatest(simd.zeros, h))
+                mask = builder.select(simd.greater(h, simd.zeros), ones, simd.greatest(simd.zeros, h))
                 simd.store(builder.fmul(builder.load(slot), mask), c, place)
         with otherwise:
             floor = simd.splat(t.floor)
@@ -143,11 +142,11 @@ def register_tile(simd, t, a, first, height, vectors, offset):
                 simd.store(simd.greatest(floor, builder.load(slot)), c, place)
 
 
-def dots(simd, g, g_stride, operands, rows, samples, finish):
-    """finish(i, p, sum_s g[i, s] operands[p][s]) for `rows` rows i, tile by tile, and the rows p the operands point to.
+def dots(simd, g, g_stride, operands, rows, samples, store_sum):
+    """store_sum(i, p, sum_s g[i, s] operands[p][s]) for `rows` rows i, tile by tile, and each of the operands p.
 
     Samples behind the last whole vector are left out. The sums are scalars of the element type. Their lanes are added
-    up behind the switch over the heights: written out for each, that was 1,600 lines of LLVM IR.
+    once behind the switch over the heights: added within each case, they took 1,600 lines of LLVM IR.
     """
     builder, size, width = simd.builder, simd.target.vector_bytes, len(operands)
     sums = cgutils.alloca_once(builder, simd.vector, simd.tile_rows * width)
@@ -167,15 +166,15 @@ def dots(simd, g, g_stride, operands, rows, samples, finish):
         with simd.loop(count) as i:
             for p in range(width):
                 lanes = builder.load(builder.gep(sums, [simd.add(simd.mul(i.index, width), p)]))
-                finish(simd.add(first, i.index), p, simd.sum(lanes))
+                store_sum(simd.add(first, i.index), p, simd.sum(lanes))
 
 
-def transpose_block(simd, target, target_stride, source, source_stride, rows):
-    """target[s, p] = source[p, s] for a square block of as many rows as a vector has lanes.
+def transpose_vectors(simd, target, target_stride, source, source_stride, rows):
+    """target[s, p] = source[p, s] for one vector of samples s, and one row p for each lane of a vector.
 
     Only the first `rows` rows of the source are read; the columns of the target behind them hold copies of the last.
     """
     last = simd.add(rows, -1)
-    block = [simd.load(source, simd.mul(simd.least(p, last), source_stride)) for p in range(simd.lanes)]
-    for s, vector in enumerate(simd.transpose(block)):
+    vectors = [simd.load(source, simd.mul(simd.least(p, last), source_stride)) for p in range(simd.lanes)]
+    for s, vector in enumerate(simd.transpose(vectors)):
         simd.store(vector, target, simd.mul(s, target_stride))

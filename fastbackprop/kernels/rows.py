@@ -1,4 +1,4 @@
-"""Rows: what is done to rows of a tile besides the products: copied, cleared, filled, and summed over chunks.
+"""Rows: operations on rows of a tile besides the products: copy, clear, fill, and the sum over chunks.
 
 Strides are in bytes. Arguments come as outputs, inputs, sizes.
 """
@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from fastbackprop.kernels.register_tiles import transpose_block
+from fastbackprop.kernels.register_tiles import transpose_vectors
 from fastbackprop.kernels.simd import Simd, outlined
 
 
@@ -19,7 +19,7 @@ def whole_vectors(typing_context, count, tile):
 
     def generate(context, builder, signature, arguments):
         simd = Simd(context, builder, tile.dtype)
-        return simd.mul(simd.blocks(arguments[0], simd.lanes), simd.lanes)
+        return simd.mul(simd.ceil_div(arguments[0], simd.lanes), simd.lanes)
 
     return types.intp(types.intp, tile), generate
 
@@ -28,8 +28,8 @@ def whole_vectors(typing_context, count, tile):
 def copy_rows(typing_context, target, target_stride, source, source_row, source_column, rows, count):
     """target[r, s] = source[r, s] for s < count. The source has any strides, the target's rows are contiguous.
 
-    Rows of the source that are contiguous are copied as they are; of columns that are (samples in rows, seen
-    transposed), square blocks are transposed in registers; all else goes element by element.
+    Contiguous rows of the source are copied vector by vector. Contiguous columns (samples in rows, seen transposed)
+    are transposed in registers. Everything else is copied element by element.
     """
 
     def emit(simd, target, target_stride, source, source_row, source_column, rows, count):
@@ -62,10 +62,10 @@ def copy_rows(typing_context, target, target_stride, source, source_row, source_
                 for r, _ in simd.range(whole[0], simd.lanes):
                     for s, _ in simd.range(whole[1], simd.lanes):
                         to, start = place(r, s)
-                        transpose_block(simd, to, target_stride, start, source_column, simd.int(simd.lanes))
+                        transpose_vectors(simd, to, target_stride, start, source_column, simd.int(simd.lanes))
                 with simd.loop(rows) as r:
-                    in_block = builder.icmp_signed("<", r.index, whole[0])
-                    done = builder.select(in_block, whole[1], simd.int(0))
+                    is_transposed = builder.icmp_signed("<", r.index, whole[0])
+                    done = builder.select(is_transposed, whole[1], simd.int(0))
                     with simd.loop(builder.sub(count, done)) as s:
                         to, start = place(r.index, simd.add(done, s.index))
                         simd.store(simd.load_scalar(start, 0), to, 0)
@@ -155,69 +155,81 @@ def add_partials(
 ):
     """total += sum_c partial_c, in double precision and in the order of c; gradient = total where is_last is not 0.
 
-    gradient, partial_c: `rows` rows of `columns` elements; partial_c stands c * partial_bytes behind partial_0.
-    gradient is written where is_last, else total (the same rows, of doubles, gradient_row elements apart) is. total is
-    read unless is_first: then it is 0. gradient may be partial_0.
+    gradient, partial_c: `rows` rows of `columns` elements; partial_c is c * partial_bytes behind partial_0. If is_last,
+    gradient is written, else total (the same rows, of doubles, gradient_row elements apart). total is read unless
+    is_first, which means 0. gradient may be partial_0.
 
-    Of doubles, what each addition rounds off is summed as well and added at the end: so the sum of thousands of chunks
-    rounds as rarely as NumPy's, which adds by halves. total then holds vectors of sums and of what was rounded off in
-    turn: twice as many doubles.
+    For doubles, the rounding errors of the additions are summed too and added at the end. So the sum of thousands of
+    chunks rounds as rarely as NumPy's, which adds by halves. total then holds vectors of sums and of errors in turn:
+    two doubles for each element.
     """
 
     def emit(simd, gradient, row, total, partial, partial_row, partial_bytes, partials, rows, columns, first, last):
         builder = simd.builder
         fresh, final = (builder.icmp_signed("!=", flag, simd.int(0)) for flag in (first, last))
 
-        def piece(simd, r, p, vectors):
+        def add_part(simd, r, p, vectors):
             """Elements [p, p + vectors * lanes) of row r."""
-            doubles = ir.VectorType(ir.DoubleType(), simd.lanes)
-            parts = 2 if simd.itemsize == 8 else 1  # sums, and what was rounded off
-            slots = [[cgutils.alloca_once(builder, doubles) for _ in range(parts)] for _ in range(vectors)]
             at = simd.add(simd.mul(r, row), simd.mul(p, simd.itemsize))
-            total_at = simd.behind(total, simd.mul(at, 2))  # floats become doubles, doubles two of them
+            total_at = simd.mul(at, 2)  # floats become doubles, doubles two of them
             source = simd.behind(partial, simd.mul(r, partial_row), simd.mul(p, simd.itemsize))
-            size = simd.lanes * simd.itemsize
-            kept = [(slot, k * simd.lanes * 8) for k, slot in enumerate(itertools.chain.from_iterable(slots))]
-            for slot, place in kept:
-                builder.store(ir.Constant(doubles, [0.0] * simd.lanes), slot)
-                with builder.if_then(builder.not_(fresh)):
-                    builder.store(builder.load(simd.behind(total_at, place), typ=doubles, align=1), slot)
-            with simd.loop(partials) as c:
-                start = simd.behind(source, simd.mul(c.index, partial_bytes))
-                for v, (slot, *rounded_off) in enumerate(slots):
-                    before, term = builder.load(slot), simd.widened(simd.load(start, v * size))
-                    after = builder.fadd(before, term)
-                    builder.store(after, slot)
-                    for error in rounded_off:
-                        builder.store(builder.fadd(builder.load(error), rounding(builder, before, term, after)), error)
-            with builder.if_else(final) as (then, otherwise):
-                with then:
-                    for v, (slot, *rounded_off) in enumerate(slots):
-                        value = builder.load(slot)
-                        for error in map(builder.load, rounded_off):  # NaN where the sum is infinite
-                            exact = builder.fcmp_ordered("ord", error, error)
-                            value = builder.select(exact, builder.fadd(value, error), value)
-                        simd.store(simd.narrowed(value), gradient, simd.add(at, v * size))
-                with otherwise:
-                    for slot, place in kept:
-                        simd.store(builder.load(slot), total_at, place)
+            places = simd.behind(gradient, at), simd.behind(total, total_at), source
+            add_vectors(simd, *places, partial_bytes, partials, vectors, fresh, final)
 
         panel = simd.tile_vectors * simd.lanes
         panels, vectors = builder.sdiv(columns, simd.int(panel)), builder.sdiv(columns, simd.int(simd.lanes))
         done, whole = simd.mul(panels, simd.tile_vectors), simd.mul(vectors, simd.lanes)
         with simd.loop(rows) as r:
             with simd.loop(panels) as step:
-                piece(simd, r.index, simd.mul(step.index, panel), simd.tile_vectors)
+                add_part(simd, r.index, simd.mul(step.index, panel), simd.tile_vectors)
             with simd.loop(builder.sub(vectors, done)) as step:
-                piece(simd, r.index, simd.mul(simd.add(done, step.index), simd.lanes), 1)
+                add_part(simd, r.index, simd.mul(simd.add(done, step.index), simd.lanes), 1)
             with simd.loop(builder.sub(columns, whole)) as step:
-                piece(simd.scalar(), r.index, simd.add(whole, step.index), 1)
+                add_part(simd.scalar(), r.index, simd.add(whole, step.index), 1)
 
     arguments = (gradient, types.intp, total, partial, types.intp, types.intp, *[types.intp] * 5)
     return types.void(*arguments), outlined("add_partials", gradient.dtype, emit)
 
 
-def rounding(builder, left, right, total):
-    """left + right - total, exactly: what the addition total = left + right has rounded off (Knuth's two-sum)."""
-    added = builder.fsub(total, left)
-    return builder.fadd(builder.fsub(left, builder.fsub(total, added)), builder.fsub(right, added))
+def add_vectors(simd, gradient, total, partial, partial_bytes, partials, vectors, fresh, final):
+    """add_partials for `vectors` vectors from these addresses on."""
+    builder, size = simd.builder, simd.target.vector_bytes
+    doubles = ir.VectorType(ir.DoubleType(), simd.lanes)
+    parts = 2 if simd.itemsize == 8 else 1  # a sum, and its rounding errors
+    sums = [[cgutils.alloca_once(builder, doubles) for _ in range(parts)] for _ in range(vectors)]
+    kept = [(slot, k * simd.lanes * 8) for k, slot in enumerate(itertools.chain.from_iterable(sums))]
+    for slot, place in kept:
+        builder.store(ir.Constant(doubles, [0.0] * simd.lanes), slot)
+        with builder.if_then(builder.not_(fresh)):
+            builder.store(builder.load(simd.behind(total, place), typ=doubles, align=1), slot)
+    with simd.loop(partials) as c:
+        start = simd.behind(partial, simd.mul(c.index, partial_bytes))
+        for v, slots in enumerate(sums):
+            add_term(builder, simd.widened(simd.load(start, v * size)), *slots)
+    with builder.if_else(final) as (then, otherwise):
+        with then:
+            for v, slots in enumerate(sums):
+                simd.store(simd.narrowed(whole_sum(builder, *slots)), gradient, v * size)
+        with otherwise:
+            for slot, place in kept:
+                simd.store(builder.load(slot), total, place)
+
+
+def add_term(builder, term, total, *error_sum):
+    """total += term, and the rounding error of this addition is added to error_sum, if given (Knuth's two-sum)."""
+    before = builder.load(total)
+    after = builder.fadd(before, term)
+    builder.store(after, total)
+    for errors in error_sum:
+        added = builder.fsub(after, before)
+        error = builder.fadd(builder.fsub(before, builder.fsub(after, added)), builder.fsub(term, added))
+        builder.store(builder.fadd(builder.load(errors), error), errors)
+
+
+def whole_sum(builder, total, *error_sum):
+    """total + error_sum; total alone where error_sum is NaN, because total is infinite."""
+    value = builder.load(total)
+    for errors in map(builder.load, error_sum):
+        is_number = builder.fcmp_ordered("ord", errors, errors)
+        value = builder.select(is_number, builder.fadd(value, errors), value)
+    return value

@@ -4,8 +4,8 @@
     backward    dl_dh[s, p]  = sum_i dl_df[s, i] weights[i, p]              lanes along the inputs
     gradient    dw[i, p]     = sum_s dl_df[s, i] h[s, p]                    lanes along the inputs
 
-The last two are one kernel. The rest of a row behind its last whole vector is computed element by element: nothing is
-read or written behind a row's end. Strides are in bytes. Arguments come as outputs, inputs, sizes.
+The last two are one kernel. The elements behind a row's last whole vector are computed one by one: nothing is read or
+written behind a row's end. Strides are in bytes. Arguments come as outputs, inputs, sizes.
 """
 
 from numba import types
@@ -15,7 +15,8 @@ from fastbackprop.kernels.register_tiles import dots, multiply
 from fastbackprop.kernels.simd import outlined
 
 ROWS = 64
-"""Rows of weights that the backward product reads at once: as many pages as a first-level TLB has entries."""
+"""Largest number of rows of weights that the backward product reads at once: a page each, the entries of a first-level
+TLB."""
 
 
 @intrinsic
@@ -33,12 +34,12 @@ def forward_samples(typing_context, f, f_stride, weights, biases, h, h_stride, u
         for s, width in simd.tiles(samples, simd.tile_vectors):
             operands = [simd.behind(h, simd.mul(simd.add(s, q), h_stride)) for q in range(width)]
 
-            def finish(i, q, total, s=s):
+            def store_sum(i, q, total, s=s):
                 total = builder.fadd(total, simd.load_scalar(biases, simd.mul(i, simd.itemsize)))
                 place = simd.add(simd.mul(simd.add(s, q), f_stride), simd.mul(i, simd.itemsize))
                 simd.store(total, f, place)
 
-            dots(simd, weights, row, operands, units_out, whole, finish)
+            dots(simd, weights, row, operands, units_out, whole, store_sum)
         with builder.if_then(builder.icmp_signed(">", rest, simd.int(0))), simd.loop(samples) as s:
             behind = simd.mul(whole, simd.itemsize)
             with simd.loop(units_out) as i:
@@ -59,8 +60,8 @@ def forward_samples(typing_context, f, f_stride, weights, biases, h, h_stride, u
 def multiply_samples(typing_context, c, c_stride, h, a, a_row, a_column, b, b_stride, rows, columns, depth, with_mask):
     """c[i, p] = m(h[i, p]) sum_q a[i, q] b[q, p], with the mask m of backward_layer where with_mask is 1, else m = 1.
 
-    c is written in rows of `columns` elements. h has c's strides and is read where there is a mask. c must not alias a
-    or b.
+    c is written in rows of `columns` elements. h has c's strides and is read if there is a mask. c must not alias a or
+    b.
     """
 
     def emit(simd, c, c_stride, h, a, a_row, a_column, b, b_stride, rows, columns, depth, with_mask):
@@ -93,7 +94,7 @@ def multiply_samples(typing_context, c, c_stride, h, a, a_row, a_column, b, b_st
 
 @intrinsic
 def relu(typing_context, row, count):
-    """row[s] = max(0, row[s]) for s < count, any number of them; NaN where it is NaN."""
+    """row[s] = max(0, row[s]) for s < count, which may be any number; NaN stays NaN."""
 
     def emit(simd, row, count):
         zero = simd.constant(0.0)

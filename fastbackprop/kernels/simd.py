@@ -1,11 +1,11 @@
-"""Vector instructions: what the micro-kernels are written in.
+"""Vector instructions: the language of the micro-kernels.
 
 LLVM's auto-vectoriser does not build register tiles (numba keeps the SLP vectoriser off), so the micro-kernels
 write vector IR themselves, through a :class:`Simd`: a builder that knows its element type and its target's vectors.
 Its width is read from the target inside code generation, never from a module global: the target is part of
-the name of a kernel's file, a global is not, and a cache shared by two machines would serve the wrong one.
+the name of a kernel's file, a global is not, and a cache shared by two machines would return the wrong kernel.
 
-Pointers are ``CPointer(element)``; offsets and strides are in BYTES, so that one kernel serves every memory layout.
+Pointers are ``CPointer(element)``; offsets and strides are in bytes, so that one kernel serves every memory layout.
 Addresses come from getelementptr on the array's data pointer: LLVM 22 miscompiles arithmetic on integers that are
 cast to pointers.
 """
@@ -27,7 +27,7 @@ POINTER = ir.PointerType()
 
 @dataclass(frozen=True)
 class Target:
-    """What a register tile needs to know of a processor."""
+    """The properties of a processor that decide the shape of a register tile."""
 
     vector_bytes: int
     registers: int
@@ -37,7 +37,7 @@ class Target:
 def read_target(triple: str, features: str) -> Target:
     """The widest vectors of an LLVM target, from its triple and feature string.
 
-    NEON is told by the triple: aarch64 always has it and lists no feature that says so.
+    NEON follows from the triple: aarch64 always has it and lists no feature for it.
     """
     enabled = set(features.split(","))
     if triple.startswith(("aarch64", "arm64")):
@@ -50,7 +50,7 @@ def read_target(triple: str, features: str) -> Target:
 
 
 def host_target() -> tuple[Target, str, str]:
-    """The target that kernels are compiled for here, its triple and the processor's name."""
+    """The target for which kernels are compiled here, its triple and the processor's name."""
     triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
     return read_target(triple, features), triple, cpu
 
@@ -58,8 +58,8 @@ def host_target() -> tuple[Target, str, str]:
 class Simd:
     """An IR builder for vectors of one element type on one target.
 
-    Loads and stores claim no alignment: a user's array may start at any byte. Tiles start at cache lines, which is
-    what makes them fast.
+    Loads and stores claim no alignment: a user's array may start at any byte. Tiles start at cache lines, so their
+    loads are fast.
     """
 
     def __init__(self, context, builder, element, target=None):
@@ -80,7 +80,7 @@ class Simd:
         self.false = ir.Constant(ir.IntType(1), 0)
 
     def scalar(self):
-        """The same with vectors of one lane, for what is left of a row behind its last whole vector."""
+        """The same with vectors of one lane, for the elements of a row behind its last whole vector."""
         return self.of_bytes(self.itemsize)
 
     def of_bytes(self, vector_bytes):
@@ -115,7 +115,7 @@ class Simd:
         return self.builder.gep(pointer, [self.add(*offsets)], source_etype=BYTE)
 
     def item(self, pointer, number):
-        """The address of the element of that number behind `pointer`."""
+        """The address of an element, by its number from `pointer` on."""
         return self.builder.gep(pointer, [number], source_etype=self.element)
 
     def load_item(self, pointer, number):
@@ -153,7 +153,7 @@ class Simd:
         return self.builder.load(self.behind(pointer, offset), typ=self.element, align=1)
 
     def prefetch(self, pointer):
-        """Have the cache line at an address fetched. It may lie anywhere, and is not touched."""
+        """Prefetch the cache line at an address, which may be any address: no memory is accessed."""
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [POINTER, number, number, number])
         function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
@@ -162,7 +162,7 @@ class Simd:
 
     def prefetch_rows(self, pointer, stride, rows, samples):
         """The same for the cache lines of `rows` rows."""
-        with self.loop(self.blocks(self.mul(samples, self.itemsize), CACHE_LINE)) as line:
+        with self.loop(self.ceil_div(self.mul(samples, self.itemsize), CACHE_LINE)) as line:
             for row in range(rows):
                 self.prefetch(self.behind(pointer, self.mul(row, stride), self.mul(line.index, CACHE_LINE)))
 
@@ -184,12 +184,9 @@ class Simd:
         """Lane by lane, false where either is NaN."""
         return self.builder.fcmp_ordered(">", left, right)
 
-    def select(self, condition, yes, no):
-        return self.builder.select(condition, yes, no)
-
     def greatest(self, left, right):
-        """Lane by lane; NaN of the right one stays."""
-        return self.select(self.greater(left, right), left, right)
+        """Lane by lane; NaN if the right one is NaN."""
+        return self.builder.select(self.greater(left, right), left, right)
 
     def sum(self, vector):
         """The sum of a vector's lanes, by halves: a fixed order, whatever the optimiser."""
@@ -200,27 +197,27 @@ class Simd:
             vector = self.builder.fadd(*halves)
         return self.builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
 
-    def transpose(self, block):
-        """The columns of a square block of vectors, by exchanging ever larger halves between pairs of rows."""
+    def transpose(self, vectors):
+        """The columns of one vector for each lane, by exchanging ever larger halves between pairs of vectors."""
         width = 1
         while width < self.lanes:
             low = [k + (self.lanes - width if k & width else 0) for k in range(self.lanes)]
             high = [k + width for k in low]
-            exchanged = list(block)
+            exchanged = list(vectors)
             for k in range(self.lanes):
                 if not k & width:
-                    pair = block[k], block[k + width]
+                    pair = vectors[k], vectors[k + width]
                     exchanged[k], exchanged[k + width] = (self.shuffle(*pair, pick) for pick in (low, high))
-            block = exchanged
+            vectors = exchanged
             width *= 2
-        return block
+        return vectors
 
     def shuffle(self, left, right, pick):
-        """The lanes `pick` of two vectors, those of the right one counted on behind the left one's."""
+        """The lanes `pick` of two vectors; the lanes of the right one are numbered behind those of the left one."""
         return self.builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(ir.IntType(32), len(pick)), pick))
 
     def variables(self, count, value=None):
-        """`count` vectors that change, and start at `value` where it is given; LLVM keeps them in registers."""
+        """`count` vectors that change, and start at `value` if it is given; LLVM keeps them in registers."""
         slots = [cgutils.alloca_once(self.builder, self.vector) for _ in range(count)]
         for slot in slots if value is not None else []:
             self.builder.store(value, slot)
@@ -230,15 +227,15 @@ class Simd:
     def loop(self, count):
         """Run the code emitted in this context `count` times; yields the loop, with its index.
 
-        LLVM is told not to unroll it. A register tile has enough to do in one step; unrolled by four, as LLVM would,
-        kernels took a fifth longer to compile.
+        A hint keeps LLVM from unrolling it: one step of a register tile has enough instructions. Unrolled by four, as
+        LLVM would, kernels took a fifth longer to compile.
         """
         with cgutils.for_range(self.builder, count) as loop:
             yield loop
             last = self.builder.basic_block
         module = self.builder.module
         keep = module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])
-        # What names a loop is a node that refers to itself first.
+        # The name of a loop is a node that refers to itself first.
         name = ir.values.MDValue(module, [keep], str(len(module.metadata)))
         name.operands = name, keep
         last.terminator.set_metadata("llvm.loop", name)
@@ -248,22 +245,22 @@ class Simd:
 
         ``for first, count in simd.range(total, step): <emit the code for [first, first + count)>``
         """
-        with self.loop(self.blocks(total, step)) as block:
-            first = self.mul(block.index, step)
+        with self.loop(self.ceil_div(total, step)) as part:
+            first = self.mul(part.index, step)
             yield first, self.least(self.builder.sub(total, first), step)
 
     def parts(self, total, largest):
-        """The same for as few parts as possible, whose lengths differ by at most one."""
-        count = self.blocks(total, largest)
+        """The same for the fewest parts of at most `largest`, whose lengths differ by at most one."""
+        count = self.ceil_div(total, largest)
         with self.loop(count) as part:
             first, end = (
                 self.builder.sdiv(self.mul(number, total), count) for number in (part.index, self.add(part.index, 1))
             )
             yield first, self.builder.sub(end, first)
 
-    def blocks(self, total, largest):
-        """Into how many blocks of at most `largest` rows `total` rows are cut."""
-        return self.builder.sdiv(self.add(total, self.int(largest), -1), self.int(largest))
+    def ceil_div(self, total, size):
+        """total / size, rounded up."""
+        return self.builder.sdiv(self.add(total, self.int(size), -1), self.int(size))
 
     def least(self, left, right):
         """The lesser of two integers."""
@@ -282,7 +279,7 @@ class Simd:
                 yield first, height
 
     def panels(self, count):
-        """Run the code emitted for each piece of a row of `count` vectors: whole panels, then a half one, then less.
+        """Run the code emitted for each part of a row of `count` vectors: whole panels, then a half one, then less.
 
         ``for vectors, offset in simd.panels(count): <emit the code for that many vectors at that byte offset>``
 
@@ -291,8 +288,8 @@ class Simd:
         """
         size = self.target.vector_bytes
         whole = self.builder.sdiv(count, self.int(self.tile_vectors))
-        with self.loop(whole) as piece:
-            yield self.tile_vectors, self.mul(piece.index, self.tile_vectors * size)
+        with self.loop(whole) as panel:
+            yield self.tile_vectors, self.mul(panel.index, self.tile_vectors * size)
         done = self.mul(whole, self.tile_vectors)
         part = self.tile_vectors // 2
         while part > 0:
@@ -304,7 +301,7 @@ class Simd:
             part //= 2
 
     def cases(self, selector, values):
-        """Run the code emitted for the value that `selector` has; none where it is not among `values`.
+        """Run the code emitted for the value of `selector`; none if it is not among `values`.
 
         ``for height in simd.cases(rows, range(1, 7)): <emit the code for this height>``
         """
@@ -320,7 +317,7 @@ class Simd:
 
 
 def outlined(name, element, emit):
-    """The code generator of an intrinsic whose instructions stand in a function of their own, see Simd.call."""
+    """The code generator of an intrinsic whose instructions are in a function of their own, see Simd.call."""
 
     def generate(context, builder, signature, arguments):
         Simd(context, builder, element).call(name, emit, *arguments)

@@ -1,4 +1,4 @@
-"""What is in the box of a worker, see team: columns of a row of int64, each on a cache line of its own."""
+"""The box of a worker, see team: columns of a row of int64, each on a cache line of its own."""
 
 AWAY, WAITING, CALLED, HERE, GO = range(5)
 LINE = 8

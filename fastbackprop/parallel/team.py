@@ -1,18 +1,19 @@
 """Threads that share one call: a pass runs on several at once, each takes its share, and they wait for each other.
 
-Waking a thread takes 40 us and more; many calls are no longer. So workers that have just been needed stay awake for a
-while: each spins in `serve` and looks at a row of a table of int64, its box. Columns are a cache line wide:
+Waking a thread takes 40 us or more, as long as many calls. So a worker stays awake for a while after a call: it spins
+in `serve` and looks at a row of a table of int64, its box. Columns are a cache line wide:
 
     STATE   AWAY -> WAITING -> CALLED -> HERE -> GO -> WAITING -> AWAY; written by compiled code alone
     THREAD  the worker's number in the call, and how many threads the call has
     RUN     the addresses of a pass, and of the record that is its argument; how the calling thread rounds
-    LEAVE   not 0 where the worker is asked to leave
+    LEAVE   not 0 if the worker is asked to leave
 
-The calling thread calls the workers that are WAITING. One that answers is HERE; one that does not, since the system has
-taken its processor away, is left out. Only then is it known how many threads there are: what a pass computes must not
-depend on it. From one thread to the other and back takes some 0.3 us.
+The calling thread calls the workers that are WAITING. A worker that answers is HERE. A worker that does not answer,
+because the system has taken its processor away, is left out. Only then the number of threads is known: the results of a
+pass must not depend on it. From one thread to the other and back takes about 0.3 us.
 
-States are stored after what belongs to them, and loaded before it (release and acquire), which orders all else.
+A state is stored after the columns that belong to it, and loaded before them (release and acquire). This orders all
+other memory accesses.
 """
 
 import ctypes
@@ -29,20 +30,20 @@ from fastbackprop.kernels.simd import INT
 from fastbackprop.parallel.boxes import AWAY, BOX, CALLED, GO, HERE, LEAVE, LINE, RUN, STATE, THREAD, WAITING
 
 LOOKS = 100
-"""Looks for a worker's answer, at least: a look and a pause take 28 ns (Zen 5), an answer some 10 of them."""
+"""Smallest number of looks for a worker's answer. A look and a pause take 28 ns (Zen 5), an answer about 10 looks."""
 
 SPINS = 2000
-"""Looks, 60 us, after which a waiting thread yields its processor at each: another thread may be waiting for it."""
+"""Number of looks, 60 us, after which a waiting thread yields its processor at each: another thread may need it."""
 
 YIELD = "fastbackprop_yield"
 _system = ctypes.CDLL(None).sched_yield if os.name == "posix" else ctypes.CDLL("kernel32").SwitchToThread
 llvm.add_symbol(YIELD, ctypes.cast(_system, ctypes.c_void_p).value)
 
 ARRIVED, PIECES, BLOCKS = range(3)
-"""What the threads of a call count together, at the beginning of its record, on a cache line of their own."""
+"""The counters that the threads of a call share, at the beginning of its record, on a cache line of their own."""
 
 COUNTER_WORDS = 3 * LINE
-"""Of three cache lines: the counters are on the one in the middle."""
+"""Words of three cache lines: the counters are on the middle one."""
 
 VOID = ir.VoidType()
 CELL = types.CPointer(types.int64)
@@ -63,7 +64,7 @@ def cell(typing_context, boxes, row, column):
 
 @intrinsic
 def load(typing_context, cell):
-    """What a cell holds; all that was written before it was stored there can be read from then on."""
+    """The value of a cell. Memory that was written before this value was stored can be read from then on."""
 
     def generate(context, builder, signature, arguments):
         return builder.load_atomic(arguments[0], "acquire", 8)
@@ -73,7 +74,7 @@ def load(typing_context, cell):
 
 @intrinsic
 def store(typing_context, cell, value):
-    """Write to a cell, after all that was written before."""
+    """Write to a cell, after all earlier writes of this thread."""
 
     def generate(context, builder, signature, arguments):
         builder.store_atomic(arguments[1], arguments[0], "release", 8)
@@ -84,7 +85,7 @@ def store(typing_context, cell, value):
 
 @intrinsic
 def exchange(typing_context, cell, expected, value):
-    """Write to a cell if it holds the expected value, in one step; whether it did."""
+    """Write to a cell if it holds the expected value, in one atomic step; returns whether it did."""
 
     def generate(context, builder, signature, arguments):
         return builder.extract_value(builder.cmpxchg(*arguments, "acq_rel", "acquire"), 1)
@@ -94,7 +95,7 @@ def exchange(typing_context, cell, expected, value):
 
 @intrinsic
 def pause(typing_context):
-    """A hint that this thread only waits: the other thread of its core may have what it leaves."""
+    """A hint that this thread only waits: the other thread of its core may use the core's resources."""
 
     def generate(context, builder, signature, arguments):
         triple, number = context.codegen().magic_tuple()[0], ir.IntType(32)
@@ -109,7 +110,7 @@ def pause(typing_context):
 
 @intrinsic
 def yield_processor(typing_context):
-    """Let another thread have this processor, if one waits for it: it may be the one that this thread waits for."""
+    """Let another thread have this processor, if one waits for it: this thread may be waiting for that one."""
 
     def generate(context, builder, signature, arguments):
         kind = ir.FunctionType(ir.IntType(32), [])
@@ -119,7 +120,7 @@ def yield_processor(typing_context):
     return types.void(), generate
 
 
-def rounding(context, builder):
+def rounding_mode(context, builder):
     """The register that says how this thread rounds, and whether it flushes subnormal numbers to 0."""
     triple = context.codegen().magic_tuple()[0]
     if triple.startswith("x86_64"):
@@ -131,7 +132,7 @@ def rounding(context, builder):
     return INT(0)
 
 
-def set_rounding(context, builder, value):
+def set_rounding_mode(context, builder, value):
     """Write that register of this thread."""
     triple = context.codegen().magic_tuple()[0]
     if triple.startswith("x86_64"):
@@ -161,8 +162,7 @@ def counter(typing_context, call, number):
 
 @intrinsic
 def count_one(typing_context, cell):
-    """What a counter was before it is one more; all that this thread wrote before can be read by who sees it
-    counted."""
+    """Add 1 to a counter; returns its value before. A thread that reads the new value can read all earlier writes."""
 
     def generate(context, builder, signature, arguments):
         return builder.atomic_rmw("add", arguments[0], INT(1), "acq_rel")
@@ -172,7 +172,7 @@ def count_one(typing_context, cell):
 
 @inner
 def wait_a_moment(looks):
-    """What a thread does between two looks. `looks` is the number of looks before."""
+    """Pause between two looks, or yield the processor after many. `looks` is the number of looks before."""
     if looks < SPINS:
         pause()
     else:
@@ -181,7 +181,7 @@ def wait_a_moment(looks):
 
 @phase
 def claim(call, number):
-    """The next of the pieces, or of the blocks, that the threads share: 0, 1, 2, ..."""
+    """The number of the next piece, or of the next block, for this thread: 0, 1, 2, ... among all threads."""
     return count_one(counter(call, number))
 
 
@@ -195,33 +195,32 @@ def wait(call, count):
 
 
 @phase
-def meet(call, threads, before):
-    """Go on when all threads have come here. Returns how many have, at all meetings, where `before` had before this."""
+def meet(call, threads):
+    """The barrier in the middle of a pass: every thread waits until all have arrived."""
     if threads > 1:
         count_one(counter(call, ARRIVED))
-        wait(call, before + threads)
-    return before + threads
+        wait(call, threads)
 
 
 @phase
-def finish(call, thread, threads, before):
-    """The last meeting: thread 0 goes on when all have come. The others no longer touch the record."""
+def finish(call, thread, threads, barriers):
+    """The final barrier, after that number of others: only thread 0 waits. The others no longer touch the record."""
     if threads > 1:
         count_one(counter(call, ARRIVED))
         if thread == 0:
-            wait(call, before + threads)
+            wait(call, (barriers + 1) * threads)
 
 
 @intrinsic
 def hand_over(typing_context, run, address, call):
-    """Write what `run_posted` calls, and how this thread rounds, to three cells."""
+    """Write the arguments of `run_posted` to three cells: the pass, the record, and how this thread rounds."""
 
     def generate(context, builder, signature, arguments):
         run, address, call = arguments
         builder.store(address, run)
         place = builder.bitcast(builder.gep(run, [INT(1)]), call.type.as_pointer())
         builder.store(call, place)
-        builder.store(rounding(context, builder), builder.gep(run, [INT(2)]))
+        builder.store(rounding_mode(context, builder), builder.gep(run, [INT(2)]))
         return context.get_dummy_value()
 
     return types.void(CELL, types.int64, call), generate
@@ -229,7 +228,7 @@ def hand_over(typing_context, run, address, call):
 
 @intrinsic
 def run_posted(typing_context, run, thread, threads):
-    """Run what was handed over, rounding as the calling thread does.
+    """Run the pass that was handed over, rounding as the calling thread does.
 
     The record is read as a pointer, not as an integer that is cast to one: see simd.
     """
@@ -240,7 +239,7 @@ def run_posted(typing_context, run, thread, threads):
         kind = ir.FunctionType(VOID, [data, INT, INT])
         function = builder.load(builder.bitcast(run, kind.as_pointer().as_pointer()))
         call = builder.load(builder.bitcast(builder.gep(run, [INT(1)]), data.as_pointer()))
-        set_rounding(context, builder, builder.load(builder.gep(run, [INT(2)])))
+        set_rounding_mode(context, builder, builder.load(builder.gep(run, [INT(2)])))
         builder.call(function, [call, *numbers])
         return context.get_dummy_value()
 
@@ -262,10 +261,10 @@ def run_pass(typing_context, address, call, thread, threads):
 
 @inner
 def run(call, boxes, patience, address):
-    """Run the pass at that address on this thread, and on all workers that answer; returns how many threads there were.
+    """Run the pass at that address on this thread, and on all workers that answer; returns the number of threads.
 
-    Workers that are AWAY are waited for, for `patience` pauses in all: they may have been woken. A worker that was
-    WAITING has LOOKS pauses to answer, and what is left of the patience.
+    The thread waits for workers that are AWAY, for `patience` pauses in all: they may have been woken. A worker that
+    was WAITING has LOOKS pauses to answer, and the rest of the patience.
     """
     for number in range(3):
         store(counter(call, number), 0)
@@ -306,12 +305,12 @@ def run(call, boxes, patience, address):
 
 @functools.cache
 def serve():
-    """What an awake worker does, compiled."""
+    """serve_calls, compiled: the loop of an awake worker."""
     return compile_entry(serve_calls, types.void(BOXES, types.int64, types.int64))
 
 
 def serve_calls(boxes, number, most_looks):
-    """Run what is posted to a box, until that number of looks finds nothing, or the worker is asked to leave."""
+    """Run the calls posted to a box, until that number of looks finds none, or the worker is asked to leave."""
     state, leave = cell(boxes, number, STATE), cell(boxes, number, LEAVE)
     looks = 0
     is_open = exchange(state, AWAY, WAITING)  # else another worker is there already

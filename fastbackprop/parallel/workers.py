@@ -3,11 +3,11 @@
 A worker that has just helped stays awake for a millisecond, in compiled code, and looks at its box (see team); then it
 sleeps in Python until its bell is rung. A call that finds too few workers awake runs with fewer threads.
 
-numba's `parallel=True` is not used: a child forked after an OpenMP region is killed at its own first one, and the
+numba's `parallel=True` is not used: a child forked after an OpenMP region is killed at its own first region, and the
 workqueue layer aborts the process on concurrent calls. Workers end before a fork.
 
-A call into compiled code returns when no worker touches its arrays any longer. So an interrupt, which Python raises
-between two lines, never finds a worker at work for the interrupted call.
+A call into compiled code returns when no worker touches its arrays any longer. So no worker is still at work for a call
+that is interrupted: Python raises interrupts between two lines.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ from fastbackprop.parallel import cpus
 from fastbackprop.parallel.boxes import AWAY, BOX, LEAVE, STATE
 
 AWAKE_SECONDS = 1e-3
-"""Seconds that a worker looks at its box after the last call that it helped with."""
+"""Time, in seconds, that a worker stays awake after the last call that it helped with."""
 
 MOST_HELPERS = 63
-"""Workers, at most: a call keeps those it has called as bits of an integer."""
+"""Largest number of workers: a call keeps the workers that it has called as bits of an integer."""
 
 NO_HELPERS = np.zeros((0, BOX), np.int64)
 
@@ -38,7 +38,7 @@ Progress = Callable[[int, int], object]
 
 
 def count_threads(num_threads: int | None, pieces: int) -> int:
-    """The number of threads that work on a call of that number of pieces: no more than there are processors."""
+    """The number of threads that work on a call of that number of pieces: at most one for each processor."""
     if pieces < 2:
         return 1
     threads = min(num_threads or cpus.available_threads(), pieces)
@@ -46,7 +46,7 @@ def count_threads(num_threads: int | None, pieces: int) -> int:
 
 
 def helpers(threads: int) -> Array:
-    """The boxes of the workers that may share a call with this thread: no more than there are other processors."""
+    """The boxes of the workers that may share a call with this thread: at most one for each other processor."""
     return _crew.muster(threads - 1) if threads > 1 else NO_HELPERS
 
 
@@ -65,7 +65,7 @@ class Worker(threading.Thread):
         return self.ident is not None and not self.has_ended
 
     def run(self) -> None:
-        """Help until the bell is rung for the last time."""
+        """Help until the bell says False."""
         from fastbackprop.parallel.team import serve  # imports numba
 
         try:
@@ -93,7 +93,7 @@ class Crew:
         return boxes
 
     def wake(self, count: int) -> Array:
-        """The same, where some workers sleep, have ended or do not exist."""
+        """The same, if some workers sleep, have ended or do not exist."""
         count = min(count, cpus.processors() - 1, MOST_HELPERS)
         if count > 0 and len(self.boxes) == 0:
             self.make_boxes()
@@ -110,7 +110,7 @@ class Crew:
         return self.boxes[:count]
 
     def make_boxes(self) -> None:
-        """Make the boxes, and find how many looks a worker stays awake: the first ones pause, the others yield."""
+        """Make the boxes, and measure how many looks a worker stays awake: the first looks pause, the others yield."""
         from fastbackprop.parallel.team import SPINS, serve  # imports numba
 
         seconds = [math.inf, math.inf]
@@ -124,7 +124,7 @@ class Crew:
         self.boxes = np.zeros((MOST_HELPERS, BOX), np.int64)
 
     def hire(self, number: int) -> bool:
-        """Start the worker of that number; whether that was possible."""
+        """Start the worker of that number; returns whether that was possible."""
         if sys.is_finalizing():  # a new thread would never come to run
             return False
         worker = Worker(self, number)
@@ -136,7 +136,7 @@ class Crew:
         return True
 
     def dismiss(self) -> None:
-        """End the workers, those that help with a call after it. Later calls hire new ones."""
+        """End the workers, after the call that they help with. Later calls hire new ones."""
         with self.lock:
             workers, self.workers = self.workers, []
             self.boxes[:, LEAVE] = 1

@@ -1,7 +1,7 @@
-"""Chunks: the schedule of a batch that is cut into them. Threads take chunks until there are none left, tile by tile.
+"""Chunks: the schedule of a batch that is cut into them. Threads take chunks until none is left, tile by tile.
 
-A pass of this kind is what it does with one tile: `each_tile` and `sum_over_tiles` make a pass of that function, which
-is `inner`: as a phase, it was copied once more, and a first gradient compiled 0.3 s longer.
+Such a pass is defined by what it does with one tile: `each_tile` and `sum_over_tiles` make a pass of that function. The
+function is `inner`. As a phase, it was copied once more, and a first gradient compiled 0.3 s longer.
 """
 
 from fastbackprop.engine import plan
@@ -29,8 +29,12 @@ def each_tile(take_tile):
 
 
 def sum_over_tiles(take_tile):
-    """The pass that also sums a loss and a gradient: take_tile(call, tile, partial, losses, first, count,
-    samples_before) adds those of a tile to the partial gradient of a chunk, which has had so many samples before."""
+    """The pass that also sums a loss and a gradient over the tiles of each chunk.
+
+    take_tile(call, tile, partial, losses, first, count, samples_before) adds the gradient of a tile to the partial
+    gradient of its chunk, and the losses to `losses`. samples_before is the number of samples in the chunk's earlier
+    tiles.
+    """
 
     def run(call, thread, threads):
         tile = advance(call.tiles, thread * call.tile_bytes)
@@ -62,7 +66,7 @@ def samples_of(call, chunk):
 
 @phase
 def begin_chunk(call, losses, chunk):
-    """The partial gradient of a chunk: 0 where products add to it from the start. The losses of its samples are 0."""
+    """The partial gradient of a chunk, cleared where products add to it from the start. Clears the losses too."""
     partial = advance(call.partials, (chunk - call.first_chunk) * call.partial_bytes)
     for number in range(call.gradients):
         clear(advance(partial, number * call.squares_at + call.cleared_at), call.cleared_bytes // call.itemsize)
@@ -78,13 +82,13 @@ def keep_loss(call, losses, chunk):
 
 @phase
 def add_chunks(call, thread, threads):
-    """The gradient = the sum of the chunks' partial gradients, and the loss that of their losses: always in one order.
+    """The gradient = the sum of the chunks' partial gradients, the loss = the sum of their losses, in a fixed order.
 
-    Each thread takes blocks of the gradient. What a slice of a long batch adds up stays in the totals, in double
-    precision, until the last slice makes the gradient of them.
+    Each thread takes blocks of the gradient. The slices of a long batch add to the totals, in double precision; the
+    last slice writes the gradient.
     """
     chunks = call.end_chunk - call.first_chunk
-    met = meet(call, threads, 0)
+    meet(call, threads)
     number = claim(call, BLOCKS)
     while number < call.blocks:
         block = record_at(call.block, number)
@@ -95,7 +99,7 @@ def add_chunks(call, thread, threads):
         number = claim(call, BLOCKS)
     if thread == 0:
         add_losses(call, call.losses, chunks)
-    finish(call, thread, threads, met)
+    finish(call, thread, threads, 1)
 
 
 @phase

@@ -15,7 +15,7 @@ from fastbackprop.passes.records import call_record, columns_record, loss_signat
 
 @functools.cache
 def entry(dtype):
-    """What runs a pass, compiled for float32 or float64: see run_call."""
+    """run_call, compiled for float32 or float64."""
     element = numba.from_dtype(dtype)
 
     def written(dimensions):
@@ -47,17 +47,17 @@ def run_call(
     patience,
     address,
 ):
-    """Run the pass at that address on the record that the words are; returns how many threads there were.
+    """Run the pass at that address on the record in `words`; returns the number of threads that took part.
 
     net_input      (D_i, N), target (D_o, N) or (1, N) class numbers, sample_weight (N,) or (0,): read, any strides
     columns_out    written: (D_o, N) the output, or (D_i, N) dl/dinput, or (D_i, 0) for none; contiguous along a row
     gradient       (P,) written in pack order
-    parameters     (P,) in pack order: read; (0,) where `places` says where they are
-    places         a row (address, stride of rows, stride of columns) for each array of the lists all_weights,
-                   all_biases and those of the notebooks, or of each sample's gradients (stride of samples, of
-                   elements); the first two are written for a vector of parameters
+    parameters     (P,) in pack order: read; (0,) if `places` has their addresses
+    places         a row (address, stride of rows, stride of columns) for each array of the lists all_weights and
+                   all_biases, which are written for a vector of parameters; then for each array of the notebooks'
+                   lists, or of the samples' gradients (stride of samples, stride of elements)
     bounds         first_sample, first_chunk, end_chunk, is_first, is_last: see records.call_record
-    scale          what dl/df_K is multiplied with
+    scale          a factor of dl/df_K
     """
     call = call_at(words, net_input)
     call.net_input, (call.input_row, call.input_column) = pointer(net_input), net_input.strides
@@ -71,7 +71,7 @@ def run_call(
     call.first_sample, call.first_chunk, call.end_chunk, call.is_first, call.is_last = bounds
     layers, columns = call.layers, columns_at(places, net_input)
     call.all_weights, call.all_biases = columns, record_at(columns, layers)
-    # Where a call has fewer lists, these are addresses behind the table, which no pass of it reads.
+    # In a call with fewer lists, some of the addresses are behind the table. Its pass does not read them.
     call.all_f, call.all_h = record_at(columns, 2 * layers), record_at(columns, 3 * layers)
     call.all_dl_dh, call.all_dl_df = record_at(columns, 4 * layers), record_at(columns, 5 * layers)
     call.all_sample_dweights, call.all_sample_dbiases = call.all_f, call.all_h  # lists that only another pass takes
@@ -95,13 +95,13 @@ def compiled_pass(run, dtype):
 
 @functools.cache
 def compiled_loss(tile_loss, dtype):
-    """What makes dl/df_K of the output, compiled for float32 or float64, with an `address`: see losses."""
+    """A loss, compiled for float32 or float64, with an `address`: see losses."""
     return compile_callback(tile_loss, loss_signature(numba.from_dtype(dtype)))
 
 
 @intrinsic
 def call_at(typing_context, words, like):
-    """The record that an array of words is, of a call on elements such as another array has."""
+    """The record in an array of words: a call on elements of the type that another array has."""
     kind = call_record(like.dtype)
     return kind(words, like), record_of(kind)
 

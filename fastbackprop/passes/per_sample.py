@@ -1,9 +1,8 @@
-"""What each sample says: the norm of its gradient, gradients that are clipped before they are summed, sums of squares,
-and the gradients themselves.
+"""Results of single samples: norms of gradients, sums of clipped gradients, sums of squares, and the gradients.
 
-A sample's weight gradient is the outer product dl/df_k h_k^T. So its squared norm is ||dl/df_k||^2 ||h_k||^2, that of
-its bias gradient ||dl/df_k||^2, and neither needs the gradient. Tiles keep h_k and dl/df_k of every layer. Losses are
-those of the samples without their weights, which come in where clipped gradients are summed.
+A sample's weight gradient is the outer product dl/df_k h_k^T. So the squared norm of its weight gradient is
+||dl/df_k||^2 ||h_k||^2, and of its bias gradient ||dl/df_k||^2: norms need no gradient. Tiles keep h_k and dl/df_k of
+every layer. Sample weights are applied only where clipped gradients are summed.
 """
 
 import math
@@ -24,7 +23,7 @@ from fastbackprop.passes.tile import (
     backward,
     forward,
     give_columns,
-    load,
+    take_input,
     take_target,
     take_weights,
     transpose_layer,
@@ -34,7 +33,7 @@ from fastbackprop.passes.tile import (
 @phase
 def differentiate_samples(call, tile, first, count):
     """h_k and dl/df_k of every layer, and the loss of each sample."""
-    load(call, tile, first, count)
+    take_input(call, tile, first, count)
     forward(call, tile, count)
     take_target(call, tile, first, count)
     fill_with_ones(advance(tile, call.weight_at), count)
@@ -47,7 +46,7 @@ def differentiate_samples(call, tile, first, count):
 
 @phase
 def take_norms(call, tile, count):
-    """The norm of each sample's gradient, or those by the parameters of each layer, in double precision."""
+    """The norm of each sample's gradient, or its norm by the parameters of each layer, in double precision."""
     samples = whole_vectors(count, tile)
     for number in range(call.norms):
         clear(doubles(tile, call.norms_at + number * call.norms_row), samples)
@@ -66,7 +65,7 @@ def take_norms(call, tile, count):
         for s in range(count):
             norms[s] = math.sqrt(norms[s])
         for s in range(count):
-            if not norms[s] < np.inf:  # where a square is no double, the norm may be one all the same
+            if not norms[s] < np.inf:  # a square may overflow or underflow although the norm does not
                 norms[s] = 0.0
                 for k in range(number, call.layers if call.norms == 1 else number + 1):
                     layer, column = record_at(call.layer, k), advance(tile, s * call.itemsize)
@@ -76,7 +75,7 @@ def take_norms(call, tile, count):
 
 @phase
 def narrow(call, tile, number, values, count):
-    """A row of what each sample says = doubles of the tile, as elements."""
+    """A row of results = doubles of the tile, as elements."""
     results, found = numba.carray(advance(tile, call.results_at + number * call.row_bytes), count), values
     for s in range(count):
         results[s] = found[s]
@@ -95,7 +94,7 @@ def norms_tile(call, tile, first, count):
 
 @inner
 def clip_tile(call, tile, partial, losses, first, count, samples_before):
-    """The gradients of a tile's samples are scaled to max_norm at most before they are summed: dl/df_k are."""
+    """The sum of a tile's gradients, each scaled down to a norm of at most max_norm, by a factor of dl/df_k."""
     differentiate_samples(call, tile, first, count)
     take_norms(call, tile, count)
     take_factors(call, tile, losses, first, count)
@@ -112,8 +111,8 @@ def clip_tile(call, tile, partial, losses, first, count, samples_before):
 def take_factors(call, tile, losses, first, count):
     """The factor of each sample's gradient, in place of its weight w: scale w min(1, max_norm / norm).
 
-    And w times its loss is added to its own of the losses. max_norm / NaN is NaN and stays, as the first argument of
-    min. A factor below the normal numbers is 0: with the few bits of a subnormal one, a norm could exceed max_norm.
+    Also adds w times the loss of each sample to the losses. If max_norm / norm is NaN, it stays, because it is the
+    first argument of min. A subnormal factor is replaced by 0: it has few bits, so a norm could exceed max_norm.
     """
     row = advance(tile, call.weight_at)
     take_weights(call, row, first, count)

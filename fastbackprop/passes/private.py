@@ -1,19 +1,19 @@
 """The private pass: each chunk of a batch sums its own gradient, tile by tile, while the tile is in cache.
 
-For networks whose gradient is small, so that there is room for one of each chunk.
+For networks whose gradient is so small that each chunk can have one.
 """
 
 from fastbackprop.kernels.jit import inner
 from fastbackprop.kernels.records import record_at
 from fastbackprop.kernels.simd import advance
 from fastbackprop.passes.chunks import sum_over_tiles
-from fastbackprop.passes.tile import add_layer_gradient, backward, forward, give_input_gradient, load, take_loss
+from fastbackprop.passes.tile import add_layer_gradient, backward, forward, give_input_gradient, take_input, take_loss
 
 
 @inner
 def differentiate_tile(call, tile, partial, losses, first, count, samples_before):
     """A tile goes forward and back; each layer's weight gradient is taken before dl/df_{k-1} overwrites h_k."""
-    load(call, tile, first, count)
+    take_input(call, tile, first, count)
     forward(call, tile, count)
     take_loss(call, tile, losses, first, count)
     for k in range(call.layers - 1, -1, -1):

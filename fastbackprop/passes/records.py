@@ -1,7 +1,8 @@
 """What passes read: the records of a call, its layers, its blocks, and the lists of arrays it was given.
 
-Python fills them once for a plan; `entry` writes the addresses of a call's arrays. What ends in `_at` is a number of
-bytes from the start of a tile, a partial gradient or the gradient; what ends in `_row`, the bytes from row to row.
+Python fills them once for a plan; `entry` writes the addresses of a call's arrays. A field that ends in `_at` is a
+number of bytes from the start of a tile, a partial gradient or the gradient. A field that ends in `_row` is the number
+of bytes from row to row.
 """
 
 import functools
@@ -36,7 +37,7 @@ def layer_record(element):
             "f_at": INT,  # f_k, then h_{k+1}
             "dl_df_at": INT,  # dl/df_k: in place of f_k, or in rows of its own
             "along_units": INT,  # whether the weight gradient is taken from transposed activations
-            "transposed_row": INT,  # of these
+            "transposed_row": INT,  # of the transposed activations
             "partial_at": INT,  # the weight gradient in a partial gradient
             "partial_row": INT,
             "partial_biases_at": INT,
@@ -48,7 +49,7 @@ def layer_record(element):
 def block_record(element):
     """A block of the gradient, which one thread sums: [row, row + rows) x [column, column + columns) of layer k.
 
-    Blocks of partial gradients may as well be a run of elements that stand one behind the other in both gradients.
+    A block of partial gradients may also be a run of elements that are contiguous in both gradients.
     """
     names = "k", "row", "rows", "column", "columns", "gradient_at", "gradient_row", "partial_at", "partial_row"
     return Record(f"Block[{element}]", dict.fromkeys(names, INT))
@@ -62,10 +63,10 @@ def call_record(element):
         f"Call[{element}]",
         {
             **{f"counter_{k}": INT for k in range(COUNTER_WORDS)},  # what threads count together, see team
-            # The arrays, written by entry. Those of the caller have any strides.
+            # The arrays, written by entry. The caller's arrays have any strides.
             "all_weights": columns,  # all_weights[k] is the k-th of a table
             "all_biases": columns,
-            "all_f": columns,  # these four are the notebooks': all_f[k], all_h[k + 1], all_dl_dh[k + 1], all_dl_df[k]
+            "all_f": columns,  # the notebooks' lists: all_f[k], all_h[k + 1], all_dl_dh[k + 1], all_dl_df[k]
             "all_h": columns,
             "all_dl_dh": columns,
             "all_dl_df": columns,
@@ -113,16 +114,16 @@ def call_record(element):
             "ones_at": INT,
             "dl_dinput_at": INT,
             "transposed_at": INT,  # in a tile, or in the scratch memory of a shared pass
-            "results_at": INT,  # what each sample says: its loss and its norms
-            "losses_at": INT,  # the same as doubles
+            "results_at": INT,  # rows with the loss and the norms of each sample
+            "losses_at": INT,  # the losses as doubles
             "norms_at": INT,
-            "norms": INT,  # how many rows they have: 1, or one for each layer
+            "norms": INT,  # the number of their rows: 1, or one for each layer
             "norms_row": INT,  # bytes from row to row of doubles; 0 where all layers have the same row
             "row_bytes": INT,
             "tile_bytes": INT,
             "cleared_at": INT,  # the part of a partial gradient that products add to from the start
             "cleared_bytes": INT,
-            "gradients": INT,  # in a partial gradient: 1, or 2 where that of the squares stands behind
+            "gradients": INT,  # of a partial gradient: 1, or 2 with the gradient of the squares behind it
             "squares_at": INT,
             "blocks": INT,
             "block": block_record(element),  # the first of a table

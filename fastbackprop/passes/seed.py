@@ -1,4 +1,4 @@
-"""The derivative by the output as the caller gives it: what a vector-Jacobian product takes in place of a loss."""
+"""The caller's derivative by the output, which takes the place of a loss in a vector-Jacobian product."""
 
 import numba
 

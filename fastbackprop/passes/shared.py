@@ -1,11 +1,12 @@
 """The shared pass: threads take all samples of a group forward and back, and then sum blocks of the one gradient.
 
-For networks whose gradient is too large for one of each chunk, and for batches too small to be cut into chunks. The
-tiles of a group stand one behind the other, and keep h_k and dl/df_k of every layer until all strips have come through.
-A call into compiled code is one group; the totals carry the sums from group to group.
+For networks whose gradient is so large that chunks cannot have their own, and for batches too small to be cut into
+chunks. The tiles of a group are contiguous, and keep h_k and dl/df_k of every layer until all strips are done. A call
+into compiled code is one group; the totals carry the sums from group to group.
 
-A strip is a part of a tile: its samples go through the network alone, and each sum of a block is one thread's, in the
-order of the samples. So the bits of the result do not depend on how many threads there are, though strips do.
+A strip is a part of a tile, whose samples go through the network alone. Exactly one thread computes each sum of a
+block, in the order of the samples. So the result has the same bits for any number of threads, although the strips
+depend on it.
 """
 
 from fastbackprop.kernels.jit import phase
@@ -14,18 +15,18 @@ from fastbackprop.kernels.rows import clear, clear_tail, whole_vectors
 from fastbackprop.kernels.simd import advance
 from fastbackprop.parallel.team import BLOCKS, PIECES, claim, finish, meet
 from fastbackprop.passes.chunks import add_block, add_losses
-from fastbackprop.passes.tile import add_weight_gradient, backward, forward, give_input_gradient, load, take_loss
+from fastbackprop.passes.tile import add_weight_gradient, backward, forward, give_input_gradient, take_input, take_loss
 
 
 def shared_pass(call, thread, threads):
-    """Take strips until there are none left, each forward and back; meet; take blocks until there are none left."""
+    """Take strips forward and back until none is left; meet; sum blocks until none is left."""
     tiles = (call.samples + call.tile_samples - 1) // call.tile_samples
     strips = strips_of_tile(call, threads)
     number = claim(call, PIECES)
     while number < tiles * strips:
         strip_forward_and_back(call, number // strips, number % strips, strips)
         number = claim(call, PIECES)
-    met = meet(call, threads, 0)
+    meet(call, threads)
     scratch = advance(call.partials, thread * call.partial_bytes)
     number = claim(call, BLOCKS)
     while number < call.blocks:
@@ -33,13 +34,13 @@ def shared_pass(call, thread, threads):
         number = claim(call, BLOCKS)
     if thread == 0:
         add_losses(call, call.sample_losses, call.samples)
-    finish(call, thread, threads, met)
+    finish(call, thread, threads, 1)
 
 
 @phase
 def strips_of_tile(call, threads):
-    """Into how many strips a tile is cut, so that all threads have one: its share of the samples times the threads,
-    rounded up."""
+    """The number of strips of a tile, so that all threads have one: its share of the samples times the threads, rounded
+    up."""
     return (min(call.tile_samples, call.samples) * threads - 1) // call.samples + 1
 
 
@@ -57,7 +58,7 @@ def strip_forward_and_back(call, tile, strip, strips):
         rows = advance(call.tiles, tile * call.tile_bytes + begin * call.itemsize)
         losses = advance(call.sample_losses, first * 8)
         clear(losses, count)
-        load(call, rows, first, count)
+        take_input(call, rows, first, count)
         forward(call, rows, count)
         take_loss(call, rows, losses, first, count)
         for k in range(call.layers - 1, 0, -1):
@@ -75,7 +76,7 @@ def sum_block(call, scratch, block):
     partial, biases = advance(scratch, block.partial_at), advance(scratch, layer.partial_biases_at)
     clear(biases, block.rows)
     if not layer.along_units:
-        clear_tail(partial, block.partial_row, block.rows, 0, block.columns)  # from column 0 on: all of the block
+        clear_tail(partial, block.partial_row, block.rows, 0, block.columns)  # from column 0 on: the whole block
     tile = call.tiles
     for first in range(0, call.samples, call.tile_samples):
         dl_df = advance(tile, layer.dl_df_at + block.row * call.row_bytes)

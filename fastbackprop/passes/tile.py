@@ -4,13 +4,13 @@ A tile holds `count` samples, in columns. Its rows are, one below the other:
 
     h_0 | h_1 ... h_K | output, then dl/df_K | target | sample weights and sums of the loss | ones
 
-h_{k+1} = ReLU(f_k) stands where f_k was. dl/df_{k-1} stands where h_k was, once the weight gradient of layer k has been
-taken. A tile that keeps h_k has rows for dl/df_k behind the ones. The layout decides which (`dl_df_at`). Products
-write whole vectors of samples, so the columns behind the last sample, the tail, are cleared: 0 in every operand of a
-weight gradient. Calls of products have one operand a line: outputs, inputs, sizes.
+h_{k+1} = ReLU(f_k) overwrites f_k. dl/df_{k-1} overwrites h_k after the weight gradient of layer k. A tile that keeps
+h_k has rows for dl/df_k behind the ones. The layout decides which (`dl_df_at`). Products write whole vectors of
+samples, so the columns behind the last sample, the tail, are cleared: 0 in every operand of a weight gradient. Calls of
+products have one operand a line: outputs, inputs, sizes.
 
-numba puts the code of a phase in place of its call before it types anything: a pass is typed, lowered and optimised
-once, and no phase is compiled on its own. With `register_jitable` a pass compiled in 0.70 s instead of 0.57.
+numba replaces the call of a phase by its code before it types anything: a pass is typed, lowered and optimised once,
+and no phase is compiled on its own. With `register_jitable` a pass compiled in 0.70 s instead of 0.57.
 """
 
 from fastbackprop.kernels.jit import phase
@@ -20,7 +20,7 @@ from fastbackprop.kernels.simd import advance
 
 
 @phase
-def load(call, tile, first, count):
+def take_input(call, tile, first, count):
     """h_0 = columns [first, first + count) of the input; and a row of ones, for the bias gradients."""
     columns, samples = advance(call.net_input, first * call.input_column), whole_vectors(count, tile)
     call.copy_rows(tile, call.row_bytes, columns, call.input_row, call.input_column, call.inputs, count)
@@ -51,7 +51,7 @@ def forward(call, tile, count):
 def take_loss(call, tile, losses, first, count):
     """dl/df_K in place of the output, and the loss of each sample is added to a row of losses.
 
-    The tiles of a chunk add to the same row: its entry s is of the s-th samples of all of them.
+    The tiles of a chunk add to the same row: entry s is the sum over the s-th samples of all tiles.
     """
     take_target(call, tile, first, count)
     take_weights(call, advance(tile, call.weight_at), first, count)
@@ -60,7 +60,7 @@ def take_loss(call, tile, losses, first, count):
 
 @phase
 def apply_loss(call, tile, losses, count, scale):
-    """scale times dl/df_K in place of the output, by the target and the weights that stand in the tile."""
+    """scale times dl/df_K in place of the output, from the target and the weights in the tile."""
     row = call.row_bytes // call.itemsize
     call.loss(losses, advance(tile, call.output_at), row, call.outputs, call.target_rows, count, scale)
 
@@ -75,7 +75,7 @@ def take_target(call, tile, first, count):
 
 @phase
 def take_weights(call, row, first, count):
-    """The weight of each sample, to a row: 1 where there are none."""
+    """The weight of each sample, to a row: 1 if there are no weights."""
     if call.is_weighted:
         weight = advance(call.sample_weight, first * call.weight_column)
         call.copy_rows(row, call.row_bytes, weight, 0, call.weight_column, 1, count)
@@ -102,7 +102,7 @@ def backward(call, tile, k, count):
 
 @phase
 def give_input_gradient(call, tile, first, count):
-    """dl/dinput = Omega_0^T dl/df_0, to the caller's columns [first, first + count), where it is wanted."""
+    """dl/dinput = Omega_0^T dl/df_0, to the caller's columns [first, first + count), if it is wanted."""
     if call.wants_columns_out:
         layer, row, dl_dinput = record_at(call.layer, 0), call.row_bytes, advance(tile, call.dl_dinput_at)
         # fmt: off
@@ -130,10 +130,10 @@ def add_weight_gradient(
 ):
     """dl/dOmega_k += dl/df_k h_k^T and dl/dbeta_k += dl/df_k 1^T over one tile, for a block of layer k or all of it.
 
-    partial (units, inputs) and biases (units,) are those of the gradient that is summed; dl_df has rows `units`, h rows
-    `inputs`. Narrow layers take it along the samples; wide ones along the units, from activations that have been
-    transposed, and only the bias gradient along the samples. partial is added to, but written where the layer is wide
-    and samples_before is 0.
+    partial (units, inputs) and biases (units,) are parts of the gradient that is summed; dl_df has `units` rows, h has
+    `inputs` rows. Narrow layers sum along the samples. Wide layers sum along the units, from transposed activations,
+    and only the bias gradient along the samples. partial is added to; it is written if the layer is wide and
+    samples_before is 0.
     """
     samples = whole_vectors(count, dl_df)
     first_column = 0
@@ -166,7 +166,7 @@ def add_layer_gradient(call, tile, partial, k, h, h_row, count, samples_before):
 
 @phase
 def transpose_layer(call, tile, k, h, h_row, count):
-    """h_k sample by sample, where the weight gradient of layer k is taken along the units."""
+    """h_k sample by sample, if the weight gradient of layer k is taken along the units."""
     layer = record_at(call.layer, k)
     if layer.along_units:
         transposed = advance(tile, call.transposed_at)
