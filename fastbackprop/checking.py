@@ -106,7 +106,8 @@ class Report:
             others = f" {verdict}" if len(failures) > infinite else ""
             verdict = f"{infinite} derivatives could not be compared: differences of losses are not finite.{others}"
         if not failures:
-            verdict = f"All {'others' if self.kinks else 'derivatives'} agree."
+            where = " along the random directions" if self.entries[0].index is None else ""
+            verdict = f"All {'others' if self.kinks else 'derivatives'} agree{where}."
         if self.kinks:
             verdict = f"{len(self.kinks)} derivatives lie at a ReLU kink and could not be compared. {verdict}"
         return "\n".join([*text, verdict])

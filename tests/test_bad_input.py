@@ -101,7 +101,7 @@ def arrays_refused(make, name):
     kinds = {
         "text": ("data", TypeError, f"{name} has dtype <U4; expected "),
         "objects": (np.full((2, 2), None), TypeError, f"{name} has dtype object; expected "),
-        "nothing": (None, TypeError, f"{name} has dtype object; expected "),
+        "nothing": (None, TypeError, f"{name} is None; expected an array"),
         "complex": (np.ones((2, 2), complex), TypeError, f"{name} has dtype complex128; expected "),
         "dates": (np.zeros((2, 2), "M8[s]"), TypeError, f"{name} has dtype datetime64[s]; expected "),
         "records": (
@@ -268,13 +268,24 @@ TABLE = {
     "weights (in, out)": row(
         ValueError,
         "all_biases[0] has shape (6, 1); expected (2, 1) or (2,): one for each row of all_weights[0] "
-        "(weights are (out, in): transpose all_weights[0])",
+        "(weights are (out, in): transpose every array of all_weights that is (in, out), square ones too)",
         all_weights=Entry((0, np.ones((2, 6)))),
+    ),
+    "weights (in, out) of the last layer": row(
+        ValueError,
+        "its columns must match the rows of all_weights[1] "
+        "(weights are (out, in): transpose every array of all_weights that is (in, out), square ones too)",
+        all_weights=Entry((2, np.ones((5, 3)))),
+    ),
+    "no array for a bias": row(
+        TypeError,
+        "all_biases[1] is None; expected an array: pass zeros for a layer without biases",
+        all_biases=Entry((1, None)),
     ),
     "weights (in, out) beside biases as rows": row(
         ValueError,
         "all_biases[0] has shape (1, 6); expected (2, 1) or (2,): one for each row of all_weights[0] "
-        "(weights are (out, in), biases columns: transpose all_weights[0] and all_biases[0])",
+        "(biases are columns: transpose each of them) (weights are (out, in): transpose every array of ",
         all_weights=Entry((0, np.ones((2, 6)))),
         all_biases=Entry((0, np.ones((1, 6)))),
     ),

@@ -47,6 +47,9 @@ MOST_PARAMETERS = 2**44
 NO_WEIGHT: dict[DType, Array] = {FLOAT32: np.empty(0, FLOAT32), FLOAT64: np.empty(0, FLOAT64)}
 """For each dtype, the array that means no sample weights."""
 
+IN_OUT = " (weights are (out, in): transpose every array of all_weights that is (in, out), square ones too)"
+"""What an error says if the transposed weights would match."""
+
 OUTPUT_SHAPE = "the shape of the network's output"
 """Why an array has the shape that an error expects."""
 
@@ -88,6 +91,9 @@ _shortened.maxtuple = _shortened.maxlist = 20
 
 
 def _converted(value: ArrayLike, label: str) -> Array:
+    if value is None:
+        remedy = ": pass zeros for a layer without biases" if label.startswith("all_biases[") else ""
+        raise TypeError(f"{label} is None; expected an array{remedy}")
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{label} is a masked array; expected a plain one: pass {label}.filled(...)")
     if hasattr(value, "toarray"):
@@ -104,7 +110,11 @@ def _wrong_dtype(array: Array, label: str, expected: str) -> str:
     """The text of an error about a dtype, and how to convert the array if that keeps its values."""
     is_expression = label.partition("[")[0].isidentifier()  # and not a file, or what a callable returned
     is_real = np.can_cast(array.dtype, FLOAT64, "same_kind")  # float16, longdouble, bfloat16
-    remedy = f": pass {label}.astype(np.float64)" if is_expression and is_real else ""
+    remedy = ""
+    if is_expression and (is_real or array.dtype == object):  # objects may be numbers
+        remedy = f": pass {label}.astype(np.float64)"
+    elif label == "y" and array.dtype.kind == "U":
+        remedy = ": np.unique(y, return_inverse=True) finds the class numbers of names"
     return f"{label} has dtype {array.dtype}; expected {expected}{remedy}"
 
 
@@ -151,7 +161,7 @@ def check_shapes(weights: tuple[tuple[int, ...], ...], biases: tuple[tuple[int, 
         elif shape[1] != sizes[-1]:
             raise ValueError(
                 f"all_weights[{k}] has shape {shape}; expected ({shape[0]}, {sizes[-1]}): "
-                f"its columns must match the rows of all_weights[{k - 1}]"
+                f"its columns must match the rows of all_weights[{k - 1}]{IN_OUT if shape[0] == sizes[-1] else ''}"
             )
         units = shape[0]
         if bias not in ((units, 1), (units,)):
@@ -172,8 +182,8 @@ def _transposed(k: int, shape: tuple[int, ...], bias: tuple[int, ...]) -> str:
     if k > 0 or bias[int(is_row) :][:1] != shape[1:]:
         return ""
     if is_row:
-        return " (weights are (out, in), biases columns: transpose all_weights[0] and all_biases[0])"
-    return " (weights are (out, in): transpose all_weights[0])"
+        return f" (biases are columns: transpose each of them){IN_OUT}"
+    return IN_OUT
 
 
 def check_vector(vector: Any, name: str, layer_sizes: tuple[int, ...]) -> Array:
@@ -321,7 +331,8 @@ def check_values(target: Array, shape: tuple[int, ...], most: int, expected: str
             extremes = float(np.minimum.reduce(totals)), float(np.maximum.reduce(totals))
             if max(1.0 - extremes[0], extremes[1] - 1.0) > SUM_TOLERANCE:
                 s = int(np.argmax(abs(totals - 1.0) > SUM_TOLERANCE))
-                raise ValueError(f"column {first + s} of y sums to {totals[s]:.6g}; expected 1")
+                hint = " (for one output, use the loss 'binary_cross_entropy')" if target.shape[0] == 1 else ""
+                raise ValueError(f"column {first + s} of y sums to {totals[s]:.6g}; expected 1{hint}")
 
 
 def check_layer_sizes(layer_sizes: Any) -> tuple[int, ...]:
