@@ -2,7 +2,7 @@
 
 l = sum_i max(o_i, 0) - o_i y_i + log1p(exp(-|o_i|)), dl/do_i = sigmoid(o_i) - y_i.
 
-Only exponentials of what is not positive are taken, so nothing overflows.
+No exponential has a positive argument, so nothing overflows.
 """
 
 import numba

@@ -2,8 +2,8 @@
 
 l = m ln(sum_j exp(z_j)) - sum_i y_i z_i, dl/do_i = m softmax(o)_i - y_i, with z = o - max_j o_j and m = sum_i y_i.
 
-m is 1 but for rounding, and stays in both formulas so that one is the derivative of the other. Only exponentials of
-what is not positive are taken, so nothing overflows.
+m is 1 except for rounding, and stays in both formulas so that one is the derivative of the other. No exponential has a
+positive argument, so nothing overflows.
 """
 
 import numba
@@ -14,8 +14,7 @@ from fastbackprop.kernels.elementary import exp, log1p
 
 
 def check_target(y, units, columns):
-    """Class numbers (1, N) where integers have a shape of these and there are two outputs; else probabilities (D_o,
-    N)."""
+    """Class numbers (1, N), if y has integers of such a shape and D_o > 1; else probabilities (D_o, N)."""
     classes = check_classes(y, units, columns) if units > 1 else None
     return check_probabilities(y, units, columns, sums=True) if classes is None else classes
 
