@@ -103,7 +103,10 @@ NUMERICS = {
         *[Case(1, 6, 1, 5, 10**k) for k in range(1, 8)],
         *[Case(8, 32, 1, 3, 10**k) for k in (1, 3, 5, 6)],
     ],
-    "width": [Case(w, w, 10, 2, samples) for w in (16, 64, 256, 1024) for samples in (8, 100)],
+    "width": [
+        *[Case(w, w, 10, 2, samples) for w in (16, 64, 256, 1024) for samples in (8, 100)],
+        *[Case(inputs, width, 10, 1, 500) for inputs, width in ((300, 200), (512, 512), (1200, 900))],
+    ],
     "depth": [Case(32, 32, 1, hidden, 20) for hidden in (1, 10, 100, 1000)],
 }
 

@@ -166,9 +166,9 @@ def errors(measured):
         case = Case(*result["case"])
         row = [network(case), f"{case.samples:,}", result["dtype"]]
         for part in parts:
-            own, numpys = result["errors"][part]
-            row.append(f"{own:.1e} ({own / numpys:.2f})")
-            if own > LIMIT * numpys:
+            error, ratio = result["errors"][part]
+            row.append(f"{error:.1e} ({ratio:.2f})")
+            if ratio > LIMIT:
                 above.append(f"{part} of {network(case)} with {case.samples:,} samples in {result['dtype']}")
         rows.append(row)
     header = ["network", "samples", "dtype", *parts]

@@ -14,14 +14,14 @@ from numba.extending import intrinsic
 from fastbackprop.kernels.register_tiles import dots, multiply, transpose_vectors
 from fastbackprop.kernels.simd import outlined
 
-DEPTH = 512
+DEPTH = 256
 """Largest number of units whose terms a product sums at once, of one sample's activations or derivatives.
 
 The sum of each part is added to the sum of the parts before it, so that products of wide layers round as rarely as
 NumPy's. The activations of a part stay in L2.
 
-Measured: with 1024, 784-1024x3-10, 784-256x3-10 and 784-100x3-10 took the same time within 1 %, but the float32 output
-of 1024 units was 1.7 times as far from float64 as NumPy's (one thread, Zen 4, 2026-11).
+Measured: with 512, 784-1024x3-10, 784-256x3-10 and 784-100x3-10 took the same time within 1 %, but the float32 output
+of 512-512-10 was 1.8 times as far from float64 as NumPy's. With 256, it is 1.3 times as far (Zen 4, 2026-11).
 """
 
 PAGES, PAGE_BYTES = 64, 4096
