@@ -1,6 +1,10 @@
 """How many threads a call may have: the variable, the affinity, and the CPU quota of a cgroup."""
 
 import os
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +50,34 @@ def test_the_smallest_quota_around_counts(cgroups):
 
 def test_within_a_container_the_path_may_be_that_of_the_host(cgroups):
     assert cgroups("0::/../host/path\n", {"cpu.max": "300000 100000"}) == 3
+
+
+GROUP = "fastbackprop-test"
+
+
+@pytest.mark.skipif(cpus.affinity() == 1, reason="needs two processors")
+@pytest.mark.parametrize(
+    ("folder", "file", "limit"),
+    [("cpu", "cpu.cfs_quota_us", "100000"), ("", "cpu.max", "100000 100000")],
+    ids=["version 1", "version 2"],
+)
+def test_a_group_of_this_machine(folder, file, limit):
+    """A process in a real cgroup with a quota of one processor uses one thread."""
+    group = cpus.CGROUPS / folder / GROUP
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made: {error}")
+    try:
+        if not (group / file).exists():
+            pytest.skip(f"cgroups have no {file}")
+        (group / file).write_text(limit)
+        join = f"echo $$ > {group / 'cgroup.procs'} && exec {shlex.quote(sys.executable)} -m fastbackprop info"
+        environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+        done = subprocess.run(["sh", "-c", join], check=True, capture_output=True, text=True, env=environment)
+        assert re.search(r"^threads +1 on \d+ processors?, decided by CPU quota$", done.stdout, re.MULTILINE)
+    finally:
+        group.rmdir()
 
 
 @pytest.mark.parametrize(("quota", "expected"), [("-1", None), ("250000", 3)])
