@@ -117,7 +117,9 @@ def measure(name, case, dtype):
         ratios = np.divide(differences, exact, out=np.zeros_like(differences), where=exact > 0)  # no unit may be on
         parts = np.split(ratios, [1, 1 + layers, 1 + 2 * layers], axis=1)
         own, numpys = np.array([np.sqrt(np.mean(part, axis=1)) for part in parts]).T
-        found.append(np.column_stack([own, own / numpys]))
+        with np.errstate(divide="ignore"):
+            ratio = np.divide(own, numpys, out=np.ones_like(own), where=own != numpys)  # both may be 0
+        found.append(np.column_stack([own, ratio]))
     errors = dict(zip(RESULTS, np.median(found, axis=0).tolist(), strict=True))
     case = [case.inputs, case.width, case.outputs, case.hidden, case.samples]
     return {"sweep": name, "case": case, "dtype": dtype, "rounds": rounds, "errors": errors}

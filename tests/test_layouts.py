@@ -8,7 +8,7 @@ import pytest
 import fastbackprop as fb
 from benchmarks.cases import batch, network
 from fastbackprop import reference
-from tests.conftest import assert_close, assert_same_bits
+from tests.conftest import assert_close, assert_same_bits, smooth_batch
 
 LAYER_SIZES = (3, 6, 5, 2)
 
@@ -221,7 +221,7 @@ def test_rows_of_a_small_batch_in_a_larger_one(layer_sizes, samples, dtype, shar
     """Such an input may be read where it is: not what is behind its rows, and with the bits of any other order."""
     shared_from(2**19)
     all_weights, all_biases = network(layer_sizes, dtype)
-    x, y = batch(layer_sizes, samples, dtype)
+    x, y = smooth_batch(layer_sizes, samples, all_weights, all_biases, dtype)
     storage = np.full((layer_sizes[0], samples + 9), np.nan, dtype)
     storage[:, 3:-6] = x
     results = []
