@@ -216,7 +216,7 @@ NOT_ZIP = "cannot be read as an .npz file: File is not a zip file"
 OBJECTS = "Object arrays cannot be loaded when allow_pickle=False"
 OTHER_NAMES = "; pass their names, as in --names 'W{}' 'b{}'"
 GAP = "; layers are numbered from 0 or 1 without gaps: save them under new names"
-DATA_NAMES = "; give them the names net_input and y, or save two .npy files, X.npy Y.npy"
+DATA_NAMES = "; pass their names, as in --data-names X Y"
 NAMES = "weights_0, biases_0, weights_1, biases_1, weights_2, biases_2"
 REFUSED = {
     "no file": (
@@ -572,6 +572,21 @@ def test_other_names_are_suggested(found, suggested, capsys):
     assert __main__.main(GRADIENTS) == 2
     line = f"net.npz has no weights_0; found {', '.join(found.split())}; pass their names, as in --names {suggested}"
     assert capsys.readouterr().err == f"fastbackprop gradients: {line}\n"
+
+
+@pytest.mark.parametrize("names", ["inputs labels", "X y", "y X", "target data"])
+def test_other_names_of_the_batch(problem, names, capsys):
+    """They are suggested, the input first, and taken."""
+    net_input, *_, y = problem
+    inputs, target = sorted(names.split(), key=lambda name: name in ("labels", "y", "target"))
+    np.savez("data.npz", **{name: {inputs: net_input, target: y}[name] for name in names.split()})
+    assert __main__.main(GRADIENTS) == 2
+    found = f"data.npz has no net_input; found {', '.join(names.split())}"
+    line = f"fastbackprop gradients: {found}; pass their names, as in --data-names {inputs} {target}\n"
+    assert capsys.readouterr().err == line
+    assert __main__.main([*GRADIENTS, "--data-names", inputs, target]) == 0
+    assert_written(reference.loss_and_gradients(*problem))
+    assert __main__.main(["check", "net.npz", "data.npz", "--data-names", inputs, target]) == 0
 
 
 @pytest.mark.parametrize("name", ["W", "W{}{}", "W{k}"])

@@ -9,6 +9,7 @@ import mmap
 import os
 import re
 import secrets
+import shlex
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ SHOWN = 6
 
 NAMES = "weights_{}", "biases_{}"
 """What the arrays of a network are called, {} being the number of the layer."""
+
+DATA_NAMES = "net_input", "y"
+"""What the arrays of a batch are called."""
 
 
 def read_network(
@@ -44,12 +48,13 @@ def read_network(
     return arrays[::2], arrays[1::2]
 
 
-def read_data(paths: Sequence[Path], dtype: DType | None = None, rows: bool = False) -> tuple[Array, Array]:
-    """net_input and y: the arrays of one .npz file, or two .npy files, which stay on disk.
+def read_data(
+    paths: Sequence[Path], dtype: DType | None = None, rows: bool = False, names: Sequence[str] = DATA_NAMES
+) -> tuple[Array, Array]:
+    """net_input and y: the arrays of one .npz file with these names, or two .npy files, which stay on disk.
 
     Samples that are rows in the files become columns.
     """
-    names = ["net_input", "y"]
     for path in paths:
         if path.suffix.lower() == ".csv":
             array = str(path.with_suffix(".npy"))
@@ -59,7 +64,9 @@ def read_data(paths: Sequence[Path], dtype: DType | None = None, rows: bool = Fa
         raise ValueError(f"{paths[0]} is given alone; expected one .npz file or two .npy files, X.npy Y.npy")
     if len(paths) == 1:
         with _archive(paths[0]) as archive:
-            hint = "; give them the names net_input and y, or save two .npy files, X.npy Y.npy"
+            found = sorted(_names(archive), key=lambda name: name[:1].lower() in "ytl")  # y, target, labels: the second
+            other = found if len(found) == 2 else ["X", "Y"]
+            hint = f"; pass their names, as in --data-names {' '.join(map(shlex.quote, other))}"
             arrays = list(_members(paths[0], archive, names, hint))
     elif len(paths) == 2:
         arrays = [(str(path), _mapped(path)) for path in paths]
@@ -156,7 +163,9 @@ def _other_names(found: list[str], names: Sequence[str]) -> str:
     return f"; pass their names, as in --names {weights!r} {biases!r}"
 
 
-def _members(path: Path, archive: zipfile.ZipFile, expected: list[str], hint: str = "") -> Iterator[tuple[str, Array]]:
+def _members(
+    path: Path, archive: zipfile.ZipFile, expected: Sequence[str], hint: str = ""
+) -> Iterator[tuple[str, Array]]:
     """The arrays of an archive that has these and no others, each with what an error calls it.
 
     Others are refused, because a name that is mistyped would be ignored, and with it a layer.
@@ -175,7 +184,7 @@ def _members(path: Path, archive: zipfile.ZipFile, expected: list[str], hint: st
         yield label, array
 
 
-def _listed(names: list[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     shown = [name if name.isprintable() else repr(name) for name in names[:SHOWN]]
     return ", ".join(shown) + more or "no arrays"

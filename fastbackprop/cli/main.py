@@ -22,7 +22,7 @@ from fastbackprop.parallel.cpus import available_threads, decided_by
 NETWORK_AND_BATCH = """\
 NET.npz holds weights_0, (units, inputs), biases_0, (units, 1) or (units,), weights_1, ...: what the functions take as
 all_weights[0], all_biases[0], all_weights[1], ... With --names 'W{}' 'b{}' it holds W0, b0, W1, ... or W1, b1, W2, ...
-DATA.npz holds two arrays with the names net_input, (D_i, N), and y, (D_o, N), or class numbers (N,) for the softmax.
+DATA.npz holds net_input, (D_i, N), and y, (D_o, N), or class numbers (N,) for the softmax; --data-names takes others.
 Samples are columns, or rows with --rows. Two files X.npy and Y.npy may take its place: they are read from disk.
 Pickled arrays are refused, and so is a file with arrays of other names.
 """
@@ -107,6 +107,9 @@ def problem_parser() -> argparse.ArgumentParser:
     problem.add_argument(
         "--names", type=_name, nargs=2, default=files.NAMES, metavar=("WEIGHTS", "BIASES"), help=names_help
     )
+    problem.add_argument(
+        "--data-names", nargs=2, default=files.DATA_NAMES, metavar=("X", "Y"), help="names in DATA.npz (net_input y)"
+    )
     problem.add_argument("--loss", choices=LOSSES, default="least_squares", help="(%(default)s)")
     problem.add_argument("--reduction", choices=["sum", "mean"], default="sum", help="(%(default)s)")
     return problem
@@ -184,7 +187,7 @@ def gradients(options: argparse.Namespace, num_threads: int) -> int:
     """Write the loss and the gradients of the files' network and batch."""
     dtype = None if options.dtype is None else np.dtype(options.dtype)
     all_weights, all_biases = files.read_network(options.net, dtype, options.names)
-    net_input, y = files.read_data(options.data, dtype, options.rows)
+    net_input, y = files.read_data(options.data, dtype, options.rows, options.data_names)
     check_orientation(net_input, y, all_weights, options.rows)
     files.check_output(options.out, [options.net, *options.data])
     start = time.perf_counter()
@@ -249,7 +252,7 @@ def progress_bar() -> contextlib.AbstractContextManager[Any]:
 def check(options: argparse.Namespace) -> int:
     """Check the gradients of the files' network and batch."""
     all_weights, all_biases = files.read_network(options.net, names=options.names)
-    net_input, y = files.read_data(options.data, rows=options.rows)
+    net_input, y = files.read_data(options.data, rows=options.rows, names=options.data_names)
     check_orientation(net_input, y, all_weights, options.rows)
     if net_input.ndim == 2 and net_input.shape[1] > CHECKED:
         print(f"The first {CHECKED:,} of {net_input.shape[1]:,} samples:")
