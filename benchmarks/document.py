@@ -151,7 +151,7 @@ def predictions(measured):
         case = Case(*result["case"])
         rows.append([network(case), f"{case.samples:,}", result["dtype"], *[f"{e:.0%}" for e in result["efficiency"]]])
     header = ["network", "samples", "dtype", *[f"{number} thread{'s' * (number > 1)}" for number in threads]]
-    return f"{table(header, rows)}\n\n{measured_on(measured)}"
+    return f"{table(header, rows)}\n\nOnly the times of the pieces were measured. {measured_on(measured)}"
 
 
 LIMIT = 1.5

@@ -323,6 +323,6 @@ def test_ctrl_c_is_answered_soon_and_leaves_everything_usable():
     process = subprocess.Popen([sys.executable, "-c", INTERRUPT], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
-    # Half a second is what is promised; the rest is for a busy machine. The whole call would take half an hour.
+    # A slice takes some tens of milliseconds; the rest is for a busy machine. The whole call would take half an hour.
     assert process.communicate(timeout=60)[0] == "interrupted\nworks\n"
     assert process.returncode == 0

@@ -39,10 +39,10 @@ class Plan:
     """How one batch goes through the network."""
 
     scheme: str
-    """few, chunks or shared: the schedule, which has a file of that name in passes/.
+    """few, chunks or shared: how threads share the batch. Each scheme has a file of that name in passes/.
 
     In `chunks`, a thread takes a whole chunk. If the pass sums a gradient, the chunk has a private one: no other thread
-    writes to it. Passes without sums use the same schedule.
+    writes to it. Passes without sums use the same scheme.
     """
     layout: Layout
     samples: int

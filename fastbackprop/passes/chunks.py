@@ -1,4 +1,4 @@
-"""Chunks: the schedule of a batch that is cut into them. Threads take chunks until none is left, tile by tile.
+"""The scheme `chunks`: a batch is cut into chunks. Threads take chunks until none is left, tile by tile.
 
 Such a pass is defined by what it does with one tile: `each_tile` and `sum_over_tiles` make a pass of that function. The
 function is `inner`. As a phase, it was copied once more, and a first gradient compiled 0.3 s longer.
