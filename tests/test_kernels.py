@@ -12,6 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.core.registry import cpu_target
 
+from fastbackprop.engine import limits
 from fastbackprop.kernels import layers, rows, samples, simd
 
 CACHE_LINE = 64
@@ -36,7 +37,7 @@ def run_forward_layer(f, weights, biases, h, samples, has_relu):
 
 
 @kernel
-def run_backward_layer(dl_dh, h, weights, dl_df, samples, masked):
+def run_backward_layer(dl_dh, h, weights, dl_df, samples, masked, most_terms):
     layers.backward_layer(
         simd.pointer(dl_dh),
         dl_dh.strides[0],
@@ -49,6 +50,7 @@ def run_backward_layer(dl_dh, h, weights, dl_df, samples, masked):
         weights.shape[1],
         samples,
         masked,
+        most_terms,
     )
 
 
@@ -137,7 +139,7 @@ def test_forward_layer(units, depth, dtype):
 
 
 def test_nan_and_infinities_pass_a_deep_layer(dtype):
-    depth = 2 * layers.DEPTH
+    depth = 2 * limits.DEPTH
     h = np.zeros((depth, SAMPLES + 16), dtype)
     h[depth - 1, 0], h[0, 1], h[0, 2] = np.nan, np.nan, -np.inf
     f = np.full((1, SAMPLES + 16), 7, dtype)
@@ -153,22 +155,22 @@ def test_backward_layer(units, depth, dtype):
         h = tile(units, dtype, 3)
         mask = h[:, :SAMPLES] > 0 if masked else 1
         expected = (weights.T @ dl_df[:, :SAMPLES]) * mask
-        for dl_dh in np.full_like(h, np.nan), h:  # the second overwrites what the mask is taken from
-            run_backward_layer(dl_dh, h, weights, dl_df, SAMPLES, masked)
+        # The second overwrites what the mask is taken from.
+        for dl_dh, most_terms in (np.full_like(h, np.nan), 256), (h, depth):
+            run_backward_layer(dl_dh, h, weights, dl_df, SAMPLES, masked, most_terms)
             np.testing.assert_allclose(dl_dh[:, :SAMPLES], expected, **tolerance(dtype))
 
 
 def test_large_weights(dtype):
     """Whose backward product goes through them in parts."""
     units, depth = 1100, 1030
-    assert depth > layers.PAGES
     weights, h = values(units, depth, dtype, 1) / np.sqrt(dtype.type(depth)), tile(depth, dtype, 3)
     biases, f = tile(units, dtype, 2)[:, 0].copy(), tile(units, dtype, 4)
     run_forward_layer(f, weights, biases, h, SAMPLES, 0)
     np.testing.assert_allclose(f[:, :SAMPLES], weights @ h[:, :SAMPLES] + biases[:, None], **tolerance(dtype))
     mask, expected = h[:, :SAMPLES] > 0, weights.T @ f[:, :SAMPLES]
-    for dl_dh in np.full_like(h, np.nan), h:
-        run_backward_layer(dl_dh, h, weights, f, SAMPLES, 1)
+    for dl_dh, most_terms in (np.full_like(h, np.nan), limits.PAGES), (h, units):
+        run_backward_layer(dl_dh, h, weights, f, SAMPLES, 1, most_terms)
         np.testing.assert_allclose(dl_dh[:, :SAMPLES], expected * mask, **tolerance(dtype))
 
 
@@ -178,7 +180,7 @@ def test_the_mask_multiplies_and_is_zero_at_zero(dtype):
     dl_dh[0, :7] = values
     dl_df = np.full((1, SAMPLES + 16), 3, dtype)
     dl_df[0, 7] = np.inf
-    run_backward_layer(dl_dh, dl_dh, np.ones((1, 1), dtype), dl_df, SAMPLES, 1)
+    run_backward_layer(dl_dh, dl_dh, np.ones((1, 1), dtype), dl_df, SAMPLES, 1, 1)
     np.testing.assert_array_equal(dl_dh[0, :8], [0, 0, np.nan, 3, 0, 3, 0, np.nan])
 
 

@@ -242,6 +242,19 @@ def test_rows_of_a_small_batch_in_a_larger_one(layer_sizes, samples, dtype, shar
         assert_same_bits(result, results[0])
 
 
+@pytest.mark.parametrize("layer_sizes", [(4, 20, 600, 3), (4, 600, 200, 3), (4, 256, 129, 257, 3)])
+def test_lists_of_the_forward_pass_in_other_orders(layer_sizes, dtype):
+    """Where sums of derivatives are cut into parts, and where they are not: the same bits for lists that are copied."""
+    all_weights, all_biases = network(layer_sizes, dtype)
+    x, y = smooth_batch(layer_sizes, 300, all_weights, all_biases, dtype)
+    _, all_f, all_h = fb.compute_network_output(x, all_weights, all_biases)
+    expected = fb.backward_pass(all_weights, all_biases, all_f, all_h, y)
+    lists = [[np.asfortranarray(array) for array in arrays] for arrays in (all_f, all_h)]
+    assert_same_bits(list(fb.backward_pass(all_weights, all_biases, *lists, y)), list(expected))
+    assert_close(list(fb.loss_and_gradients(x, all_weights, all_biases, y)[1:]), list(expected))
+    assert_close(list(reference.backward_pass(all_weights, all_biases, all_f, all_h, y)), list(expected))
+
+
 def test_a_matrix_is_an_array(dtype):
     """np.matrix multiplies matrices with `*`, and keeps two dimensions: nothing of that is seen."""
     layer_sizes = (2, 3, 2)

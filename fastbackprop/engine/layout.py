@@ -11,10 +11,13 @@ from fastbackprop.engine.limits import (
     BLOCK_ELEMENTS,
     BLOCK_ROWS,
     BLOCK_STEP,
+    DEPTH,
     FEW,
     GRAIN,
     LARGE_WEIGHTS_BYTES,
     LOSS_ROWS,
+    PAGE_BYTES,
+    PAGES,
     SHARED_TILE_SAMPLES,
     TILE_BYTES,
     TILE_SAMPLES,
@@ -75,10 +78,18 @@ def few_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
 
 @functools.lru_cache(maxsize=64)
 def chunk_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
-    """Tiles in which dl/df_{k-1} takes the place of h_k, and partial gradients in which wide layers have padded
-    rows."""
-    rows = rows_of_tile(layer_sizes)
+    """Tiles in which dl/df_{k-1} takes the place of h_k, and partial gradients in which wide layers have padded rows.
+
+    If the sums of dl/df_{k-1} are cut into parts, it has rows of its own: the last part needs h_k for the mask.
+    """
+    start = rows_of_tile(layer_sizes)
+    pairs = itertools.pairwise(layer_sizes[1:])
+    cut = [units_in if units_out > most_terms(units_in, itemsize) else 0 for units_in, units_out in pairs]
+    rows = start + sum(cut)
     layers, call, tile_samples = place_tile(layer_sizes, itemsize, rows)
+    for layer, units, before in zip(layers[:-1], cut, itertools.accumulate(cut, initial=start), strict=False):
+        if units:
+            layer["dl_df_at"] = before * call["row_bytes"]
     transposed = max(layer["transposed_row"] * layer["along_units"] for layer in layers)
     call["tile_bytes"] = round_up(call["transposed_at"] + tile_samples * transposed, CACHE_LINE)
     blocks = place_partial(layers, call, itemsize)
@@ -198,8 +209,14 @@ def described(k: int, layer_sizes: tuple[int, ...], itemsize: int) -> dict[str, 
         "weights_at": before * itemsize,
         "biases_at": (before + units_out * units_in) * itemsize,
         "has_relu": int(k < len(layer_sizes) - 2),
+        "most_terms": most_terms(units_in, itemsize),
         "along_units": int(min(units_in, units_out) >= ALONG_UNITS),
     }
+
+
+def most_terms(units_in: int, itemsize: int) -> int:
+    """Largest number of terms that the backward product of a layer sums at once: rows of its weights."""
+    return min(DEPTH, PAGES * PAGE_BYTES // min(units_in * itemsize, PAGE_BYTES))
 
 
 def place_partial(layers: list[dict[str, int]], call: dict[str, int], itemsize: int) -> list[dict[str, int]]:

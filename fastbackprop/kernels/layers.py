@@ -11,26 +11,9 @@ Strides and columns are in bytes. Arguments come as outputs, inputs, sizes.
 from numba.core import types
 from numba.extending import intrinsic
 
+from fastbackprop.engine.limits import DEPTH
 from fastbackprop.kernels.register_tiles import dots, multiply, transpose_vectors
 from fastbackprop.kernels.simd import outlined
-
-DEPTH = 256
-"""Largest number of units whose terms a product sums at once, of one sample's activations or derivatives.
-
-The sum of each part is added to the sum of the parts before it, so that products of wide layers round as rarely as
-NumPy's. The activations of a part stay in L2.
-
-Measured: with 512, 784-1024x3-10, 784-256x3-10 and 784-100x3-10 took the same time within 1 %, but the float32 output
-of 512-512-10 was 1.8 times as far from float64 as NumPy's. With 256, it is 1.3 times as far (Zen 4, 2026-11).
-"""
-
-PAGES, PAGE_BYTES = 64, 4096
-"""Largest number of pages of weights that the backward product reads at once, column by column: the entries of a
-first-level TLB.
-
-Measured: with whole columns, the backward product of 1024 units ran at 44 instead of 51 GFLOP/s in float64 (Zen 4,
-2026-11).
-"""
 
 SAMPLES = 128
 """Largest number of samples of a transposed tile whose terms are summed at once: 4 vectors of each are 32 KB."""
@@ -80,24 +63,20 @@ def forward_layer(typing_context, f, f_stride, weights, biases, h, h_stride, uni
 
 @intrinsic
 def backward_layer(
-    typing_context, result, stride, h, h_stride, weights, dl_df, df_stride, units_out, units_in, samples, with_mask
+    typing_context, result, stride, h, h_stride, weights, dl_df, df_stride, units_out, units_in, samples, masked, terms
 ):
     """result = m(h) * (weights^T dl_df) over one tile: dl/df_{k-1}, or dl/dh_k without a mask.
 
-    The mask is taken from h, a preactivation or its ReLU, which may be the result itself. If `with_mask` is 0, m = 1,
-    whatever h holds. result is written, h and dl_df are read; dl_df must not alias result. weights (units_out,
-    units_in) are contiguous. Masked sums in place of h are never cut into parts.
+    The mask is taken from h, a preactivation or its ReLU. If `masked` is 0, m = 1, whatever h holds. Sums are cut into
+    parts of at most `terms` terms; if there is one part, h may be the result itself. result is written, h and dl_df are
+    read; dl_df must not alias result. weights (units_out, units_in) are contiguous.
     """
 
-    def emit(simd, result, stride, h, h_stride, weights, dl_df, df_stride, units_out, units_in, samples, with_mask):
+    def emit(simd, result, stride, h, h_stride, weights, dl_df, df_stride, units_out, units_in, samples, masked, terms):
         builder = simd.builder
         row = simd.mul(units_in, simd.itemsize)
-        masked = builder.icmp_signed("!=", with_mask, simd.int(0))
-        # If the sums overwrite h, there must be one part: the second part would take the mask from the sums.
-        in_place = builder.and_(masked, builder.icmp_unsigned("==", result, h))
-        rows = builder.sdiv(simd.int(PAGES * PAGE_BYTES), simd.least(row, PAGE_BYTES))
-        most = builder.select(in_place, units_out, simd.least(rows, DEPTH))
-        for p, depth in simd.parts(units_out, most):
+        with_mask = builder.icmp_signed("!=", masked, simd.int(0))
+        for p, depth in simd.parts(units_out, terms):
             last = builder.icmp_signed("==", simd.add(p, depth), units_out)
             multiply(
                 simd,
@@ -114,10 +93,10 @@ def backward_layer(
                 fresh=builder.icmp_signed("==", p, simd.int(0)),
                 h=h,
                 h_row=h_stride,
-                masked=builder.and_(last, masked),
+                masked=builder.and_(last, with_mask),
             )
 
-    arguments = (result, types.intp, h, types.intp, weights, dl_df, types.intp, *[types.intp] * 4)
+    arguments = (result, types.intp, h, types.intp, weights, dl_df, types.intp, *[types.intp] * 5)
     return types.void(*arguments), outlined("backward_layer", h.dtype, emit)
 
 

@@ -31,7 +31,7 @@ def signatures(element):
         },
         "tiles": {
             "forward_layer": (layers.forward_layer, [row, INT, row, row, row, *[INT] * 5]),
-            "backward_layer": (layers.backward_layer, [row, INT, row, INT, row, row, *[INT] * 5]),
+            "backward_layer": (layers.backward_layer, [row, INT, row, INT, row, row, *[INT] * 6]),
             "dot_gradient": (layers.dot_gradient, [row, INT, row, row, INT, row, INT, row, *[INT] * 4]),
         },
         "transposed": {

@@ -92,27 +92,28 @@ def begin_backward(call, tile, losses, first, count):
 
 @phase
 def backward_columns(call, tile, k, first, count, in_place):
-    """dl/df_{k-1}, in place of h_k, masked by the caller's f_{k-1}; also dl/dh_k, which has no mask, if wanted.
+    """dl/df_{k-1}, masked by the caller's f_{k-1}; also dl/dh_k, which has no mask, if wanted.
 
     If both are wanted, the product is computed twice.
     """
     layer, samples = record_at(call.layer, k), whole_vectors(count, tile)
     rows, columns = advance(tile, layer.h_at), record_at(call.all_f, k - 1)
+    result = advance(tile, record_at(call.layer, k - 1).dl_df_at)
     for with_mask in range(0 if call.wants_intermediates else 1, 2):
         f, f_row = take_columns(call, columns, rows, first, layer.units_in, count, in_place)
         # fmt: off
         call.backward_layer(
-            rows, call.row_bytes,
+            result, call.row_bytes,
             f, f_row,
             record_at(call.all_weights, k).data,
             advance(tile, layer.dl_df_at), call.row_bytes,
-            layer.units_out, layer.units_in, samples, with_mask,
+            layer.units_out, layer.units_in, samples, with_mask, layer.most_terms,
         )
         # fmt: on
-        clear_tail(rows, call.row_bytes, layer.units_in, count, samples)
+        clear_tail(result, call.row_bytes, layer.units_in, count, samples)
         if call.wants_intermediates:
             wanted = record_at(call.all_dl_df if with_mask else call.all_dl_dh, k - 1)
-            give_rows(call, wanted, rows, first, layer.units_in, count)
+            give_rows(call, wanted, result, first, layer.units_in, count)
 
 
 @inner

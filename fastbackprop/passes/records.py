@@ -36,6 +36,7 @@ def layer_record(element):
             "h_at": INT,  # h_k
             "f_at": INT,  # f_k, then h_{k+1}
             "dl_df_at": INT,  # dl/df_k: in place of f_k, or in rows of its own
+            "most_terms": INT,  # of the sums in a part of the backward product
             "along_units": INT,  # whether the weight gradient is taken from transposed activations
             "transposed_row": INT,  # of the transposed activations
             "partial_at": INT,  # the weight gradient in a partial gradient

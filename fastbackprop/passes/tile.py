@@ -94,7 +94,7 @@ def backward(call, tile, k, count):
         advance(tile, layer.h_at), row,
         record_at(call.all_weights, k).data,
         advance(tile, layer.dl_df_at), row,
-        layer.units_out, layer.units_in, samples, 1,
+        layer.units_out, layer.units_in, samples, 1, layer.most_terms,
     )
     # fmt: on
     clear_tail(dl_df, row, layer.units_in, count, samples)
@@ -111,7 +111,7 @@ def give_input_gradient(call, tile, first, count):
             dl_dinput, row,
             record_at(call.all_weights, 0).data,
             advance(tile, layer.dl_df_at), row,
-            layer.units_out, layer.units_in, whole_vectors(count, tile), 0,
+            layer.units_out, layer.units_in, whole_vectors(count, tile), 0, layer.most_terms,
         )
         # fmt: on
         give_columns(call, dl_dinput, first, call.inputs, count)
