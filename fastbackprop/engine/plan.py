@@ -236,7 +236,7 @@ def count_chunks(layout: Layout, itemsize: int, samples: int) -> int:
     chunks have CHUNK_TILES tiles."""
     least_samples = max(CHUNK_SAMPLES, min(layout.parameters * itemsize // CHUNK_GRADIENT_BYTES, 4 * CHUNK_SAMPLES))
     most = samples // least_samples
-    if least_samples == CHUNK_SAMPLES and TWO_CHUNKS <= samples < 2 * CHUNK_SAMPLES:
+    if TWO_CHUNKS <= samples < 2 * least_samples:
         most = 2
     most = min(most, samples * layout.flops // CHUNK_FLOPS, MANY_CHUNKS)
     number = 1 << max(most.bit_length() - 1, 0)
