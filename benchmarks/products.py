@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import machine, peak
 from benchmarks.cases import DTYPES
-from fastbackprop.engine.layout import chunk_layout, padded, transposed_row
+from fastbackprop.engine.layout import chunk_layout, most_terms, padded, transposed_row
 from fastbackprop.engine.memory import aligned
 from fastbackprop.kernels.layers import backward_layer, forward_layer, transpose, weight_gradient
 from fastbackprop.kernels.simd import advance, pointer
@@ -26,7 +26,7 @@ PRODUCTS = ["forward", "backward", "weight gradient"]
 
 
 @numba.njit(nogil=True, error_model="numpy")
-def product(which, times, rows, weights, gradient, transposed, width, samples, stride, row, t_row):
+def product(which, times, rows, weights, gradient, transposed, width, samples, stride, row, t_row, terms):
     """Take one of the products that many times over a tile: rows of h, of f or dl/df, and of dl/dh."""
     h, w, copy = pointer(rows), pointer(weights), pointer(transposed)
     f, dl_dh = advance(h, width * stride), advance(h, 2 * width * stride)
@@ -35,7 +35,7 @@ def product(which, times, rows, weights, gradient, transposed, width, samples, s
         if which == 0:
             forward_layer(f, stride, w, biases, h, stride, width, width, samples, 1)
         elif which == 1:
-            backward_layer(dl_dh, stride, dl_dh, stride, w, f, stride, width, width, samples, 1)
+            backward_layer(dl_dh, stride, h, stride, w, f, stride, width, width, samples, 1, terms)
         else:
             transpose(copy, t_row, h, stride, width, samples)
             weight_gradient(pointer(gradient), row, f, stride, copy, t_row, width, width, samples, 1)
@@ -53,7 +53,7 @@ def speeds(width, dtype, rounds):
     gradient = aligned(width * padded(width), dtype)
     t_row = transposed_row(width, dtype.itemsize)
     transposed = aligned(samples * t_row // dtype.itemsize, dtype)
-    sizes = width, samples, stride, padded(width) * dtype.itemsize, t_row
+    sizes = width, samples, stride, padded(width) * dtype.itemsize, t_row, most_terms(width, dtype.itemsize)
     flops = 2 * width * width * samples
     times = max(1, int(1e8 // flops))
     found = dict.fromkeys([*PRODUCTS, "peak"], 0.0)
