@@ -4,9 +4,9 @@ import time
 
 from benchmarks import peak
 
-TURN = 0.01  # seconds at least; a time is the mean over the calls of a turn
-LONG = 0.1  # seconds of a call that is timed without a turn before
-ROUNDS = 9  # at most, and three at least: no more are begun after so many seconds
+TURN = 0.01  # seconds that the calls of a turn take, or more
+LONG = 1.0  # seconds of a call that is timed without a warm-up
+ROUNDS = 9  # at most, and three at least: no more are begun after SECONDS
 SECONDS = 1.0
 STEP = 0.005  # seconds
 MOST_STEPS = 100
@@ -26,7 +26,7 @@ def settle():
 
 
 def turn(call, seconds=None):
-    """Seconds of a call: the mean over so many seconds, after as many that are not timed, unless a call is LONG.
+    """Mean seconds of a call over `seconds`, after a warm-up of the same length, unless a call is LONG.
 
     After a pause of 5 to 20 ms, calls of 0.18 ms took 0.55, 0.29, 0.25, ... and 0.20 only after 2 ms: caches are cold,
     and the processor slow. A first call of PyTorch took 11 ms instead of 0.5 if both of its threads woke up on one

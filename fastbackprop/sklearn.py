@@ -4,11 +4,13 @@ The classes are subclasses of scikit-learn's. ReLU networks with squared error, 
 package's kernels where the samples are a dense array. Everything else runs scikit-learn's own code.
 """
 
+import contextlib
 import functools
 import math
 import os
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -55,6 +57,10 @@ Measured: 64-100-10 and 784-100-10 on one thread, without the validation of 80 u
 """
 
 
+_BLAS = threading.Lock()
+"""Held by the fit that has set BLAS's number of threads."""
+
+
 class _Network:
     """A model's loss and its gradient, penalty included, as functions of one vector of parameters in `pack` order."""
 
@@ -80,7 +86,7 @@ class _Network:
         penalty = self.alpha * parameters
         penalty /= len(X) if sample_weight is None else sample_weight.sum()
         gradient += penalty
-        penalty *= parameters  # and no dot product: BLAS's threads would spin beside those of the next call
+        penalty *= parameters  # no dot product: with a stochastic solver, BLAS's threads would spin beside the kernels'
         return float(loss / self.divisor + 0.5 * penalty.sum())
 
 
@@ -110,9 +116,7 @@ class _OnKernels(BaseMultilayerPerceptron):
         network = _Network(self, self._pack().dtype)
         X = X.astype(network.workspace.dtype, copy=False)
         # scikit-learn hands these arguments on to _loss_grad_lbfgs; the first of the rest is scratch space in its own.
-        # Operations on vectors of more than 10,000 elements start BLAS's threads, which then spin beside the kernels'.
-        # Measured: digits took 1.3 (128 units) to 1.5 times as long (512), on two threads (Zen 4, 2026-11-28).
-        with _get_threadpool_controller().limit(limits=1, user_api="blas"):
+        with _one_blas_thread():
             super()._fit_lbfgs(X, network.target(y), sample_weight, network, *rest[1:])
         self._pack()
 
@@ -230,6 +234,25 @@ class _OnKernels(BaseMultilayerPerceptron):
         vector = _as_one_vector(arrays)
         self.coefs_[:], self.intercepts_[:] = arrays[: len(self.coefs_)], arrays[len(self.coefs_) :]
         return vector
+
+
+@contextlib.contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Let BLAS have one thread: SciPy's operations on more than 10,000 elements start all of its threads, which then
+    spin beside those of the kernels.
+
+    A fit that begins while another one has set the limit leaves it alone: two would restore it in the wrong order.
+    Measured: without the limit, fits by L-BFGS of the digits took 1.3 (128 units) to 1.5 times as long (512 units), on
+    two threads (Zen 4, 2026-11-28).
+    """
+    if not _BLAS.acquire(blocking=False):
+        yield
+        return
+    try:
+        with _get_threadpool_controller().limit(limits=1, user_api="blas"):
+            yield
+    finally:
+        _BLAS.release()
 
 
 class MLPClassifier(_OnKernels, neural_network.MLPClassifier):

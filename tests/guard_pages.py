@@ -143,7 +143,8 @@ def main(side, seed):
         dtype, layout = ("float32", "float64")[hidden % 2], layouts[hidden // 2 % 2]
         everything(layer_sizes, rng.choice((rng.randint(1, 8), rng.randint(9, 300))), dtype, layout, guarded)
     shapes = (17, 64, 33, 3), (17, 130, 33, 3), (17, 48, 33, 3), (257, 31, 3), (300, 110, 30, 3), (1024, 400, 3)
-    for layer_sizes, samples in zip(shapes, (513, 70, 1030, 70, 64, 70), strict=True):
+    shapes += ((9, 40, 270, 3),)  # sums of derivatives in two parts
+    for layer_sizes, samples in zip(shapes, (513, 70, 1030, 70, 64, 70, 150), strict=True):
         for dtype in "float32", "float64":
             everything(layer_sizes, samples, dtype, np.ascontiguousarray, guarded)
     plan.PRIVATE_BYTES = 100

@@ -52,7 +52,7 @@ def test_within_a_container_the_path_may_be_that_of_the_host(cgroups):
     assert cgroups("0::/../host/path\n", {"cpu.max": "300000 100000"}) == 3
 
 
-GROUP = "fastbackprop-test"
+GROUP = f"fastbackprop-test-{os.getpid()}"
 
 
 @pytest.mark.skipif(cpus.affinity() == 1, reason="needs two processors")

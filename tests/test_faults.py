@@ -38,6 +38,18 @@ FAULTS = {
         "            for first in range(begin, end - call.tile_samples + 1, call.tile_samples):\n                count",
         "test_gradients.py",
     ),
+    "a mask in the first of several parts": Fault(
+        "kernels/layers.py",
+        "masked=builder.and_(last, with_mask)",
+        "masked=with_mask",
+        "test_layouts.py",
+    ),
+    "no rows for sums in parts": Fault(
+        "engine/layout.py",
+        "        if units:\n",
+        "        if units < 0:\n",
+        "test_layouts.py",
+    ),
     "a chunk is lost": Fault(
         "passes/chunks.py",
         "    chunks = call.end_chunk - call.first_chunk\n    meet",
@@ -94,11 +106,8 @@ def test_a_fault_can_be_planted(name):
     assert all((ROOT / "tests" / test).exists() for test in fault.tests.split())
 
 
-@pytest.mark.faults
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_found(name, tmp_path):
-    """By a test that fails, and does not crash."""
-    fault = FAULTS[name]
+def run_in_copy(tmp_path, fault):
+    """The exit status and the output of the tests of a copy with a fault."""
     for folder in "fastbackprop", "tests", "benchmarks":
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -108,4 +117,19 @@ def test_a_planted_fault_is_found(name, tmp_path):
     tests = [f"tests/{test}" for test in fault.tests.split()]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout[-2000:]
+    return done.returncode, done.stdout[-2000:]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("tests", sorted({fault.tests for fault in FAULTS.values()}))
+def test_a_copy_without_a_fault_passes(tests, tmp_path):
+    status, output = run_in_copy(tmp_path, Fault("__init__.py", "", "", tests))
+    assert status == pytest.ExitCode.OK, output
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found(name, tmp_path):
+    """By a test that fails, and does not crash."""
+    status, output = run_in_copy(tmp_path, FAULTS[name])
+    assert status == pytest.ExitCode.TESTS_FAILED, output

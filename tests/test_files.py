@@ -574,11 +574,11 @@ def test_other_names_are_suggested(found, suggested, capsys):
     assert capsys.readouterr().err == f"fastbackprop gradients: {line}\n"
 
 
-@pytest.mark.parametrize("names", ["inputs labels", "X y", "y X", "target data"])
+@pytest.mark.parametrize("names", ["inputs labels", "X y", "y X", "target data", "classes features", "y_train X_train"])
 def test_other_names_of_the_batch(problem, names, capsys):
     """They are suggested, the input first, and taken."""
     net_input, *_, y = problem
-    inputs, target = sorted(names.split(), key=lambda name: name in ("labels", "y", "target"))
+    inputs, target = sorted(names.split(), key=lambda name: name in ("labels", "y", "target", "classes", "y_train"))
     np.savez("data.npz", **{name: {inputs: net_input, target: y}[name] for name in names.split()})
     assert __main__.main(GRADIENTS) == 2
     found = f"data.npz has no net_input; found {', '.join(names.split())}"
@@ -587,6 +587,26 @@ def test_other_names_of_the_batch(problem, names, capsys):
     assert __main__.main([*GRADIENTS, "--data-names", inputs, target]) == 0
     assert_written(reference.loss_and_gradients(*problem))
     assert __main__.main(["check", "net.npz", "data.npz", "--data-names", inputs, target]) == 0
+
+
+@pytest.mark.parametrize("names", ["a b", "y label", "X"])
+def test_names_of_the_batch_that_say_nothing(names, capsys):
+    np.savez("data.npz", **dict.fromkeys(names.split(), np.ones((3, 1))))
+    assert __main__.main(GRADIENTS) == 2
+    assert capsys.readouterr().err.endswith("; pass their names, as in --data-names X Y\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([*GRADIENTS, "--data-names", "X", "X"], "--data-names gives 'X' twice; expected two names"),
+        ([*ON_DISK_GRADIENTS, "--data-names", "X", "y"], "--data-names is given for two .npy files; expected one .npz"),
+    ],
+)
+def test_names_of_the_batch_that_cannot_be(arguments, line, capsys):
+    assert __main__.main(arguments) == 2
+    assert capsys.readouterr().err.startswith(f"fastbackprop gradients: {line}")
+    assert not Path("grads.npz").exists()
 
 
 @pytest.mark.parametrize("name", ["W", "W{}{}", "W{k}"])

@@ -248,11 +248,15 @@ def test_lists_of_the_forward_pass_in_other_orders(layer_sizes, dtype):
     all_weights, all_biases = network(layer_sizes, dtype)
     x, y = smooth_batch(layer_sizes, 300, all_weights, all_biases, dtype)
     _, all_f, all_h = fb.compute_network_output(x, all_weights, all_biases)
-    expected = fb.backward_pass(all_weights, all_biases, all_f, all_h, y)
+    passed = all_weights, all_biases, all_f, all_h, y
+    expected = list(fb.backward_pass(*passed, intermediates=True))
     lists = [[np.asfortranarray(array) for array in arrays] for arrays in (all_f, all_h)]
-    assert_same_bits(list(fb.backward_pass(all_weights, all_biases, *lists, y)), list(expected))
-    assert_close(list(fb.loss_and_gradients(x, all_weights, all_biases, y)[1:]), list(expected))
-    assert_close(list(reference.backward_pass(all_weights, all_biases, all_f, all_h, y)), list(expected))
+    got = fb.backward_pass(all_weights, all_biases, *lists, y, intermediates=True)
+    assert_same_bits(list(got), expected)
+    assert_same_bits(list(fb.backward_pass(*passed)), expected[:2])
+    assert_close(list(reference.backward_pass(*passed, intermediates=True)), expected)
+    *gradients, dl_dinput = fb.loss_and_gradients(x, all_weights, all_biases, y, input_gradient=True)[1:]
+    assert_close([*gradients, dl_dinput], [*expected[:2], expected[2][0]])
 
 
 def test_a_matrix_is_an_array(dtype):

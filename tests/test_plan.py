@@ -73,11 +73,25 @@ def test_partial_gradients_have_room(layer_sizes, itemsize):
             assert tiles <= 2 or tiles * made.layout.tile_bytes <= limits.GROUP_BYTES
 
 
+@pytest.mark.parametrize(("samples", "chunks"), [(95, 1), (96, 2), (255, 2), (256, 2), (511, 2), (512, 4)])
+def test_small_batches_are_cut_in_two(samples, chunks):
+    made = COMPUTATIONS["gradient"].plan((64, 128, 128, 10), 4, samples)
+    assert (made.scheme, made.chunks) == ("shared" if chunks == 1 else "chunks", chunks)
+
+
+@pytest.mark.parametrize(("samples", "chunks"), [(96, 1), (300, 1), (512, 1), (513, 2)])
+def test_batches_are_shared_where_gradients_are_large(samples, chunks):
+    """So more than two threads can help."""
+    made = COMPUTATIONS["gradient"].plan((784, 512, 512, 10), 4, samples)
+    assert (made.scheme, made.chunks) == ("shared" if chunks == 1 else "chunks", chunks)
+    assert made.pieces == (chunks if chunks > 1 else -(-samples // limits.GRAIN))
+
+
 @of_networks
 def test_the_blocks_are_the_gradient(layer_sizes, itemsize):
-    """Each element of the weights is in one block; private blocks have the biases too."""
-    private, shared = layouts.chunk_layout(layer_sizes, itemsize), layouts.shared_layout(layer_sizes, itemsize)
-    for layout in private, shared:
+    """Each element of the weights is in one block; those of chunks have the biases too."""
+    of_chunks, shared = layouts.chunk_layout(layer_sizes, itemsize), layouts.shared_layout(layer_sizes, itemsize)
+    for layout in of_chunks, shared:
         taken = np.zeros(parameter_count(layer_sizes), np.int8)
         for block in layout.blocks:
             for row in range(block["rows"]):

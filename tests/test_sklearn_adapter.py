@@ -5,7 +5,9 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -466,6 +468,8 @@ def test_blas_has_one_thread_while_lbfgs_runs(monkeypatch):
         seen.append(blas_threads())
         return differentiate(*args)
 
+    if not blas_threads():
+        pytest.skip("threadpoolctl does not know this BLAS")
     with threadpoolctl.threadpool_limits(3, user_api="blas"):
         monkeypatch.setattr(fastbackprop.sklearn._Network, "differentiate", watched)
         model.fit(X, y)
@@ -476,3 +480,29 @@ def test_blas_has_one_thread_while_lbfgs_runs(monkeypatch):
         with pytest.raises(ZeroDivisionError):
             model.fit(X, y)
         assert blas_threads() == {3}
+
+
+def test_fits_at_once_leave_blas_its_threads(monkeypatch):
+    """The first one to begin ends first. threadpoolctl alone would leave one thread for the rest of the process."""
+    before, differentiate = blas_threads(), fastbackprop.sklearn._Network.differentiate
+    X, y = make_data("one output")
+    both_run, first_ended = threading.Barrier(2), threading.Event()
+    name = threading.local()
+
+    def watched(*args):
+        if not hasattr(name, "waited"):
+            name.waited = True
+            both_run.wait(60)
+            assert name.ends_first or first_ended.wait(60)
+        return differentiate(*args)
+
+    def fit(ends_first):
+        name.ends_first = ends_first
+        pair("one output", solver="lbfgs")[1].fit(X, y)
+        if ends_first:
+            first_ended.set()
+
+    monkeypatch.setattr(fastbackprop.sklearn._Network, "differentiate", watched)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(fit, (True, False)))
+    assert blas_threads() == before

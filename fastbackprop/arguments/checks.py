@@ -111,7 +111,7 @@ def _wrong_dtype(array: Array, label: str, expected: str) -> str:
     is_expression = label.partition("[")[0].isidentifier()  # and not a file, or what a callable returned
     is_real = np.can_cast(array.dtype, FLOAT64, "same_kind")  # float16, longdouble, bfloat16
     remedy = ""
-    if is_expression and (is_real or array.dtype == object):  # objects may be numbers
+    if is_expression and (is_real or all(isinstance(value, numbers.Real) for value in array.flat)):
         remedy = f": pass {label}.astype(np.float64)"
     elif label == "y" and array.dtype.kind == "U":
         remedy = ": np.unique(y, return_inverse=True) finds the class numbers of names"

@@ -29,6 +29,9 @@ NAMES = "weights_{}", "biases_{}"
 DATA_NAMES = "net_input", "y"
 """What the arrays of a batch are called."""
 
+TARGET = re.compile(r"(^|_)(y|targets?|labels?|class(es)?|outputs?)(_|$)", re.IGNORECASE)
+"""Finds words in the name of an array that say that it is the target."""
+
 
 def read_network(
     path: Path, dtype: DType | None = None, names: Sequence[str] = NAMES
@@ -55,6 +58,8 @@ def read_data(
 
     Samples that are rows in the files become columns.
     """
+    if names[0] == names[1]:
+        raise ValueError(f"--data-names gives {names[0]!r} twice; expected two names, of net_input and of y")
     for path in paths:
         if path.suffix.lower() == ".csv":
             array = str(path.with_suffix(".npy"))
@@ -64,10 +69,9 @@ def read_data(
         raise ValueError(f"{paths[0]} is given alone; expected one .npz file or two .npy files, X.npy Y.npy")
     if len(paths) == 1:
         with _archive(paths[0]) as archive:
-            found = sorted(_names(archive), key=lambda name: name[:1].lower() in "ytl")  # y, target, labels: the second
-            other = found if len(found) == 2 else ["X", "Y"]
-            hint = f"; pass their names, as in --data-names {' '.join(map(shlex.quote, other))}"
-            arrays = list(_members(paths[0], archive, names, hint))
+            arrays = list(_members(paths[0], archive, names, _other_data_names(_names(archive))))
+    elif len(paths) == 2 and names is not DATA_NAMES:
+        raise ValueError("--data-names is given for two .npy files; expected one .npz file: leave it out")
     elif len(paths) == 2:
         arrays = [(str(path), _mapped(path)) for path in paths]
     else:
@@ -161,6 +165,13 @@ def _other_names(found: list[str], names: Sequence[str]) -> str:
         patterns = ["W{}", "b{}"]
     weights, biases = sorted(patterns, key=lambda pattern: "b" in pattern.lower())
     return f"; pass their names, as in --names {weights!r} {biases!r}"
+
+
+def _other_data_names(found: list[str]) -> str:
+    """What to pass for a batch whose arrays have other names: those of its two arrays, or an example."""
+    targets = [name for name in found if TARGET.search(name)]
+    names = sorted(found, key=targets.count) if len(found) == 2 and len(targets) == 1 else ["X", "Y"]
+    return f"; pass their names, as in --data-names {' '.join(map(shlex.quote, names))}"
 
 
 def _members(

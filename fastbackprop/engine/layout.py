@@ -100,7 +100,7 @@ def chunk_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
 def kept_layout(layer_sizes: tuple[int, ...], itemsize: int, norms: int, gradients: int) -> Layout:
     """Tiles that keep both h_k and dl/df_k of every layer, for results of single samples: see passes.per_sample.
 
-    dl/df_k has rows of its own, behind the rows of chunk_layout. Behind them are a row for the samples' losses and
+    dl/df_k has rows of its own, behind those of rows_of_tile. Behind them are a row for the samples' losses and
     `norms` rows for their norms. The same results in double precision are behind the transposed activations. With two
     `gradients`, the gradient of the squares is behind the partial gradient.
     """

@@ -1,8 +1,8 @@
 """Memory of large results, used again once the caller has dropped every view of a result.
 
 New memory costs a page fault for every 4 KB, or for 2 MB that are cleared at once, which takes longer than computing
-the results: the forward pass of 100,000 samples through (1, 6, 6, 6, 6, 6, 1) took 10 to 16 ms in new memory
-and 1.5 to 1.9 in memory that was used before (float64, two threads, 2026-11).
+the results: the forward pass of 100,000 samples through (1, 6, 6, 6, 6, 6, 1) took 10 to 16 ms in new memory and 1.5 to
+1.9 in memory that was used before (float64, two threads, 2026-11).
 """
 
 import contextlib

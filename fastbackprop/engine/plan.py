@@ -204,7 +204,7 @@ def cut_in_chunks(layout: Layout, itemsize: int, samples: int) -> Plan:
 
 
 def cut_short(layout: Layout, samples: int, flops: int) -> Plan:
-    """A plan in chunks without sums, which may be short."""
+    """A plan in chunks without sums. Its chunks may be short."""
     short = min(-(-samples // GRAIN), MANY_CHUNKS, samples * flops // CHUNK_FLOPS)
     chunks = max(short, -(-samples // (CHUNK_TILES * layout.tile_samples)))
     tile_samples = even_tile(layout, longest(samples, chunks))
@@ -236,7 +236,7 @@ def count_chunks(layout: Layout, itemsize: int, samples: int) -> int:
     chunks have CHUNK_TILES tiles."""
     least_samples = max(CHUNK_SAMPLES, min(layout.parameters * itemsize // CHUNK_GRADIENT_BYTES, 4 * CHUNK_SAMPLES))
     most = samples // least_samples
-    if TWO_CHUNKS <= samples < 2 * least_samples:
+    if least_samples == CHUNK_SAMPLES and TWO_CHUNKS <= samples < 2 * CHUNK_SAMPLES:
         most = 2
     most = min(most, samples * layout.flops // CHUNK_FLOPS, MANY_CHUNKS)
     number = 1 << max(most.bit_length() - 1, 0)

@@ -1,9 +1,9 @@
 """One dense layer over one tile of samples: forward, backward, weight gradient.
 
-A tile is some rows of a workspace: row r starts at `tile + r * stride`, a cache line, and holds `samples`
-samples, whole vectors of the target. The columns behind the last sample of a batch are its tail. Tails are zero in
-every operand of a weight gradient along the samples, so they add nothing, not even NaN. Rows of h and f may also be
-rows of a caller's array, at any address and stride, if it holds whole vectors of samples.
+A tile is some rows of a workspace: row r starts at `tile + r * stride`, a cache line, and holds `samples` samples,
+whole vectors of the target. The columns behind the last sample of a batch are its tail. Tails are zero in every operand
+of a weight gradient along the samples, so they add nothing, not even NaN. Rows of h and f may also be rows of a
+caller's array, at any address and stride, if it holds whole vectors of samples.
 
 Strides and columns are in bytes. Arguments come as outputs, inputs, sizes.
 """

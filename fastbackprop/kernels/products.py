@@ -1,8 +1,8 @@
 """The products and row operations, compiled once for a dtype in four groups; passes call them by address.
 
-Within passes they would be compiled again for each pass: 1.6 to 2 s instead of 0.6. A group shares its register tiles,
-and is compiled when a network first needs it: narrow networks do not need `transposed` (0.5 s), large batches do not
-need `samples` (0.9 s).
+If passes inlined them, each pass would compile them again: 1.6 to 2 s instead of 0.6. A group shares its register
+tiles, and is compiled when a network first needs it: narrow networks do not need `transposed` (0.5 s), large batches do
+not need `samples` (0.9 s).
 """
 
 import functools

@@ -12,7 +12,7 @@ from fastbackprop.passes.tile import add_layer_gradient, backward, forward, give
 
 @inner
 def differentiate_tile(call, tile, partial, losses, first, count, samples_before):
-    """A tile goes forward and back; each layer's weight gradient is taken before dl/df_{k-1} overwrites h_k."""
+    """A tile goes forward and back; each layer's weight gradient is taken first, as dl/df_{k-1} may overwrite h_k."""
     take_input(call, tile, first, count)
     forward(call, tile, count)
     take_loss(call, tile, losses, first, count)

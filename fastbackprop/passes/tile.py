@@ -4,10 +4,10 @@ A tile holds `count` samples, in columns. Its rows are, one below the other:
 
     h_0 | h_1 ... h_K | output, then dl/df_K | target | sample weights and sums of the loss | ones
 
-h_{k+1} = ReLU(f_k) overwrites f_k. dl/df_{k-1} overwrites h_k after the weight gradient of layer k. A tile that keeps
-h_k has rows for dl/df_k behind the ones. The layout decides which (`dl_df_at`). Products write whole vectors of
-samples, so the columns behind the last sample, the tail, are cleared: 0 in every operand of a weight gradient. Calls of
-products have one operand a line: outputs, inputs, sizes.
+h_{k+1} = ReLU(f_k) overwrites f_k. dl/df_{k-1} overwrites h_k after the weight gradient of layer k, or has rows behind
+the ones: if a pass needs h_k later, or if sums are cut into parts. The layout decides which (`dl_df_at`). Products
+write whole vectors of samples, so the columns behind the last sample, the tail, are cleared: 0 in every operand of a
+weight gradient. Calls of products have one operand a line: outputs, inputs, sizes.
 
 numba replaces the call of a phase by its code before it types anything: a pass is typed, lowered and optimised once,
 and no phase is compiled on its own. With `register_jitable` a pass compiled in 0.70 s instead of 0.57.
