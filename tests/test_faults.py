@@ -38,12 +38,6 @@ FAULTS = {
         "            for first in range(begin, end - call.tile_samples + 1, call.tile_samples):\n                count",
         "test_gradients.py",
     ),
-    "a mask in the first of several parts": Fault(
-        "kernels/layers.py",
-        "masked=builder.and_(last, with_mask)",
-        "masked=with_mask",
-        "test_layouts.py",
-    ),
     "no rows for sums in parts": Fault(
         "engine/layout.py",
         "        if units:\n",
