@@ -326,6 +326,26 @@ def test_a_time_and_a_ratio_are_of_one_rounding():
     assert document.seconds(9.996e-4) == "1 ms"
 
 
+@pytest.mark.parametrize(("seconds", "expected"), [([0.15] + [0.001] * 99, 0.001), ([3.0, 0.5], 3.0)])
+def test_a_first_call_is_a_warm_up_unless_it_is_long(monkeypatch, seconds, expected):
+    """A call that was stalled once is not the result."""
+    now, calls = [0.0], iter(seconds)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def call():
+        now[0] += next(calls)
+
+    assert timing.turn(call, 0.0105) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("ours", "numpys", "ratio"), [(4e-14, 1e-14, 2.0), (0.0, 0.0, 1.0), (1e-14, 0.0, np.inf)])
+def test_a_ratio_of_errors_is_ours_over_numpys(monkeypatch, ours, numpys, ratio):
+    """squares gives squares of norms: of the output, two weights, two biases, and the input's gradient."""
+    monkeypatch.setattr(numerics, "squares", lambda *_: (np.array([[ours] * 6, [numpys] * 6]), np.ones(6)))
+    found = numerics.measure("samples", Case(3, 8, 2, 1, 5), "float32")["errors"]
+    assert found == {name: [pytest.approx(ours**0.5), pytest.approx(ratio)] for name in numerics.RESULTS}
+
+
 def test_errors_above_the_limit_are_told():
     found = {"case": [1, 6, 1, 5, 10], "dtype": "float32", "errors": {"output": [1e-7, 1.0], "input": [3.1e-7, 1.55]}}
     described = dict.fromkeys(("processor", "processors", "vector_bits", "python", "date", "command"), "")

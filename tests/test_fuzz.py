@@ -155,7 +155,7 @@ class Data:
     def sums_of_magnitudes(self):
         """The same results where every term of a sum has its magnitude, for the loss and for the seed of vjp."""
         weights, biases = ([abs(array) for array in arrays] for arrays in (self.weights, self.biases))
-        if self.problem.special is not None:  # an infinity may switch on a unit whose terms are all 0
+        if np.isinf(self.problem.special or 0.0):  # which may switch on a unit whose terms are all 0
             biases = [array + 1 for array in biases]
         weight, divisor = reference._weighting(self.x, self.reduction, self.sample_weight)
         size = abs(self.y) if self.problem.loss in SQUARES else 1
