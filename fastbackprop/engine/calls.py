@@ -11,10 +11,17 @@ from fastbackprop.engine.layout import Layout
 from fastbackprop.engine.plan import COMPUTATIONS
 
 
-def find_pass(name: str) -> Any:
-    """The function of a pass, given its file and its name."""
+def compiled_pass(scheme: str, name: str, dtype: DType) -> tuple[int, dict[str, int]]:
+    """The address of a pass, and the fields of a record with the addresses of its own: see Computation.passes."""
+    from fastbackprop.passes import entry
+    from fastbackprop.passes.chunks import SCHEDULES
+
     module, function = name.split(".")
-    return getattr(importlib.import_module(f"fastbackprop.passes.{module}"), function)
+    found = getattr(importlib.import_module(f"fastbackprop.passes.{module}"), function)
+    if scheme not in SCHEDULES:
+        return entry.compiled_pass(found, dtype).address, {}
+    schedule, field = SCHEDULES[scheme]
+    return entry.compiled_pass(schedule, dtype).address, {field: entry.compiled_tile(found, dtype, field).address}
 
 
 class Call:
@@ -36,18 +43,15 @@ class Call:
         self.dtype, self.plan = dtype, computation.plan(layer_sizes, dtype.itemsize, samples)
         element, plan, layout = numba.from_dtype(dtype), self.plan, self.plan.layout
         self.run = entry.entry(dtype)
-        self.address = int(entry.compiled_pass(find_pass(computation.passes[plan.scheme]), dtype).address)
+        self.address, own = compiled_pass(plan.scheme, computation.passes[plan.scheme], dtype)
         kind = records.call_record(element)
         self.words = np.zeros(len(kind.fields), np.int64)
         self.doubles, self.loss_at = self.words.view(np.float64), list(kind.fields).index("loss_sum")
         self.index = {field: number for number, field in enumerate(kind.fields)}
         self.tables = tables(layout, dtype)
         self.set(**{name: table.ctypes.data for name, table in self.tables.items()})
-        self.set(chunks=plan.chunks, batch_samples=samples, tile_samples=plan.tile_samples, **layout.call)
-        groups = ["rows", "samples" if plan.scheme == "few" else "tiles"]
-        if plan.has_sums and any(layer["along_units"] for layer in layout.layers):
-            groups.append("transposed")
-        for group in groups:
+        self.set(chunks=plan.chunks, batch_samples=samples, tile_samples=plan.tile_samples, **layout.call, **own)
+        for group in "rows", "samples" if plan.scheme == "few" else "tiles":
             self.set(**addresses(dtype, group))
 
     def set(self, **fields: int) -> None:

@@ -165,7 +165,7 @@ class Engine:
             tiles, partials, samples = -(-plan.longest // plan.tile_samples), threads, plan.longest
         sizes = {
             "tiles": tiles * layout.tile_bytes,
-            "partials": partials * layout.partial_bytes * plan.has_sums,
+            "partials": partials * layout.partial_bytes * (plan.scheme != "tiles"),
             "totals": 2 * self.dtype.itemsize * layout.sums * (chunks < plan.chunks),
             "losses": 8 * chunks,
             "sample_losses": 8 * samples,

@@ -39,10 +39,11 @@ class Plan:
     """How one batch goes through the network."""
 
     scheme: str
-    """few, chunks or shared: how threads share the batch. Each scheme has a file of that name in passes/.
+    """How threads share the batch: few, tiles, chunks or shared.
 
-    In `chunks`, a thread takes a whole chunk. If the pass sums a gradient, the chunk has a private one: no other thread
-    writes to it. Passes without sums use the same scheme.
+    few: one thread takes all samples. chunks: a thread takes a whole chunk, which has a gradient of its own; tiles: the
+    same for results that are not summed. shared: all threads take the tiles of a group, and then blocks of its
+    gradient.
     """
     layout: Layout
     samples: int
@@ -54,8 +55,6 @@ class Plan:
     """Samples of a tile; the layout has room for them, or for more."""
     flops: int
     """Floating-point operations for each sample."""
-    has_sums: bool = True
-    """Whether partial gradients, or the scratch memory of a shared pass, need a buffer."""
 
     @functools.cached_property
     def pieces(self) -> int:
@@ -170,22 +169,25 @@ class Computation(NamedTuple):
     plan: Callable[[tuple[int, ...], int, int], Plan]
     """The plan for the sizes of the layers, the bytes of an element and the number of samples."""
     passes: dict[str, str]
-    """The pass for each scheme that such a plan may have: its file in passes/, and its name there."""
+    """For each scheme that such a plan may have, a file in passes/ and the name of a function there.
+
+    It is the pass; in tiles and chunks, it is what the pass does with one tile.
+    """
 
 
 COMPUTATIONS = {
     "gradient": Computation(
         plan_gradient,
-        {"few": "few.few_gradient_pass", "chunks": "private.private_pass", "shared": "shared.shared_pass"},
+        {"few": "few.few_gradient_pass", "chunks": "gradient.differentiate_tile", "shared": "shared.shared_pass"},
     ),
-    "prediction": Computation(plan_prediction, {"few": "few.few_predict_pass", "chunks": "predict.predict_pass"}),
-    "forward pass": Computation(plan_forward_pass, {"chunks": "notebook.forward_pass"}),
-    "backward pass": Computation(plan_backward_pass, {"chunks": "notebook.backward_pass"}),
-    "norms": Computation(plan_norms, {"chunks": "per_sample.norms_pass"}),
-    "layer norms": Computation(plan_layer_norms, {"chunks": "per_sample.norms_pass"}),
-    "sample gradients": Computation(plan_sample_gradients, {"chunks": "per_sample.gradients_pass"}),
-    "clipped gradient": Computation(plan_clipped_gradient, {"chunks": "per_sample.clipped_pass"}),
-    "squares": Computation(plan_squares, {"chunks": "per_sample.squares_pass"}),
+    "prediction": Computation(plan_prediction, {"few": "few.few_predict_pass", "tiles": "predict.predict_tile"}),
+    "forward pass": Computation(plan_forward_pass, {"tiles": "notebook.forward_tile"}),
+    "backward pass": Computation(plan_backward_pass, {"chunks": "notebook.backward_tile"}),
+    "norms": Computation(plan_norms, {"tiles": "per_sample.norms_tile"}),
+    "layer norms": Computation(plan_layer_norms, {"tiles": "per_sample.norms_tile"}),
+    "sample gradients": Computation(plan_sample_gradients, {"tiles": "per_sample.gradients_tile"}),
+    "clipped gradient": Computation(plan_clipped_gradient, {"chunks": "per_sample.clip_tile"}),
+    "squares": Computation(plan_squares, {"chunks": "per_sample.square_tile"}),
 }
 """Everything that an engine computes. A new pass gets its row here."""
 
@@ -193,7 +195,7 @@ COMPUTATIONS = {
 def plan_few(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """A plan of few samples, which one thread computes."""
     layout = few_layout(layer_sizes, itemsize)
-    return Plan("few", layout, samples, 1, 1, FEW, layout.flops, has_sums=False)
+    return Plan("few", layout, samples, 1, 1, FEW, layout.flops)
 
 
 def cut_in_chunks(layout: Layout, itemsize: int, samples: int) -> Plan:
@@ -208,7 +210,7 @@ def cut_short(layout: Layout, samples: int, flops: int) -> Plan:
     short = min(-(-samples // GRAIN), MANY_CHUNKS, samples * flops // CHUNK_FLOPS)
     chunks = max(short, -(-samples // (CHUNK_TILES * layout.tile_samples)))
     tile_samples = even_tile(layout, longest(samples, chunks))
-    return Plan("chunks", layout, samples, chunks, max(chunks, 1), tile_samples, flops, has_sums=False)
+    return Plan("tiles", layout, samples, chunks, max(chunks, 1), tile_samples, flops)
 
 
 def cut(samples: int, chunks: int, grain: int, chunk: int) -> int:

@@ -6,7 +6,7 @@ from numpy.typing import DTypeLike
 
 from fastbackprop.arguments.addresses import reader
 from fastbackprop.arguments.checks import FLOATS, check_dtype
-from fastbackprop.engine.calls import find_pass
+from fastbackprop.engine.calls import compiled_pass
 from fastbackprop.engine.plan import COMPUTATIONS
 from fastbackprop.kernels import may_compile
 from fastbackprop.losses import LOSSES, find_loss
@@ -46,7 +46,7 @@ def warmup(dtype: DTypeLike | None = None) -> None:
         for group in GROUPS:
             addresses(known, group)
         for computation in COMPUTATIONS.values():
-            for name in computation.passes.values():
-                entry.compiled_pass(find_pass(name), known)
+            for scheme, name in computation.passes.items():
+                compiled_pass(scheme, name, known)
         for tile_loss in (seed.tile_seed, *(find_loss(name).tile_loss for name in LOSSES)):
             entry.compiled_loss(tile_loss, known)

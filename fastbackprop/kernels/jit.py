@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import hashlib
 import logging
 import pickle
@@ -14,22 +15,16 @@ import llvmlite
 import numba
 import numpy as np
 from numba.core.registry import cpu_target
-from numba.extending import register_jitable
 
 from fastbackprop.kernels import cache
 
-inner = register_jitable(error_model="numpy", no_cfunc_wrapper=True)
-"""For functions that entry points call. They are never cached on their own: numba would not see their edits.
-
-Python and C do not call them, so wrappers are left out: with these, a large function took 4.9 s to compile, 0.5 s more.
-
-Only for small functions: LLVM optimises and translates each on its own, and then again within its callers. So kernels
-are intrinsics (see simd.outlined), steps of a pass are phases, and arrays are copied element by element: one assignment
-of a slice brings in 20 functions on strings, for an error's text.
-"""
-
 phase = numba.njit(inline="always", error_model="numpy", no_cfunc_wrapper=True)  # type: ignore[call-overload]
-"""For the steps of a pass: numba replaces the call by their code before it types anything, see passes.tile."""
+"""For the steps of a pass: numba replaces the call by their code before it types anything, see passes.tile.
+
+A function that a pass calls would be optimised and translated by LLVM on its own, and again within its callers. So
+kernels are intrinsics (see simd.outlined), and arrays are copied element by element: one assignment of a slice brings
+in 20 functions on strings, for an error's text.
+"""
 
 SETTINGS = "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT"
 """The settings of numba that change machine code. Users set NUMBA_OPT and so on."""
@@ -105,7 +100,7 @@ def _fetch(function, parts, make, dump, load):
     """
 
     def make_quietly():
-        with _quiet(), _interruptible():
+        with _quiet(), _uncollected(), _interruptible():
             return make()
 
     name, dump_alone = functools.partial(_name, function, parts), functools.partial(_alone, dump)
@@ -153,6 +148,18 @@ def _quiet():
         yield
     finally:
         logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _uncollected():
+    """No garbage collection: numba makes millions of objects that stay, and collections took a tenth of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager

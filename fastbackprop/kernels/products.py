@@ -1,8 +1,8 @@
-"""The products and row operations, compiled once for a dtype in four groups; passes call them by address.
+"""The products and row operations, compiled once for a dtype in three groups; passes call them by address.
 
 If passes inlined them, each pass would compile them again: 1.6 to 2 s instead of 0.6. A group shares its register
-tiles, and is compiled when a network first needs it: narrow networks do not need `transposed` (0.5 s), large batches do
-not need `samples` (0.9 s).
+tiles, and is compiled when a batch first needs it: large batches do not need `samples` (0.8 s). A group of their own
+for transpose and weight_gradient, which narrow networks do not need, would save those 0.1 s and cost others 0.4.
 """
 
 import functools
@@ -18,7 +18,7 @@ from fastbackprop.kernels.jit import compile_entry
 from fastbackprop.kernels.simd import pointer
 
 INT = types.intp
-GROUPS = "rows", "tiles", "transposed", "samples"
+GROUPS = "rows", "tiles", "samples"
 
 
 def signatures(element):
@@ -33,8 +33,6 @@ def signatures(element):
             "forward_layer": (layers.forward_layer, [row, INT, row, row, row, *[INT] * 5]),
             "backward_layer": (layers.backward_layer, [row, INT, row, INT, row, row, *[INT] * 6]),
             "dot_gradient": (layers.dot_gradient, [row, INT, row, row, INT, row, INT, row, *[INT] * 4]),
-        },
-        "transposed": {
             "transpose": (layers.transpose, [row, INT, row, *[INT] * 3]),
             "weight_gradient": (layers.weight_gradient, [row, INT, row, INT, row, *[INT] * 5]),
         },

@@ -4,14 +4,14 @@
     tile_loss                           value and derivative over one tile, compiled
 
 tile_loss(losses, rows, stride, units, target_rows, count, scale) takes `count` samples of a tile, D_o = units. losses
-is the address of doubles, rows that of elements (numba.carray makes arrays of both), scale a double, the rest are
-integers. rows are those of the tile from the first of the output on, `stride` elements apart:
+points to doubles, rows to elements, scale is an element, the rest are integers. rows are those of the tile from the
+first of the output on, `stride` elements apart, so rows[r * stride + s] is row r of sample s:
 
     output, then dl/df_K | target | sample weights w | three rows of workspace
 
 It adds w times the loss of each sample to its entry of `losses`, in double precision, and writes scale w times the
 derivative by the output in place of it; the target's and the last three rows may be overwritten. NaN and infinities go
-where the formula takes them. Loops over the samples are innermost, and few arrays are in each: above a few pairs of
+where the formula takes them. Loops over the samples are innermost, and few rows are in each: above a few pairs of
 them, LLVM no longer checks whether they overlap, and makes no vectors.
 
 Importing this imports no loss: they import numba.

@@ -5,7 +5,6 @@ l = sum_i max(o_i, 0) - o_i y_i + log1p(exp(-|o_i|)), dl/do_i = sigmoid(o_i) - y
 No exponential has a positive argument, so nothing overflows.
 """
 
-import numba
 import numpy as np
 
 from fastbackprop.arguments.checks import check_probabilities
@@ -19,15 +18,13 @@ def check_target(y, units, columns):
 
 def tile_loss(losses, rows, stride, units, target_rows, count, scale):
     """See the package's docstring."""
-    lanes, tile = numba.carray(losses, count), numba.carray(rows, (2 * units + 1) * stride)
-    real = tile.dtype.type
-    one, zero, slope = real(1.0), real(0.0), real(scale)
-    weight = tile[2 * units * stride :]
+    real = type(scale)
+    one, zero, weight = real(1.0), real(0.0), 2 * units * stride
     for i in range(units):
-        output, target = tile[i * stride :], tile[(units + i) * stride :]
+        output, target = i * stride, (units + i) * stride
         for s in range(count):
-            o, y = output[s], target[s]
+            o, y = rows[output + s], rows[target + s]
             small = exp(-abs(o))
             positive = max(o, zero)  # in this order, NaN stays
-            lanes[s] += np.float64(weight[s]) * np.float64((positive - o * y) + log1p(small))
-            output[s] = slope * weight[s] * ((small if o < zero else one) / (one + small) - y)
+            losses[s] += np.float64(rows[weight + s]) * np.float64((positive - o * y) + log1p(small))
+            rows[output + s] = scale * rows[weight + s] * ((small if o < zero else one) / (one + small) - y)

@@ -6,7 +6,6 @@ m is 1 except for rounding, and stays in both formulas so that one is the deriva
 positive argument, so nothing overflows.
 """
 
-import numba
 import numpy as np
 
 from fastbackprop.arguments.checks import check_classes, check_probabilities
@@ -21,49 +20,47 @@ def check_target(y, units, columns):
 
 def tile_loss(losses, rows, stride, units, target_rows, count, scale):
     """See the package's docstring."""
-    lanes, tile = numba.carray(losses, count), numba.carray(rows, (2 * units + 4) * stride)
-    real = tile.dtype.type
-    one, zero, slope = real(1.0), real(0.0), real(scale)
+    real = type(scale)
+    one, zero = real(1.0), real(0.0)
     has_classes = target_rows < units
-    weight, mass = tile[2 * units * stride :], tile[(2 * units + 1) * stride :]
-    crossed, total = tile[(2 * units + 2) * stride :], tile[(2 * units + 3) * stride :]
-    classes = tile[units * stride :]
+    classes, weight = units * stride, 2 * units * stride  # where these rows begin
+    mass, crossed, total = weight + stride, weight + 2 * stride, weight + 3 * stride
     for s in range(count):
-        mass[s] = one if has_classes else zero
-        crossed[s] = zero
-        total[s] = real(-np.inf)
+        rows[mass + s] = one if has_classes else zero
+        rows[crossed + s] = zero
+        rows[total + s] = real(-np.inf)
     for i in range(units):
-        output = tile[i * stride :]
-        for s in range(count):
-            total[s] = max(total[s], output[s])  # the peak; a NaN need not stay, it will be one of the exponentials
+        output = i * stride
+        for s in range(count):  # the peak; a NaN need not stay, it will be one of the exponentials
+            rows[total + s] = max(rows[total + s], rows[output + s])
     for i in range(units - 1, -1, -1):  # the row of the class numbers is overwritten last
-        output, target = tile[i * stride :], tile[(units + i) * stride :]
+        output, target = i * stride, (units + i) * stride
         for s in range(count):
-            output[s] -= total[s]
+            rows[output + s] -= rows[total + s]
         if has_classes:
             # No product with 0: outputs of other classes may be infinite. Loads in a branch would not be made vectors.
             number = real(i)
             for s in range(count):
-                hit, z, before = classes[s] == number, output[s], crossed[s]
-                crossed[s] = z if hit else before
-                target[s] = one if hit else zero
+                hit, z, before = rows[classes + s] == number, rows[output + s], rows[crossed + s]
+                rows[crossed + s] = z if hit else before
+                rows[target + s] = one if hit else zero
         else:
             for s in range(count):
-                crossed[s] += target[s] * output[s]
+                rows[crossed + s] += rows[target + s] * rows[output + s]
             for s in range(count):
-                mass[s] += target[s]
+                rows[mass + s] += rows[target + s]
     for s in range(count):
-        total[s] = zero
+        rows[total + s] = zero
     for i in range(units):
-        output = tile[i * stride :]
+        output = i * stride
         for s in range(count):
-            output[s] = exp(output[s])
-            total[s] += output[s]
+            rows[output + s] = exp(rows[output + s])
+            rows[total + s] += rows[output + s]
     for s in range(count):  # a total is 1 at least
-        loss = np.float64(mass[s]) * np.float64(log1p(total[s] - one)) - np.float64(crossed[s])
-        lanes[s] += np.float64(weight[s]) * loss
-        total[s] = mass[s] / total[s]
+        loss = np.float64(rows[mass + s]) * np.float64(log1p(rows[total + s] - one)) - np.float64(rows[crossed + s])
+        losses[s] += np.float64(rows[weight + s]) * loss
+        rows[total + s] = rows[mass + s] / rows[total + s]
     for i in range(units):
-        output, target = tile[i * stride :], tile[(units + i) * stride :]
+        output, target = i * stride, (units + i) * stride
         for s in range(count):
-            output[s] = slope * weight[s] * (total[s] * output[s] - target[s])
+            rows[output + s] = scale * rows[weight + s] * (rows[total + s] * rows[output + s] - rows[target + s])

@@ -25,7 +25,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from fastbackprop.kernels.jit import compile_entry, inner, phase
+from fastbackprop.kernels.jit import compile_entry, phase
 from fastbackprop.kernels.simd import INT
 from fastbackprop.parallel.boxes import AWAY, BOX, CALLED, GO, HERE, LEAVE, LINE, RUN, STATE, THREAD, WAITING
 
@@ -170,7 +170,7 @@ def count_one(typing_context, cell):
     return types.int64(CELL), generate
 
 
-@inner
+@phase
 def wait_a_moment(looks):
     """Pause between two looks, or yield the processor after many. `looks` is the number of looks before."""
     if looks < SPINS:
@@ -259,7 +259,7 @@ def run_pass(typing_context, address, call, thread, threads):
     return types.void(types.int64, call, types.int64, types.int64), generate
 
 
-@inner
+@phase
 def run(call, boxes, patience, address):
     """Run the pass at that address on this thread, and on all workers that answer; returns the number of threads.
 

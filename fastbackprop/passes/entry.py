@@ -94,6 +94,12 @@ def compiled_pass(run, dtype):
 
 
 @functools.cache
+def compiled_tile(function, dtype, field):
+    """What a pass of chunks does with a tile, compiled for float32 or float64: the address is for that field."""
+    return compile_callback(function, call_record(numba.from_dtype(dtype)).fields[field].sig)
+
+
+@functools.cache
 def compiled_loss(tile_loss, dtype):
     """A loss, compiled for float32 or float64, with an `address`: see losses."""
     return compile_callback(tile_loss, loss_signature(numba.from_dtype(dtype)))

@@ -7,11 +7,10 @@ Measured: in place, both passes of 1,000 to 100,000 samples of 1-6x5-1 and 8-16x
 2026-11).
 """
 
-from fastbackprop.kernels.jit import inner, phase
+from fastbackprop.kernels.jit import phase
 from fastbackprop.kernels.records import record_at
 from fastbackprop.kernels.rows import clear_tail, relu_rows, whole_vectors
 from fastbackprop.kernels.simd import advance
-from fastbackprop.passes.chunks import each_tile, sum_over_tiles
 from fastbackprop.passes.tile import add_layer_gradient, give_input_gradient, take_input, take_loss
 
 
@@ -72,7 +71,6 @@ def forward_columns(call, tile, k, h, h_row, first, count):
     return activations, row
 
 
-@inner
 def forward_tile(call, tile, first, count):
     """f_k = Omega_k h_k + beta_k and h_{k+1} = ReLU(f_k), to the caller's lists."""
     take_input(call, tile, first, count)
@@ -118,7 +116,6 @@ def backward_columns(call, tile, k, first, count, in_place):
             give_rows(call, wanted, result, first, layer.units_in, count)
 
 
-@inner
 def backward_tile(call, tile, partial, losses, first, count, samples_before):
     """dl/df_{k-1} = (Omega_k^T dl/df_k) * [f_{k-1} > 0], and the weight gradients with the caller's h_k."""
     begin_backward(call, tile, losses, first, count)
@@ -133,6 +130,3 @@ def backward_tile(call, tile, partial, losses, first, count, samples_before):
         if k > 0:
             backward_columns(call, tile, k, first, count, in_place)
     give_input_gradient(call, tile, first, count)
-
-
-forward_pass, backward_pass = each_tile(forward_tile), sum_over_tiles(backward_tile)

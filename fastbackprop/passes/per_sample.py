@@ -11,11 +11,10 @@ import numba
 import numpy as np
 
 from fastbackprop.kernels.columns import add_squared_norms, multiply_rows, outer_products, with_norm
-from fastbackprop.kernels.jit import inner, phase
+from fastbackprop.kernels.jit import phase
 from fastbackprop.kernels.records import record_at
 from fastbackprop.kernels.rows import clear, clear_tail, fill_with_ones, whole_vectors
 from fastbackprop.kernels.simd import advance, doubles
-from fastbackprop.passes.chunks import each_tile, sum_over_tiles
 from fastbackprop.passes.tile import (
     add_layer_gradient,
     add_transposed,
@@ -81,7 +80,6 @@ def narrow(call, tile, number, values, count):
         results[s] = found[s]
 
 
-@inner
 def norms_tile(call, tile, first, count):
     """The losses and norms of a tile's samples, to the caller."""
     differentiate_samples(call, tile, first, count)
@@ -92,7 +90,6 @@ def norms_tile(call, tile, first, count):
     give_columns(call, advance(tile, call.results_at), first, 1 + call.norms, count)
 
 
-@inner
 def clip_tile(call, tile, partial, losses, first, count, samples_before):
     """The sum of a tile's gradients, each scaled down to a norm of at most max_norm, by a factor of dl/df_k."""
     differentiate_samples(call, tile, first, count)
@@ -127,7 +124,6 @@ def take_factors(call, tile, losses, first, count):
     clear_tail(row, call.row_bytes, 1, count, whole_vectors(count, tile))
 
 
-@inner
 def square_tile(call, tile, partial, losses, first, count, samples_before):
     """dl/dOmega_k += dl/df_k h_k^T, and then the same of their squares, for the sum of the squared gradients."""
     differentiate_samples(call, tile, first, count)
@@ -151,7 +147,6 @@ def square_tile(call, tile, partial, losses, first, count, samples_before):
             add_transposed(call, tile, summed, k, h, row, count, samples_before)
 
 
-@inner
 def gradients_tile(call, tile, first, count):
     """The gradient of each sample, and its loss, to the caller."""
     differentiate_samples(call, tile, first, count)
@@ -172,7 +167,3 @@ def gradients_tile(call, tile, first, count):
         )
         # fmt: on
         call.copy_rows(advance(biases.data, first * biases.row), biases.row, dl_df, item, row, count, units)
-
-
-norms_pass, gradients_pass = each_tile(norms_tile), each_tile(gradients_tile)
-clipped_pass, squares_pass = sum_over_tiles(clip_tile), sum_over_tiles(square_tile)

@@ -1,17 +1,11 @@
 """The prediction: each chunk of a batch goes through the network, and only the output is kept."""
 
-from fastbackprop.kernels.jit import inner
 from fastbackprop.kernels.simd import advance
-from fastbackprop.passes.chunks import each_tile
 from fastbackprop.passes.tile import forward, give_columns, take_input
 
 
-@inner
 def predict_tile(call, tile, first, count):
     """A tile goes forward, and its output is copied to the caller."""
     take_input(call, tile, first, count)
     forward(call, tile, count)
     give_columns(call, advance(tile, call.output_at), first, call.outputs, count)
-
-
-predict_pass = each_tile(predict_tile)

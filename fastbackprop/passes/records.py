@@ -60,7 +60,7 @@ def block_record(element):
 def call_record(element):
     """One call: the arrays, how the batch is cut, the workspace, and the addresses of the products."""
     rows, doubles, columns = types.CPointer(element), types.CPointer(types.float64), columns_record(element)
-    return Record(
+    record = Record(
         f"Call[{element}]",
         {
             **{f"counter_{k}": INT for k in range(COUNTER_WORDS)},  # what threads count together, see team
@@ -135,12 +135,21 @@ def call_record(element):
             "totals": doubles,  # (parameters,), two for each in float64, see kernels.rows.add_partials
             "losses": doubles,  # one for each chunk
             "sample_losses": doubles,  # one for each sample of the tile of each thread, or of a group
-            "loss": types.ExternalFunctionPointer(loss_signature(element), None),
+            "loss": pointer_to(loss_signature(element)),
             **pointer_types(element),
         },
     )
+    # What a pass of chunks does with a tile: see chunks.
+    record.fields["take_tile"] = pointer_to(types.void(record, rows, INT, INT))
+    record.fields["add_tile"] = pointer_to(types.void(record, rows, rows, doubles, INT, INT, INT))
+    return record
+
+
+def pointer_to(signature):
+    """The type of a field that holds the address of a compiled function."""
+    return types.ExternalFunctionPointer(signature, None)
 
 
 def loss_signature(element):
     """The types of a loss's arguments, see losses."""
-    return types.void(types.CPointer(types.float64), types.CPointer(element), *[INT] * 4, REAL)
+    return types.void(types.CPointer(types.float64), types.CPointer(element), *[INT] * 4, element)

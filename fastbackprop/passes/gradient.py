@@ -1,16 +1,13 @@
-"""The private pass: each chunk of a batch sums its own gradient, tile by tile, while the tile is in cache.
+"""The gradient by chunks: each chunk of a batch sums its own, tile by tile, while the tile is in cache.
 
 For networks whose gradient is so small that each chunk can have one.
 """
 
-from fastbackprop.kernels.jit import inner
 from fastbackprop.kernels.records import record_at
 from fastbackprop.kernels.simd import advance
-from fastbackprop.passes.chunks import sum_over_tiles
 from fastbackprop.passes.tile import add_layer_gradient, backward, forward, give_input_gradient, take_input, take_loss
 
 
-@inner
 def differentiate_tile(call, tile, partial, losses, first, count, samples_before):
     """A tile goes forward and back; each layer's weight gradient is taken first, as dl/df_{k-1} may overwrite h_k."""
     take_input(call, tile, first, count)
@@ -22,6 +19,3 @@ def differentiate_tile(call, tile, partial, losses, first, count, samples_before
         if k > 0:
             backward(call, tile, k, count)
     give_input_gradient(call, tile, first, count)
-
-
-private_pass = sum_over_tiles(differentiate_tile)
