@@ -98,26 +98,36 @@ def pause(typing_context):
     """A hint that this thread only waits: the other thread of its core may use the core's resources."""
 
     def generate(context, builder, signature, arguments):
-        triple, number = context.codegen().magic_tuple()[0], ir.IntType(32)
-        if triple.startswith(("x86_64", "i686")):
-            call_llvm(builder, "llvm.x86.sse2.pause")
-        elif triple.startswith(("aarch64", "arm64")):
-            call_llvm(builder, "llvm.aarch64.hint", number(1))
+        emit_pause(context, builder)
         return context.get_dummy_value()
 
     return types.void(), generate
+
+
+def emit_pause(context, builder):
+    """The instruction of `pause`."""
+    triple = context.codegen().magic_tuple()[0]
+    if triple.startswith(("x86_64", "i686")):
+        call_llvm(builder, "llvm.x86.sse2.pause")
+    elif triple.startswith(("aarch64", "arm64")):
+        call_llvm(builder, "llvm.aarch64.hint", ir.IntType(32)(1))
 
 
 @intrinsic
-def yield_processor(typing_context):
-    """Let another thread have this processor, if one waits for it: this thread may be waiting for that one."""
+def wait_a_moment(typing_context, looks):
+    """Pause between two looks, or yield the processor after many: another thread may wait for it, and this thread for
+    that one. `looks` is the number of looks before.
+    """
 
     def generate(context, builder, signature, arguments):
-        kind = ir.FunctionType(ir.IntType(32), [])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, YIELD), [])
+        with builder.if_else(builder.icmp_signed("<", arguments[0], INT(SPINS))) as (soon, late):
+            with soon:
+                emit_pause(context, builder)
+            with late:
+                call_llvm(builder, YIELD, returns=ir.IntType(32))
         return context.get_dummy_value()
 
-    return types.void(), generate
+    return types.void(types.int64), generate
 
 
 def rounding_mode(context, builder):
@@ -168,15 +178,6 @@ def count_one(typing_context, cell):
         return builder.atomic_rmw("add", arguments[0], INT(1), "acq_rel")
 
     return types.int64(CELL), generate
-
-
-@phase
-def wait_a_moment(looks):
-    """Pause between two looks, or yield the processor after many. `looks` is the number of looks before."""
-    if looks < SPINS:
-        pause()
-    else:
-        yield_processor()
 
 
 @phase

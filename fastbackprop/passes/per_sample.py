@@ -7,7 +7,6 @@ every layer. Sample weights are applied only where clipped gradients are summed.
 
 import math
 
-import numba
 import numpy as np
 
 from fastbackprop.kernels.columns import add_squared_norms, multiply_rows, outer_products, with_norm
@@ -60,7 +59,7 @@ def take_norms(call, tile, count):
         )
         # fmt: on
     for number in range(call.norms):
-        norms = numba.carray(doubles(tile, call.norms_at + number * call.norms_row), count)
+        norms = doubles(tile, call.norms_at + number * call.norms_row)
         for s in range(count):
             norms[s] = math.sqrt(norms[s])
         for s in range(count):
@@ -75,9 +74,9 @@ def take_norms(call, tile, count):
 @phase
 def narrow(call, tile, number, values, count):
     """A row of results = doubles of the tile, as elements."""
-    results, found = numba.carray(advance(tile, call.results_at + number * call.row_bytes), count), values
+    results = advance(tile, call.results_at + number * call.row_bytes)
     for s in range(count):
-        results[s] = found[s]
+        results[s] = values[s]
 
 
 def norms_tile(call, tile, first, count):
@@ -111,25 +110,23 @@ def take_factors(call, tile, losses, first, count):
     Also adds w times the loss of each sample to the losses. If max_norm / norm is NaN, it stays, because it is the
     first argument of min. A subnormal factor is replaced by 0: it has few bits, so a norm could exceed max_norm.
     """
-    row = advance(tile, call.weight_at)
-    take_weights(call, row, first, count)
-    factors, sums = numba.carray(row, count), numba.carray(losses, count)
-    own, norms = numba.carray(doubles(tile, call.losses_at), count), numba.carray(doubles(tile, call.norms_at), count)
+    factors, own, norms = advance(tile, call.weight_at), doubles(tile, call.losses_at), doubles(tile, call.norms_at)
+    take_weights(call, factors, first, count)
     scale, max_norm, smallest = call.scale, call.max_norm, 2.0**-126 if call.itemsize == 4 else 2.0**-1022
     for s in range(count):
         weight, ratio = np.float64(factors[s]), max_norm / norms[s] if max_norm < np.inf else 1.0
-        sums[s] += weight * own[s]
+        losses[s] += weight * own[s]
         factor = scale * weight * min(ratio, 1.0)
         factors[s] = 0.0 if abs(factor) < smallest else factor
-    clear_tail(row, call.row_bytes, 1, count, whole_vectors(count, tile))
+    clear_tail(factors, call.row_bytes, 1, count, whole_vectors(count, tile))
 
 
 def square_tile(call, tile, partial, losses, first, count, samples_before):
     """dl/dOmega_k += dl/df_k h_k^T, and then the same of their squares, for the sum of the squared gradients."""
     differentiate_samples(call, tile, first, count)
-    sums, own = numba.carray(losses, count), numba.carray(doubles(tile, call.losses_at), count)
+    own = doubles(tile, call.losses_at)
     for s in range(count):
-        sums[s] += own[s]
+        losses[s] += own[s]
     for k in range(call.layers - 1, -1, -1):
         layer, samples, row = record_at(call.layer, k), whole_vectors(count, tile), call.row_bytes
         dl_df, h = advance(tile, layer.dl_df_at), advance(tile, layer.h_at)
