@@ -191,7 +191,7 @@ def test_kernels_differ_by_what_their_closures_hold(folder, compiled):
         return add
 
     def call_closure_over(value):
-        inner = jit.inner(close_over(value))
+        inner = jit.phase(close_over(value))
 
         def calling(x):
             return inner(x)

@@ -5,6 +5,7 @@ tiles, and is compiled when a batch first needs it: large batches do not need `s
 for transpose and weight_gradient, which narrow networks do not need, would save those 0.1 s and cost others 0.4.
 """
 
+import ctypes
 import functools
 
 import numba
@@ -14,8 +15,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastbackprop.kernels import layers, rows, samples
-from fastbackprop.kernels.jit import compile_entry
-from fastbackprop.kernels.simd import pointer
+from fastbackprop.kernels.jit import compile_callback
 
 INT = types.intp
 GROUPS = "rows", "tiles", "samples"
@@ -58,9 +58,8 @@ def addresses(dtype, group):
     element = numba.from_dtype(dtype)
     names = list(signatures(element)[group])
     table = np.zeros(len(names), np.int64)
-    kinds = types.Array(types.int64, 1, "C"), types.Array(element, 1, "C")
-    write = compile_entry(writer(group), types.void(*kinds))
-    write(table, np.empty(0, dtype))
+    write = compile_callback(writer(group), types.void(types.CPointer(types.int64), types.CPointer(element)))
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(write.address)(table.ctypes.data, None)
     _owners.append(write)
     return dict(zip(names, table.tolist(), strict=True))
 
@@ -73,7 +72,7 @@ def writer(group):
     """The function that writes the addresses of a group's products."""
 
     def write(table, like):
-        write_addresses(pointer(table), like, group)
+        write_addresses(table, like, group)
 
     write.__name__ = f"write_{group}"
     return write
@@ -81,7 +80,7 @@ def writer(group):
 
 @intrinsic(prefer_literal=True)
 def write_addresses(typing_context, table, like, group):
-    """Write the addresses of a group's products, for elements of the type that an array has."""
+    """Write the addresses of a group's products, for elements of the type that `like` points to."""
 
     def generate(context, builder, signature, arguments):
         products = signatures(like.dtype)[group.literal_value]
