@@ -78,10 +78,11 @@ def test_the_notebooks_passes(dtype):
         assert_close(got, reference.backward_pass(all_weights, all_biases, *expected[1:], y, intermediates=True))
 
 
-def test_same_bits_for_any_number_of_threads_and_any_layout(dtype):
+@pytest.mark.parametrize("samples", [100, 1500])  # one tile, and two groups of many
+def test_same_bits_for_any_number_of_threads_and_any_layout(samples, dtype):
     layer_sizes = SHAPES[1]
     all_weights, all_biases = network(layer_sizes, dtype)
-    net_input, y = smooth_batch(layer_sizes, 1500, all_weights, all_biases, dtype)
+    net_input, y = smooth_batch(layer_sizes, samples, all_weights, all_biases, dtype)
     expected = list(fb.loss_and_gradients(net_input, all_weights, all_biases, y, input_gradient=True, num_threads=1))
     swapped = [array.astype(dtype.newbyteorder()) for array in all_weights]
     for count in 2, 3, 8:

@@ -52,8 +52,9 @@ def block_record(element):
 
     A block of partial gradients may also be a run of elements that are contiguous in both gradients.
     """
-    names = "k", "row", "rows", "column", "columns", "gradient_at", "gradient_row", "partial_at", "partial_row"
-    return Record(f"Block[{element}]", dict.fromkeys(names, INT))
+    place = "k", "row", "rows", "column", "columns", "gradient_at", "gradient_row", "partial_at", "partial_row"
+    # The last: whether products can write a block of a shared pass to the gradient, see shared.
+    return Record(f"Block[{element}]", dict.fromkeys((*place, "has_whole_vectors"), INT))
 
 
 @functools.cache
