@@ -218,7 +218,7 @@ def cut(samples: int, chunks: int, grain: int, chunk: int) -> int:
 
     Compiled code uses this function too.
     """
-    return min(grain * ((samples + grain - 1) // grain * chunk // max(chunks, 1)), samples)
+    return min(grain * ((samples + grain - 1) // grain * chunk // chunks), samples)
 
 
 def longest(samples: int, chunks: int) -> int:

@@ -64,9 +64,9 @@ def run_call(
     call.target, (call.target_row, call.target_column) = pointer(target), target.strides
     call.target_rows, call.samples = target.shape[0], net_input.shape[1]
     call.sample_weight, call.weight_column = pointer(sample_weight), sample_weight.strides[0]
-    call.is_weighted = min(sample_weight.size, 1)
+    call.is_weighted = sample_weight.size > 0
     call.columns_out, call.columns_out_row = pointer(columns_out), columns_out.strides[0]
-    call.wants_columns_out = min(columns_out.shape[1], 1)
+    call.wants_columns_out = columns_out.shape[1] > 0
     call.gradient, call.scale = pointer(gradient), scale
     call.first_sample, call.first_chunk, call.end_chunk, call.is_first, call.is_last = bounds
     layers, columns = call.layers, columns_at(places, net_input)
