@@ -7,7 +7,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from fastbackprop.kernels.simd import INT, Simd, outlined
+from fastbackprop.kernels.simd import INT, Simd, kernel
 
 DOUBLE = ir.DoubleType()
 
@@ -18,38 +18,33 @@ STREAMED_BYTES = 16
 """Size of a store past the caches, in bytes, and the alignment that it needs."""
 
 
-@intrinsic
-def add_squared_norms(typing_context, squares, dl_df, h, stride, units_out, units_in, samples):
+@kernel
+def add_squared_norms(simd, squares, dl_df, h, stride, units_out, units_in, samples):
     """squares[s] += (sum_i dl_df[i, s]^2) (1 + sum_j h[j, s]^2), in double precision.
 
     That is ||dl/dOmega_k||^2 + ||dl/dbeta_k||^2 for each sample: its weight gradient is an outer product. squares
     (samples,) are added to; dl_df and h, rows of a tile, are read; samples are whole vectors. NaN is added if the first
     sum underflows although dl_df is not 0; infinity or NaN is added if a sum overflows.
     """
+    builder = simd.builder
+    vector = ir.VectorType(DOUBLE, simd.lanes)
 
-    def emit(simd, squares, dl_df, h, stride, units_out, units_in, samples):
-        builder = simd.builder
-        vector = ir.VectorType(DOUBLE, simd.lanes)
+    def constant(value):
+        return ir.Constant(vector, [value] * simd.lanes)
 
-        def constant(value):
-            return ir.Constant(vector, [value] * simd.lanes)
-
-        for vectors, offset in simd.panels(builder.sdiv(samples, simd.int(simd.lanes))):
-            slopes, bits = sums_of_squares(simd, dl_df, stride, units_out, vectors, offset, constant(0.0))
-            activations, _ = sums_of_squares(simd, h, stride, units_in, vectors, offset, constant(1.0))
-            start = simd.behind(squares, simd.mul(offset, 8 // simd.itemsize))
-            for v, (slope, found) in enumerate(zip(slopes, bits, strict=True)):
-                place = simd.behind(start, v * simd.lanes * 8)
-                added = builder.fmul(slope, activations[v])
-                if simd.itemsize == 8:  # squares of float32 fit into a double
-                    nothing = builder.icmp_unsigned("==", found, ir.Constant(found.type, [0] * simd.lanes))
-                    fine = builder.or_(nothing, builder.fcmp_ordered(">=", slope, constant(SMALLEST_SQUARES)))
-                    added = builder.select(fine, added, constant(float("nan")))
-                total = builder.load(place, typ=vector, align=1)
-                builder.store(builder.fadd(total, added), place, align=1)
-
-    arguments = (types.CPointer(types.float64), dl_df, h, *[types.intp] * 4)
-    return types.void(*arguments), outlined("add_squared_norms", dl_df.dtype, emit)
+    for vectors, offset in simd.panels(builder.sdiv(samples, simd.int(simd.lanes))):
+        slopes, bits = sums_of_squares(simd, dl_df, stride, units_out, vectors, offset, constant(0.0))
+        activations, _ = sums_of_squares(simd, h, stride, units_in, vectors, offset, constant(1.0))
+        start = simd.behind(squares, simd.mul(offset, 8 // simd.itemsize))
+        for v, (slope, found) in enumerate(zip(slopes, bits, strict=True)):
+            place = simd.behind(start, v * simd.lanes * 8)
+            added = builder.fmul(slope, activations[v])
+            if simd.itemsize == 8:  # squares of float32 fit into a double
+                nothing = builder.icmp_unsigned("==", found, ir.Constant(found.type, [0] * simd.lanes))
+                fine = builder.or_(nothing, builder.fcmp_ordered(">=", slope, constant(SMALLEST_SQUARES)))
+                added = builder.select(fine, added, constant(float("nan")))
+            total = builder.load(place, typ=vector, align=1)
+            builder.store(builder.fadd(total, added), place, align=1)
 
 
 def sums_of_squares(simd, rows, stride, units, vectors, offset, start):
@@ -137,26 +132,22 @@ def unary(builder, name, value):
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.f64"), [value])
 
 
-@intrinsic
-def multiply_rows(typing_context, rows, stride, factors, factors_stride, units, samples):
+@kernel
+def multiply_rows(simd, rows, stride, factors, factors_stride, units, samples):
     """rows[i, s] *= factors[i, s]; samples are whole vectors.
 
     factors may be rows itself, which is then squared. With factors_stride 0, factors is one row for all.
     """
-
-    def emit(simd, rows, stride, factors, factors_stride, units, samples):
-        builder = simd.builder
-        with simd.loop(units) as i, simd.loop(builder.sdiv(samples, simd.int(simd.lanes))) as s:
-            column = simd.mul(s.index, simd.target.vector_bytes)
-            at = simd.add(simd.mul(i.index, stride), column)
-            factor = simd.load(factors, simd.add(simd.mul(i.index, factors_stride), column))
-            simd.store(builder.fmul(simd.load(rows, at), factor), rows, at)
-
-    return types.void(rows, types.intp, factors, *[types.intp] * 3), outlined("multiply_rows", rows.dtype, emit)
+    builder = simd.builder
+    with simd.loop(units) as i, simd.loop(builder.sdiv(samples, simd.int(simd.lanes))) as s:
+        column = simd.mul(s.index, simd.target.vector_bytes)
+        at = simd.add(simd.mul(i.index, stride), column)
+        factor = simd.load(factors, simd.add(simd.mul(i.index, factors_stride), column))
+        simd.store(builder.fmul(simd.load(rows, at), factor), rows, at)
 
 
-@intrinsic
-def outer_products(typing_context, target, target_stride, dl_df, df_stride, h, h_stride, units_out, units_in, samples):
+@kernel
+def outer_products(simd, target, target_stride, dl_df, df_stride, h, h_stride, units_out, units_in, samples):
     """target[s, i, j] = dl_df[i, s] h[s, j]: the weight gradient of each sample.
 
     target[s] (units_out, units_in) are contiguous, target_stride apart; written. dl_df, rows of a tile, and h, with a
@@ -166,24 +157,19 @@ def outer_products(typing_context, target, target_stride, dl_df, df_stride, h, h
     fill: 784-100-10 72 (float32) and 80 % (float64) instead of 68 and 53, 64-128x4-10 87 and 92 instead of 64 and 78
     (2 threads, Zen 4, 2026-11).
     """
-
-    def emit(simd, target, target_stride, dl_df, df_stride, h, h_stride, units_out, units_in, samples):
-        builder, row = simd.builder, simd.mul(units_in, simd.itemsize)
-        places = builder.or_(builder.or_(builder.ptrtoint(target, INT), target_stride), row)
-        streams = builder.icmp_signed("==", builder.and_(places, simd.int(STREAMED_BYTES - 1)), simd.int(0))
-        with simd.loop(samples) as s, simd.loop(units_out) as i:
-            slope = simd.load_scalar(dl_df, simd.add(simd.mul(i.index, df_stride), simd.mul(s.index, simd.itemsize)))
-            activations = simd.behind(h, simd.mul(s.index, h_stride))
-            start = simd.behind(target, simd.mul(s.index, target_stride), simd.mul(i.index, row))
-            with builder.if_else(streams) as (then, otherwise):
-                with then:
-                    stream_scaled(simd.of_bytes(STREAMED_BYTES), start, activations, slope, units_in)
-                with otherwise:
-                    store_scaled(simd, start, activations, slope, units_in)
-        builder.fence("seq_cst")  # nothing else orders streamed stores
-
-    arguments = (target, types.intp, dl_df, types.intp, h, *[types.intp] * 4)
-    return types.void(*arguments), outlined("outer_products", target.dtype, emit)
+    builder, row = simd.builder, simd.mul(units_in, simd.itemsize)
+    places = builder.or_(builder.or_(builder.ptrtoint(target, INT), target_stride), row)
+    streams = builder.icmp_signed("==", builder.and_(places, simd.int(STREAMED_BYTES - 1)), simd.int(0))
+    with simd.loop(samples) as s, simd.loop(units_out) as i:
+        slope = simd.load_scalar(dl_df, simd.add(simd.mul(i.index, df_stride), simd.mul(s.index, simd.itemsize)))
+        activations = simd.behind(h, simd.mul(s.index, h_stride))
+        start = simd.behind(target, simd.mul(s.index, target_stride), simd.mul(i.index, row))
+        with builder.if_else(streams) as (then, otherwise):
+            with then:
+                stream_scaled(simd.of_bytes(STREAMED_BYTES), start, activations, slope, units_in)
+            with otherwise:
+                store_scaled(simd, start, activations, slope, units_in)
+    builder.fence("seq_cst")  # nothing else orders streamed stores
 
 
 def stream_scaled(simd, target, source, factor, count):

@@ -22,7 +22,7 @@ phase = numba.njit(inline="always", error_model="numpy", no_cfunc_wrapper=True) 
 """For the steps of a pass: numba replaces the call by their code before it types anything, see passes.tile.
 
 A function that a pass calls would be optimised and translated by LLVM on its own, and again within its callers. So
-kernels are intrinsics (see simd.outlined), and arrays are copied element by element: one assignment of a slice brings
+kernels are intrinsics (see simd.kernel), and arrays are copied element by element: one assignment of a slice brings
 in 20 functions on strings, for an error's text.
 """
 

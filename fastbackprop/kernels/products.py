@@ -10,12 +10,13 @@ import functools
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from fastbackprop.kernels import layers, rows, samples
 from fastbackprop.kernels.jit import compile_callback
+from fastbackprop.kernels.simd import INT as INT64
+from fastbackprop.kernels.simd import POINTER, Simd
 
 INT = types.intp
 GROUPS = "rows", "tiles", "samples"
@@ -83,22 +84,11 @@ def write_addresses(typing_context, table, like, group):
     """Write the addresses of a group's products, for elements of the type that `like` points to."""
 
     def generate(context, builder, signature, arguments):
-        products = signatures(like.dtype)[group.literal_value]
-        for k, (name, (product, kinds)) in enumerate(products.items()):
-            function = emitted(context, builder, typing_context, name, product, kinds)
-            builder.store(builder.ptrtoint(function, ir.IntType(64)), builder.gep(arguments[0], [ir.IntType(64)(k)]))
+        simd = Simd(context, builder, like.dtype)
+        for k, (product, kinds) in enumerate(signatures(like.dtype)[group.literal_value].values()):
+            passed = [POINTER if isinstance(kind, types.CPointer) else INT64 for kind in kinds]
+            function = simd.function(product._defn.__wrapped__, passed)
+            builder.store(builder.ptrtoint(function, INT64), builder.gep(arguments[0], [INT64(k)]))
         return context.get_dummy_value()
 
     return types.void(table, like, group), generate
-
-
-def emitted(context, builder, typing_context, name, product, kinds):
-    """The LLVM function that a product's intrinsic emits, called from a function that LLVM removes again."""
-    signature, generate = product._defn(typing_context, *kinds)
-    passed = [context.get_value_type(kind) for kind in signature.args]
-    caller = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), passed), f"caller of {name}")
-    caller.linkage = "internal"
-    inside = ir.IRBuilder(caller.append_basic_block("entry"))
-    generate(context, inside, signature, caller.args)
-    inside.ret_void()
-    return next(value for key, value in builder.module.globals.items() if key.startswith(f"{name}."))

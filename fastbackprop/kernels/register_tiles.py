@@ -61,23 +61,24 @@ def multiply(simd, **arguments):
     All register tiles are in one function, once in a module, and how they begin and end is chosen at run time. With one
     function for each product of a layer, register tiles were half of the instructions to compile.
     """
-
-    def emit(simd, *values):
-        t = Product(*values)
-        for first, height in simd.tiles(t.rows, simd.tile_rows):
-            a = simd.behind(t.a, simd.mul(first, t.a_row))
-            simd.prefetch_rows(simd.behind(a, simd.mul(height, t.a_row)), t.a_row, height, t.ahead)
-            for vectors, offset in simd.panels(t.vectors):
-                register_tile(simd, t, a, first, height, vectors, offset)
-            with simd.loop(t.rest) as p:
-                place = simd.add(simd.mul(t.vectors, simd.target.vector_bytes), simd.mul(p.index, simd.itemsize))
-                register_tile(simd.scalar(), t, a, first, height, 1, place)
-
     if "start" not in arguments:
         arguments |= {"start": cgutils.alloca_once_value(simd.builder, simd.constant(0.0)), "start_row": 0}
     left_out = {"rest": 0, "floor": simd.lowest, "masked": simd.false, "ahead": 0}
     left_out |= {"h": arguments["c"], "h_row": arguments["c_row"]}
-    simd.call("product", emit, *Product(**left_out | arguments))
+    simd.call(product, *Product(**left_out | arguments))
+
+
+def product(simd, *arguments):
+    """The function of all register tiles: its arguments are those of Product."""
+    t = Product(*arguments)
+    for first, height in simd.tiles(t.rows, simd.tile_rows):
+        a = simd.behind(t.a, simd.mul(first, t.a_row))
+        simd.prefetch_rows(simd.behind(a, simd.mul(height, t.a_row)), t.a_row, height, t.ahead)
+        for vectors, offset in simd.panels(t.vectors):
+            register_tile(simd, t, a, first, height, vectors, offset)
+        with simd.loop(t.rest) as p:
+            place = simd.add(simd.mul(t.vectors, simd.target.vector_bytes), simd.mul(p.index, simd.itemsize))
+            register_tile(simd.scalar(), t, a, first, height, 1, place)
 
 
 def prefetch_following(simd, t, a, column, height, p):

@@ -10,7 +10,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastbackprop.kernels.register_tiles import transpose_vectors
-from fastbackprop.kernels.simd import Simd, outlined
+from fastbackprop.kernels.simd import Simd, kernel
 
 
 @intrinsic
@@ -24,53 +24,47 @@ def whole_vectors(typing_context, count, tile):
     return types.intp(types.intp, tile), generate
 
 
-@intrinsic
-def copy_rows(typing_context, target, target_stride, source, source_row, source_column, rows, count):
+@kernel
+def copy_rows(simd, target, target_stride, source, source_row, source_column, rows, count):
     """target[r, s] = source[r, s] for s < count. The source has any strides, the target's rows are contiguous.
 
     Contiguous rows of the source are copied vector by vector. Contiguous columns (samples in rows, seen transposed)
     are transposed in registers. Everything else is copied element by element.
     """
+    builder, itemsize = simd.builder, simd.int(simd.itemsize)
 
-    def emit(simd, target, target_stride, source, source_row, source_column, rows, count):
-        builder, itemsize = simd.builder, simd.int(simd.itemsize)
+    def place(r, s):
+        corner = simd.behind(target, simd.mul(r, target_stride), simd.mul(s, itemsize))
+        return corner, simd.behind(source, simd.mul(r, source_row), simd.mul(s, source_column))
 
-        def place(r, s):
-            corner = simd.behind(target, simd.mul(r, target_stride), simd.mul(s, itemsize))
-            return corner, simd.behind(source, simd.mul(r, source_row), simd.mul(s, source_column))
-
-        with builder.if_else(builder.icmp_signed("==", source_column, itemsize)) as (then, otherwise):
-            with then, simd.loop(rows) as r:
-                # A call of memcpy for each row would take longer than the copy of a strip.
-                to, start = place(r.index, simd.int(0))
-                vectors = builder.sdiv(count, simd.int(simd.lanes))
-                with simd.loop(vectors) as v:
-                    offset = simd.mul(v.index, simd.target.vector_bytes)
-                    simd.store(simd.load(start, offset), to, offset)
-                done = simd.mul(vectors, simd.lanes)
+    with builder.if_else(builder.icmp_signed("==", source_column, itemsize)) as (then, otherwise):
+        with then, simd.loop(rows) as r:
+            # A call of memcpy for each row would take longer than the copy of a strip.
+            to, start = place(r.index, simd.int(0))
+            vectors = builder.sdiv(count, simd.int(simd.lanes))
+            with simd.loop(vectors) as v:
+                offset = simd.mul(v.index, simd.target.vector_bytes)
+                simd.store(simd.load(start, offset), to, offset)
+            done = simd.mul(vectors, simd.lanes)
+            with simd.loop(builder.sub(count, done)) as s:
+                item = simd.add(done, s.index)
+                simd.store(simd.load_item(start, item), simd.item(to, item), 0)
+        with otherwise:
+            by_columns = builder.icmp_signed("==", source_row, itemsize)
+            whole = [
+                builder.select(by_columns, simd.mul(builder.sdiv(size, simd.int(simd.lanes)), simd.lanes), simd.int(0))
+                for size in (rows, count)
+            ]
+            for r, _ in simd.range(whole[0], simd.lanes):
+                for s, _ in simd.range(whole[1], simd.lanes):
+                    to, start = place(r, s)
+                    transpose_vectors(simd, to, target_stride, start, source_column, simd.int(simd.lanes))
+            with simd.loop(rows) as r:
+                is_transposed = builder.icmp_signed("<", r.index, whole[0])
+                done = builder.select(is_transposed, whole[1], simd.int(0))
                 with simd.loop(builder.sub(count, done)) as s:
-                    item = simd.add(done, s.index)
-                    simd.store(simd.load_item(start, item), simd.item(to, item), 0)
-            with otherwise:
-                by_columns = builder.icmp_signed("==", source_row, itemsize)
-                whole = [
-                    builder.select(
-                        by_columns, simd.mul(builder.sdiv(size, simd.int(simd.lanes)), simd.lanes), simd.int(0)
-                    )
-                    for size in (rows, count)
-                ]
-                for r, _ in simd.range(whole[0], simd.lanes):
-                    for s, _ in simd.range(whole[1], simd.lanes):
-                        to, start = place(r, s)
-                        transpose_vectors(simd, to, target_stride, start, source_column, simd.int(simd.lanes))
-                with simd.loop(rows) as r:
-                    is_transposed = builder.icmp_signed("<", r.index, whole[0])
-                    done = builder.select(is_transposed, whole[1], simd.int(0))
-                    with simd.loop(builder.sub(count, done)) as s:
-                        to, start = place(r.index, simd.add(done, s.index))
-                        simd.store(simd.load_scalar(start, 0), to, 0)
-
-    return types.void(target, types.intp, source, *[types.intp] * 4), outlined("copy_rows", target.dtype, emit)
+                    to, start = place(r.index, simd.add(done, s.index))
+                    simd.store(simd.load_scalar(start, 0), to, 0)
 
 
 @intrinsic
@@ -85,41 +79,29 @@ def clear(typing_context, start, count):
     return types.void(start, types.intp), generate
 
 
-@intrinsic
-def clear_tail(typing_context, tile, stride, rows, count, samples):
+@kernel
+def clear_tail(simd, tile, stride, rows, count, samples):
     """tile[r, s] = 0 for count <= s < samples."""
-
-    def emit(simd, tile, stride, rows, count, samples):
-        builder = simd.builder
-        with builder.if_then(builder.icmp_signed("<", count, samples)), simd.loop(rows) as r:
-            start = simd.behind(tile, simd.mul(r.index, stride), simd.mul(count, simd.itemsize))
-            cgutils.memset(builder, start, simd.mul(builder.sub(samples, count), simd.itemsize), 0)
-
-    return types.void(tile, *[types.intp] * 4), outlined("clear_tail", tile.dtype, emit)
+    builder = simd.builder
+    with builder.if_then(builder.icmp_signed("<", count, samples)), simd.loop(rows) as r:
+        start = simd.behind(tile, simd.mul(r.index, stride), simd.mul(count, simd.itemsize))
+        cgutils.memset(builder, start, simd.mul(builder.sub(samples, count), simd.itemsize), 0)
 
 
-@intrinsic
-def relu_rows(typing_context, h, h_stride, f, f_stride, rows, samples):
+@kernel
+def relu_rows(simd, h, h_stride, f, f_stride, rows, samples):
     """h[r, s] = max(0, f[r, s]), NaN where it is NaN; samples are whole vectors. h may be f."""
-
-    def emit(simd, h, h_stride, f, f_stride, rows, samples):
-        with simd.loop(rows) as r, simd.loop(simd.builder.sdiv(samples, simd.int(simd.lanes))) as s:
-            column = simd.mul(s.index, simd.target.vector_bytes)
-            value = simd.load(f, simd.add(simd.mul(r.index, f_stride), column))
-            simd.store(simd.greatest(simd.zeros, value), h, simd.add(simd.mul(r.index, h_stride), column))
-
-    return types.void(h, types.intp, f, *[types.intp] * 3), outlined("relu_rows", h.dtype, emit)
+    with simd.loop(rows) as r, simd.loop(simd.builder.sdiv(samples, simd.int(simd.lanes))) as s:
+        column = simd.mul(s.index, simd.target.vector_bytes)
+        value = simd.load(f, simd.add(simd.mul(r.index, f_stride), column))
+        simd.store(simd.greatest(simd.zeros, value), h, simd.add(simd.mul(r.index, h_stride), column))
 
 
-@intrinsic
-def fill_with_ones(typing_context, row, count):
+@kernel
+def fill_with_ones(simd, row, count):
     """row[s] = 1 for s < count."""
-
-    def emit(simd, row, count):
-        with simd.loop(count) as s:
-            simd.store(simd.constant(1.0), row, simd.mul(s.index, simd.itemsize))
-
-    return types.void(row, types.intp), outlined("fill_with_ones", row.dtype, emit)
+    with simd.loop(count) as s:
+        simd.store(simd.constant(1.0), row, simd.mul(s.index, simd.itemsize))
 
 
 @intrinsic
@@ -138,20 +120,9 @@ def sum_row(typing_context, row, count):
     return types.float64(row, types.intp), generate
 
 
-@intrinsic
+@kernel
 def add_partials(
-    typing_context,
-    gradient,
-    gradient_row,
-    total,
-    partial,
-    partial_row,
-    partial_bytes,
-    partials,
-    rows,
-    columns,
-    is_first,
-    is_last,
+    simd, gradient, gradient_row, total, partial, partial_row, partial_bytes, partials, rows, columns, is_first, is_last
 ):
     """total += sum_c partial_c, in double precision and in the order of c; gradient = total where is_last is not 0.
 
@@ -163,32 +134,27 @@ def add_partials(
     chunks rounds as rarely as NumPy's, which adds by halves. total then holds vectors of sums and of errors in turn:
     two doubles for each element.
     """
+    builder = simd.builder
+    fresh, final = (builder.icmp_signed("!=", flag, simd.int(0)) for flag in (is_first, is_last))
 
-    def emit(simd, gradient, row, total, partial, partial_row, partial_bytes, partials, rows, columns, first, last):
-        builder = simd.builder
-        fresh, final = (builder.icmp_signed("!=", flag, simd.int(0)) for flag in (first, last))
+    def add_part(simd, r, p, vectors):
+        """Elements [p, p + vectors * lanes) of row r."""
+        at = simd.add(simd.mul(r, gradient_row), simd.mul(p, simd.itemsize))
+        total_at = simd.mul(at, 2)  # floats become doubles, doubles two of them
+        source = simd.behind(partial, simd.mul(r, partial_row), simd.mul(p, simd.itemsize))
+        places = simd.behind(gradient, at), simd.behind(total, total_at), source
+        add_vectors(simd, *places, partial_bytes, partials, vectors, fresh, final)
 
-        def add_part(simd, r, p, vectors):
-            """Elements [p, p + vectors * lanes) of row r."""
-            at = simd.add(simd.mul(r, row), simd.mul(p, simd.itemsize))
-            total_at = simd.mul(at, 2)  # floats become doubles, doubles two of them
-            source = simd.behind(partial, simd.mul(r, partial_row), simd.mul(p, simd.itemsize))
-            places = simd.behind(gradient, at), simd.behind(total, total_at), source
-            add_vectors(simd, *places, partial_bytes, partials, vectors, fresh, final)
-
-        panel = simd.tile_vectors * simd.lanes
-        panels, vectors = builder.sdiv(columns, simd.int(panel)), builder.sdiv(columns, simd.int(simd.lanes))
-        done, whole = simd.mul(panels, simd.tile_vectors), simd.mul(vectors, simd.lanes)
-        with simd.loop(rows) as r:
-            with simd.loop(panels) as step:
-                add_part(simd, r.index, simd.mul(step.index, panel), simd.tile_vectors)
-            with simd.loop(builder.sub(vectors, done)) as step:
-                add_part(simd, r.index, simd.mul(simd.add(done, step.index), simd.lanes), 1)
-            with simd.loop(builder.sub(columns, whole)) as step:
-                add_part(simd.scalar(), r.index, simd.add(whole, step.index), 1)
-
-    arguments = (gradient, types.intp, total, partial, types.intp, types.intp, *[types.intp] * 5)
-    return types.void(*arguments), outlined("add_partials", gradient.dtype, emit)
+    panel = simd.tile_vectors * simd.lanes
+    panels, vectors = builder.sdiv(columns, simd.int(panel)), builder.sdiv(columns, simd.int(simd.lanes))
+    done, whole = simd.mul(panels, simd.tile_vectors), simd.mul(vectors, simd.lanes)
+    with simd.loop(rows) as r:
+        with simd.loop(panels) as step:
+            add_part(simd, r.index, simd.mul(step.index, panel), simd.tile_vectors)
+        with simd.loop(builder.sub(vectors, done)) as step:
+            add_part(simd, r.index, simd.mul(simd.add(done, step.index), simd.lanes), 1)
+        with simd.loop(builder.sub(columns, whole)) as step:
+            add_part(simd.scalar(), r.index, simd.add(whole, step.index), 1)
 
 
 def add_vectors(simd, gradient, total, partial, partial_bytes, partials, vectors, fresh, final):

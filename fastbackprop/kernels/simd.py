@@ -11,6 +11,7 @@ cast to pointers.
 """
 
 import contextlib
+import functools
 from dataclasses import dataclass, replace
 
 from llvmlite import ir
@@ -90,25 +91,29 @@ class Simd:
     def constant(self, value):
         return ir.Constant(self.element, value)
 
-    def call(self, name, emit, *arguments):
-        """Call a function of instructions that emit(simd, *arguments) writes, once in a module.
+    def call(self, emit, *arguments):
+        """Call the function of instructions that emit(simd, *arguments) writes."""
+        arguments = [self.int(argument) for argument in arguments]
+        kinds = [POINTER if argument.type.is_pointer else argument.type for argument in arguments]
+        self.builder.call(self.function(emit, kinds), arguments)
+
+    def function(self, emit, kinds):
+        """The function of instructions that emit(simd, *arguments) writes, once in a module, for such arguments.
 
         A kernel that numba compiled as a function would be optimised and translated by LLVM on its own, and again
         within every caller, up to the entry point: that was half of the compile time.
         """
         context, builder, element = self.made_of
-        arguments = [self.int(argument) for argument in arguments]
-        name = f"{name}.{element}"
+        name = f"{emit.__name__}.{element}"
         function = builder.module.globals.get(name)
         if function is None:
-            kinds = [POINTER if argument.type.is_pointer else argument.type for argument in arguments]
             function = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), kinds), name)
             function.linkage = "internal"
             function.attributes.add("noinline")
             inside = ir.IRBuilder(function.append_basic_block("entry"))
             emit(Simd(context, inside, element), *function.args)
             inside.ret_void()
-        builder.call(function, arguments)
+        return function
 
     def behind(self, pointer, *offsets):
         """The address that many bytes behind `pointer`."""
@@ -316,14 +321,23 @@ class Simd:
         self.builder.position_at_end(end)
 
 
-def outlined(name, element, emit):
-    """The code generator of an intrinsic whose instructions are in a function of their own, see Simd.call."""
+def kernel(emit):
+    """The intrinsic whose instructions emit(simd, *arguments) writes, in a function of their own: see Simd.function.
 
-    def generate(context, builder, signature, arguments):
-        Simd(context, builder, element).call(name, emit, *arguments)
-        return context.get_dummy_value()
+    Its arguments are pointers and integers. Vectors have the elements of the last pointer. It returns nothing.
+    """
 
-    return generate
+    @functools.wraps(emit)
+    def define(typing_context, *kinds):
+        *_, element = (kind.dtype for kind in kinds if isinstance(kind, types.CPointer))
+
+        def generate(context, builder, signature, arguments):
+            Simd(context, builder, element).call(emit, *arguments)
+            return context.get_dummy_value()
+
+        return types.void(*(kind if isinstance(kind, types.CPointer) else types.intp for kind in kinds)), generate
+
+    return intrinsic(define)
 
 
 @intrinsic
