@@ -79,8 +79,8 @@ FAULTS = {
     ),
     "one vector too many is written": Fault(
         "kernels/rows.py",
-        "            with simd.loop(builder.sub(vectors, done)) as step:\n                add_part",
-        "            with simd.loop(simd.add(builder.sub(vectors, done), 1)) as step:\n                add_part",
+        "        with simd.loop(builder.sub(vectors, done)) as step:\n            add_part",
+        "        with simd.loop(simd.add(builder.sub(vectors, done), 1)) as step:\n            add_part",
         "test_guard_pages.py",
     ),
     "a norm that overflows is not computed again": Fault(

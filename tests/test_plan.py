@@ -84,7 +84,7 @@ def test_batches_are_shared_where_gradients_are_large(samples, chunks):
     """So more than two threads can help."""
     made = COMPUTATIONS["gradient"].plan((784, 512, 512, 10), 4, samples)
     assert (made.scheme, made.chunks) == ("shared" if chunks == 1 else "chunks", chunks)
-    assert made.pieces == (chunks if chunks > 1 else -(-samples // limits.GRAIN))
+    assert made.most_threads == (chunks if chunks > 1 else -(-samples // limits.GRAIN))
 
 
 @of_networks
@@ -196,7 +196,7 @@ def test_rows_of_a_tile_do_not_overlap(layer_sizes, itemsize):
     for layout in [*tiled, *kept]:
         call, row, inputs, outputs = layout.call, layout.call["row_bytes"], layer_sizes[0], layer_sizes[-1]
         places = [(0, inputs), *((layer["f_at"], layer["units_out"]) for layer in layout.layers)]
-        places += [(call["target_at"], outputs), (call["weight_at"], limits.LOSS_ROWS), (call["ones_at"], 1)]
+        places += [(call["target_at"], outputs), (call["sample_weight_at"], limits.LOSS_ROWS), (call["ones_at"], 1)]
         own = [(layer["dl_df_at"], layer["units_out"]) for layer in layout.layers if layer["dl_df_at"] != layer["f_at"]]
         places += own + [(call["dl_dinput_at"], inputs)] * bool(call["dl_dinput_at"])
         if "results_at" in call:
@@ -236,8 +236,8 @@ def test_few_samples_do_not_overlap(layer_sizes, itemsize):
         ((1, 6, 6, 6, 6, 6, 1), 64_000),
     ],
 )
-def test_there_are_pieces_for_many_threads(layer_sizes, samples, itemsize):
+def test_there_is_work_for_many_threads(layer_sizes, samples, itemsize):
     made = plan.plan_gradient(layer_sizes, itemsize, samples)
-    assert made.pieces >= 32
+    assert made.most_threads >= 32
     if made.scheme == "shared":
         assert len(made.layout.blocks) >= 64

@@ -46,7 +46,7 @@ def report(layer_sizes: tuple[int, ...], dtype: DType, samples: int, num_threads
 
 def describe(plan: Plan, layer_sizes: tuple[int, ...], dtype: DType, num_threads: int) -> dict[str, str]:
     """The scheme, and how the batch is cut: read from the plan."""
-    layout, threads = plan.layout, count_threads(num_threads, plan.pieces)
+    layout, threads = plan.layout, count_threads(num_threads, plan.most_threads)
     rows = {
         "network": f"{'-'.join(map(str, layer_sizes))}, {layout.parameters:,} parameters, {dtype}",
         "samples": f"{plan.samples:,}",

@@ -11,17 +11,17 @@ from fastbackprop.engine.layout import Layout
 from fastbackprop.engine.plan import COMPUTATIONS
 
 
-def compiled_pass(scheme: str, name: str, dtype: DType) -> tuple[int, dict[str, int]]:
+def compile_pass(scheme: str, name: str, dtype: DType) -> tuple[int, dict[str, int]]:
     """The address of a pass, and the fields of a record with the addresses of its own: see Computation.passes."""
     from fastbackprop.passes import entry
-    from fastbackprop.passes.chunks import SCHEDULES
+    from fastbackprop.passes.chunks import LOOPS
 
     module, function = name.split(".")
     found = getattr(importlib.import_module(f"fastbackprop.passes.{module}"), function)
-    if scheme not in SCHEDULES:
+    if scheme not in LOOPS:
         return entry.compiled_pass(found, dtype).address, {}
-    schedule, field = SCHEDULES[scheme]
-    return entry.compiled_pass(schedule, dtype).address, {field: entry.compiled_tile(found, dtype, field).address}
+    loop, field = LOOPS[scheme]
+    return entry.compiled_pass(loop, dtype).address, {field: entry.compiled_tile(found, dtype, field).address}
 
 
 class Call:
@@ -43,7 +43,7 @@ class Call:
         self.dtype, self.plan = dtype, computation.plan(layer_sizes, dtype.itemsize, samples)
         element, plan, layout = numba.from_dtype(dtype), self.plan, self.plan.layout
         self.run = entry.entry(dtype)
-        self.address, own = compiled_pass(plan.scheme, computation.passes[plan.scheme], dtype)
+        self.address, own = compile_pass(plan.scheme, computation.passes[plan.scheme], dtype)
         kind = records.call_record(element)
         self.words = np.zeros(len(kind.fields), np.int64)
         self.doubles, self.loss_at = self.words.view(np.float64), list(kind.fields).index("loss_sum")
@@ -51,7 +51,7 @@ class Call:
         self.tables = tables(layout, dtype)
         self.set(**{name: table.ctypes.data for name, table in self.tables.items()})
         self.set(chunks=plan.chunks, batch_samples=samples, tile_samples=plan.tile_samples, **layout.call, **own)
-        for group in "rows", "samples" if plan.scheme == "few" else "tiles":
+        for group in "rows", ("samples" if plan.scheme == "few" else "tiles"):
             self.set(**addresses(dtype, group))
 
     def set(self, **fields: int) -> None:

@@ -122,7 +122,7 @@ class Engine:
         else:
             vector = np.ascontiguousarray(batch.vector, self.dtype)
         columns = [batch.net_input, batch.target, batch.sample_weight, columns_out]
-        threads = count_threads(batch.num_threads, plan.pieces)
+        threads = count_threads(batch.num_threads, plan.most_threads)
         slices = plan.slices(threads, self._most_samples(batch, plan, columns)) if plan.chunks > 1 else plan.at_once
         if call.placed != (threads, slices[0][1], self.nbytes):
             self._place_buffers(call, threads, slices[0][1])
@@ -165,9 +165,9 @@ class Engine:
             tiles, partials, samples = -(-plan.longest // plan.tile_samples), threads, plan.longest
         sizes = {
             "tiles": tiles * layout.tile_bytes,
-            "partials": partials * layout.partial_bytes * (plan.scheme != "tiles"),
+            "partials": partials * layout.partial_bytes * (plan.scheme != "results"),
             "totals": 2 * self.dtype.itemsize * layout.sums * (chunks < plan.chunks),
-            "losses": 8 * chunks,
+            "chunk_losses": 8 * chunks,
             "sample_losses": 8 * samples,
         }
         self.nbytes = -1  # after an interrupt in this loop, every call places its buffers again

@@ -14,7 +14,6 @@ from fastbackprop.engine.limits import (
     BLOCK_STEP,
     DEPTH,
     FEW,
-    GRAIN,
     LARGE_WEIGHTS_BYTES,
     LOSS_ROWS,
     PAGE_BYTES,
@@ -199,7 +198,7 @@ def place_rows(
         "row_bytes": row_bytes,
         "output_at": output_at,
         "target_at": output_at + outputs * row_bytes,
-        "weight_at": output_at + 2 * outputs * row_bytes,
+        "sample_weight_at": output_at + 2 * outputs * row_bytes,
         "ones_at": output_at + (2 * outputs + LOSS_ROWS) * row_bytes,
         "dl_dinput_at": 0,
     }
@@ -278,7 +277,7 @@ def finished(
 ) -> Layout:
     """A layout, with the fields that follow from the layers alone."""
     call |= {"itemsize": itemsize, "layers": len(layers), "inputs": layer_sizes[0], "outputs": layer_sizes[-1]}
-    call |= {"blocks": len(blocks), "gradients": gradients, "grain": GRAIN}
+    call |= {"blocks": len(blocks), "gradients": gradients}
     weights = sum(a * b for a, b in itertools.pairwise(layer_sizes))
     parameters = weights + sum(layer_sizes[1:])
     return Layout(

@@ -4,8 +4,9 @@ A *slice* of a batch is what one call into compiled code takes; it consists of *
 gradient of its own; a chunk goes through the network *tile* by tile. Threads that share one gradient instead take
 *strips* of the tiles of a *group* forward and back, and then *blocks* of the gradient.
 
-All of this follows from shapes alone, never from the number of threads, detected cache sizes or addresses: the same
-inputs give the same bits.
+Chunks, groups, tiles and blocks, and the order of every sum, follow from shapes alone, never from the number of
+threads, detected cache sizes or addresses: the same inputs give the same bits. Slices and strips depend on the number
+of threads too, and change no sum.
 """
 
 import functools
@@ -39,11 +40,11 @@ class Plan:
     """How one batch goes through the network."""
 
     scheme: str
-    """How threads share the batch: few, tiles, chunks or shared.
+    """How threads share the batch: few, chunks, results or shared.
 
-    few: one thread takes all samples. chunks: a thread takes a whole chunk, which has a gradient of its own; tiles: the
-    same for results that are not summed. shared: all threads take the tiles of a group, and then blocks of its
-    gradient.
+    few: one thread takes all samples. chunks: a thread takes a whole chunk, which has a gradient of its own; results:
+    the same for results that are not summed. shared: all threads take strips of the tiles of a group, and then blocks
+    of its gradient.
     """
     layout: Layout
     samples: int
@@ -57,7 +58,7 @@ class Plan:
     """Floating-point operations for each sample."""
 
     @functools.cached_property
-    def pieces(self) -> int:
+    def most_threads(self) -> int:
         """Largest number of threads that can work on a slice at once."""
         return -(-self.longest // GRAIN) if self.scheme == "shared" else min(self.chunks, self.most_chunks)
 
@@ -73,7 +74,7 @@ class Plan:
 
     def cut(self, chunk: int) -> int:
         """Where a chunk of the batch begins, and the one before it ends."""
-        return cut(self.samples, self.chunks, GRAIN, chunk)
+        return cut(self.samples, self.chunks, chunk)
 
     def slices(self, threads: int, most_samples: int | None = None) -> list[tuple[int, int]]:
         """The range of chunks of each slice. Slices are as even as possible, with the same number for each thread.
@@ -103,7 +104,7 @@ def plan_gradient(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> 
         chunks = count_chunks(layout, itemsize, samples)
         is_worth_sharing = samples > GRAIN and samples * layout.flops >= SHARED_FLOPS
         if chunks != 1 or not is_worth_sharing:  # threads share the one chunk of a batch that is too small for two
-            return cut_in_chunks(layout, itemsize, samples)
+            return plan_sums(layout, itemsize, samples)
     layout = shared_layout(layer_sizes, itemsize)
     group_tiles = min(GROUP_TILES, max(GROUP_BYTES // layout.tile_bytes, 2))
     groups = -(-samples // (group_tiles * SHARED_TILE_SAMPLES))
@@ -114,7 +115,7 @@ def plan_gradient(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> 
 def plan_backward_pass(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the notebooks' backward pass is computed: in chunks, however large their partial gradients."""
     layout = chunk_layout(layer_sizes, itemsize)
-    return cut_in_chunks(layout, itemsize, samples)
+    return plan_sums(layout, itemsize, samples)
 
 
 def plan_prediction(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
@@ -127,19 +128,19 @@ def plan_prediction(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -
 def plan_forward_pass(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the notebooks' forward pass is computed."""
     layout = chunk_layout(layer_sizes, itemsize)
-    return cut_short(layout, samples, layout.flops // 3)
+    return plan_results(layout, samples, layout.flops // 3)
 
 
 def plan_norms(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the norm of each sample's gradient is computed."""
     layout = kept_layout(layer_sizes, itemsize, 1, 1)
-    return cut_short(layout, samples, layout.flops * 2 // 3)
+    return plan_results(layout, samples, layout.flops * 2 // 3)
 
 
 def plan_layer_norms(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the norms of each sample's gradient by the parameters of each layer are computed."""
     layout = kept_layout(layer_sizes, itemsize, len(layer_sizes) - 1, 1)
-    return cut_short(layout, samples, layout.flops * 2 // 3)
+    return plan_results(layout, samples, layout.flops * 2 // 3)
 
 
 def plan_sample_gradients(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
@@ -148,19 +149,19 @@ def plan_sample_gradients(layer_sizes: tuple[int, ...], itemsize: int, samples: 
     Measured: an element of 784-100-10 takes 0.15 ns in float32, 0.31 in float64: the time of 36 operations (2026-11).
     """
     layout = kept_layout(layer_sizes, itemsize, 1, 1)
-    return cut_short(layout, samples, layout.flops * 6)
+    return plan_results(layout, samples, layout.flops * 6)
 
 
 def plan_clipped_gradient(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the sum of clipped gradients is computed: in chunks, however large their partial gradients."""
     layout = kept_layout(layer_sizes, itemsize, 1, 1)
-    return cut_in_chunks(layout, itemsize, samples)
+    return plan_sums(layout, itemsize, samples)
 
 
 def plan_squares(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     """How the sums of gradients and of their squares are computed: in chunks, however large their partial gradients."""
     layout = kept_layout(layer_sizes, itemsize, 1, 2)
-    return cut_in_chunks(layout, itemsize, samples)
+    return plan_sums(layout, itemsize, samples)
 
 
 class Computation(NamedTuple):
@@ -171,7 +172,7 @@ class Computation(NamedTuple):
     passes: dict[str, str]
     """For each scheme that such a plan may have, a file in passes/ and the name of a function there.
 
-    It is the pass; in tiles and chunks, it is what the pass does with one tile.
+    It is the pass, or in chunks and results its tile function.
     """
 
 
@@ -180,12 +181,12 @@ COMPUTATIONS = {
         plan_gradient,
         {"few": "few.few_gradient_pass", "chunks": "gradient.differentiate_tile", "shared": "shared.shared_pass"},
     ),
-    "prediction": Computation(plan_prediction, {"few": "few.few_predict_pass", "tiles": "predict.predict_tile"}),
-    "forward pass": Computation(plan_forward_pass, {"tiles": "notebook.forward_tile"}),
+    "prediction": Computation(plan_prediction, {"few": "few.few_predict_pass", "results": "predict.predict_tile"}),
+    "forward pass": Computation(plan_forward_pass, {"results": "notebook.forward_tile"}),
     "backward pass": Computation(plan_backward_pass, {"chunks": "notebook.backward_tile"}),
-    "norms": Computation(plan_norms, {"tiles": "per_sample.norms_tile"}),
-    "layer norms": Computation(plan_layer_norms, {"tiles": "per_sample.norms_tile"}),
-    "sample gradients": Computation(plan_sample_gradients, {"tiles": "per_sample.gradients_tile"}),
+    "norms": Computation(plan_norms, {"results": "per_sample.norms_tile"}),
+    "layer norms": Computation(plan_layer_norms, {"results": "per_sample.norms_tile"}),
+    "sample gradients": Computation(plan_sample_gradients, {"results": "per_sample.gradients_tile"}),
     "clipped gradient": Computation(plan_clipped_gradient, {"chunks": "per_sample.clip_tile"}),
     "squares": Computation(plan_squares, {"chunks": "per_sample.square_tile"}),
 }
@@ -198,27 +199,27 @@ def plan_few(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
     return Plan("few", layout, samples, 1, 1, FEW, layout.flops)
 
 
-def cut_in_chunks(layout: Layout, itemsize: int, samples: int) -> Plan:
+def plan_sums(layout: Layout, itemsize: int, samples: int) -> Plan:
     """A plan in chunks with sums. Two chunks of a slice have room, however large their partial gradients."""
     chunks, most = count_chunks(layout, itemsize, samples), max(PARTIALS_BYTES // layout.partial_bytes, 2)
     tile_samples = even_tile(layout, longest(samples, chunks))
     return Plan("chunks", layout, samples, chunks, most, tile_samples, layout.flops)
 
 
-def cut_short(layout: Layout, samples: int, flops: int) -> Plan:
+def plan_results(layout: Layout, samples: int, flops: int) -> Plan:
     """A plan in chunks without sums. Its chunks may be short."""
     short = min(-(-samples // GRAIN), MANY_CHUNKS, samples * flops // CHUNK_FLOPS)
     chunks = max(short, -(-samples // (CHUNK_TILES * layout.tile_samples)))
     tile_samples = even_tile(layout, longest(samples, chunks))
-    return Plan("tiles", layout, samples, chunks, max(chunks, 1), tile_samples, flops)
+    return Plan("results", layout, samples, chunks, max(chunks, 1), tile_samples, flops)
 
 
-def cut(samples: int, chunks: int, grain: int, chunk: int) -> int:
-    """Where a chunk begins and the one before it ends. Chunks are as even as multiples of a grain allow.
+def cut(samples: int, chunks: int, chunk: int) -> int:
+    """Where a chunk begins and the one before it ends. Chunks are as even as multiples of GRAIN allow.
 
     Compiled code uses this function too.
     """
-    return min(grain * ((samples + grain - 1) // grain * chunk // chunks), samples)
+    return min(GRAIN * ((samples + GRAIN - 1) // GRAIN * chunk // chunks), samples)
 
 
 def longest(samples: int, chunks: int) -> int:

@@ -6,7 +6,7 @@ from numpy.typing import DTypeLike
 
 from fastbackprop.arguments.addresses import reader
 from fastbackprop.arguments.checks import FLOATS, check_dtype
-from fastbackprop.engine.calls import compiled_pass
+from fastbackprop.engine.calls import compile_pass
 from fastbackprop.engine.plan import COMPUTATIONS
 from fastbackprop.kernels import may_compile
 from fastbackprop.losses import LOSSES, find_loss
@@ -37,7 +37,7 @@ def warmup(dtype: DTypeLike | None = None) -> None:
         return
     from fastbackprop.kernels.products import GROUPS, addresses  # imports numba
     from fastbackprop.parallel.team import serve
-    from fastbackprop.passes import entry, seed
+    from fastbackprop.passes import entry
 
     reader()
     serve()
@@ -47,6 +47,6 @@ def warmup(dtype: DTypeLike | None = None) -> None:
             addresses(known, group)
         for computation in COMPUTATIONS.values():
             for scheme, name in computation.passes.items():
-                compiled_pass(scheme, name, known)
-        for tile_loss in (seed.tile_seed, *(find_loss(name).tile_loss for name in LOSSES)):
-            entry.compiled_loss(tile_loss, known)
+                compile_pass(scheme, name, known)
+        for name in (*LOSSES, "_seed"):
+            entry.compiled_loss(find_loss(name).tile_loss, known)

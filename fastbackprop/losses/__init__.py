@@ -1,7 +1,7 @@
 """The losses, one file each; the file's name is the loss's. A file has
 
     check_target(y, units, columns)     y as an array (D_o, N), or (1, N) class numbers, checked
-    tile_loss                           value and derivative over one tile, compiled
+    tile_loss                           value and derivative over one tile, which passes.entry compiles
 
 tile_loss(losses, rows, stride, units, target_rows, count, scale) takes `count` samples of a tile, D_o = units. losses
 points to doubles, rows to elements, scale is an element, the rest are integers. rows are those of the tile from the

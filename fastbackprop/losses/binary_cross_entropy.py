@@ -17,7 +17,7 @@ def check_target(y, units, columns):
 
 
 def tile_loss(losses, rows, stride, units, target_rows, count, scale):
-    """See the package's docstring."""
+    """See fastbackprop.losses."""
     real = type(scale)
     one, zero, weight = real(1.0), real(0.0), 2 * units * stride
     for i in range(units):

@@ -7,5 +7,5 @@ __all__ = ["check_target", "tile_loss"]
 
 
 def tile_loss(losses, rows, stride, units, target_rows, count, scale):
-    """See the package's docstring."""
+    """See fastbackprop.losses."""
     squared_error(losses, rows, stride, units, count, 0.5, scale)

@@ -19,7 +19,7 @@ def check_target(y, units, columns):
 
 
 def tile_loss(losses, rows, stride, units, target_rows, count, scale):
-    """See the package's docstring."""
+    """See fastbackprop.losses."""
     real = type(scale)
     one, zero = real(1.0), real(0.0)
     has_classes = target_rows < units

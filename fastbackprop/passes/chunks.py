@@ -1,7 +1,7 @@
-"""The schemes `tiles` and `chunks`: a batch is cut into chunks. Threads take chunks until none is left, tile by tile.
+"""The schemes `results` and `chunks`: a batch is cut into chunks. Threads take chunks until none is left, tile by tile.
 
-What happens to one tile is a function of its own, which is called by address. So these loops are compiled once for a
-dtype. With a copy in each of eight passes, `warmup()` took 3 s longer.
+What happens to one tile is a *tile function*, which is called by its address. So these loops are compiled once for a
+dtype. With a copy for each of eight tile functions, `warmup()` took 3 s longer.
 """
 
 from fastbackprop.engine import plan
@@ -43,8 +43,8 @@ def sum_over_tiles(call, thread, threads):
     add_chunks(call, thread, threads)
 
 
-SCHEDULES = {"tiles": (each_tile, "take_tile"), "chunks": (sum_over_tiles, "add_tile")}
-"""scheme: its pass, and the field with the address of what it does with one tile, see records.call_record."""
+LOOPS = {"results": (each_tile, "take_tile"), "chunks": (sum_over_tiles, "add_tile")}
+"""scheme: its pass, and the field with the address of its tile function, see records.call_record."""
 
 cut = phase(plan.cut)
 
@@ -52,8 +52,8 @@ cut = phase(plan.cut)
 @phase
 def samples_of(call, chunk):
     """The samples of a chunk, counted from the first of the slice: [begin, end)."""
-    begin = cut(call.batch_samples, call.chunks, call.grain, chunk)
-    end = cut(call.batch_samples, call.chunks, call.grain, chunk + 1)
+    begin = cut(call.batch_samples, call.chunks, chunk)
+    end = cut(call.batch_samples, call.chunks, chunk + 1)
     return begin - call.first_sample, end - call.first_sample
 
 
@@ -70,7 +70,7 @@ def begin_chunk(call, losses, chunk):
 @phase
 def keep_loss(call, losses, chunk):
     """The loss of a chunk: the sum of the row of losses."""
-    call.losses[chunk - call.first_chunk] = sum_row(losses, call.tile_samples)
+    call.chunk_losses[chunk - call.first_chunk] = sum_row(losses, call.tile_samples)
 
 
 @phase
@@ -91,7 +91,7 @@ def add_chunks(call, thread, threads):
         )
         number = claim(call, BLOCKS)
     if thread == 0:
-        add_losses(call, call.losses, chunks)
+        add_losses(call, call.chunk_losses, chunks)
     finish(call, thread, threads, 1)
 
 

@@ -16,7 +16,7 @@ from fastbackprop.kernels.rows import clear
 from fastbackprop.kernels.samples import relu
 from fastbackprop.kernels.simd import advance
 from fastbackprop.passes.chunks import add_losses
-from fastbackprop.passes.tile import take_weights
+from fastbackprop.passes.tile import take_sample_weights
 
 
 def few_gradient_pass(call, thread, threads):
@@ -75,7 +75,7 @@ def take_loss_of_few(call, output):
     target, weights = advance(rows, call.outputs * row), advance(rows, 2 * call.outputs * row)
     call.copy_rows(rows, row, output, item, call.outputs * item, call.outputs, samples)
     call.copy_rows(target, row, call.target, call.target_row, call.target_column, call.target_rows, samples)
-    take_weights(call, weights, 0, samples)
+    take_sample_weights(call, weights, 0, samples)
     clear(losses, samples)
     call.loss(losses, rows, samples, call.outputs, call.target_rows, samples, call.scale)
     call.copy_rows(output, call.outputs * item, rows, item, row, samples, call.outputs)

@@ -22,19 +22,19 @@ from fastbackprop.passes.tile import (
     forward,
     give_columns,
     take_input,
+    take_sample_weights,
     take_target,
-    take_weights,
     transpose_layer,
 )
 
 
 @phase
-def differentiate_samples(call, tile, first, count):
+def derivatives_of_samples(call, tile, first, count):
     """h_k and dl/df_k of every layer, and the loss of each sample."""
     take_input(call, tile, first, count)
     forward(call, tile, count)
     take_target(call, tile, first, count)
-    fill_with_ones(advance(tile, call.weight_at), count)
+    fill_with_ones(advance(tile, call.sample_weight_at), count)
     losses = doubles(tile, call.losses_at)
     clear(losses, count)
     apply_loss(call, tile, losses, count, 1.0)
@@ -81,7 +81,7 @@ def narrow(call, tile, number, values, count):
 
 def norms_tile(call, tile, first, count):
     """The losses and norms of a tile's samples, to the caller."""
-    differentiate_samples(call, tile, first, count)
+    derivatives_of_samples(call, tile, first, count)
     take_norms(call, tile, count)
     narrow(call, tile, 0, doubles(tile, call.losses_at), count)
     for number in range(call.norms):
@@ -91,13 +91,13 @@ def norms_tile(call, tile, first, count):
 
 def clip_tile(call, tile, partial, losses, first, count, samples_before):
     """The sum of a tile's gradients, each scaled down to a norm of at most max_norm, by a factor of dl/df_k."""
-    differentiate_samples(call, tile, first, count)
+    derivatives_of_samples(call, tile, first, count)
     take_norms(call, tile, count)
     take_factors(call, tile, losses, first, count)
     for k in range(call.layers - 1, -1, -1):
         layer, samples = record_at(call.layer, k), whole_vectors(count, tile)
         dl_df, h = advance(tile, layer.dl_df_at), advance(tile, layer.h_at)
-        multiply_rows(dl_df, call.row_bytes, advance(tile, call.weight_at), 0, layer.units_out, samples)
+        multiply_rows(dl_df, call.row_bytes, advance(tile, call.sample_weight_at), 0, layer.units_out, samples)
         add_layer_gradient(call, tile, partial, k, h, call.row_bytes, count, samples_before)
     narrow(call, tile, 0, doubles(tile, call.norms_at), count)
     give_columns(call, advance(tile, call.results_at), first, 1, count)
@@ -110,8 +110,9 @@ def take_factors(call, tile, losses, first, count):
     Also adds w times the loss of each sample to the losses. If max_norm / norm is NaN, it stays, because it is the
     first argument of min. A subnormal factor is replaced by 0: it has few bits, so a norm could exceed max_norm.
     """
-    factors, own, norms = advance(tile, call.weight_at), doubles(tile, call.losses_at), doubles(tile, call.norms_at)
-    take_weights(call, factors, first, count)
+    factors = advance(tile, call.sample_weight_at)
+    own, norms = doubles(tile, call.losses_at), doubles(tile, call.norms_at)
+    take_sample_weights(call, factors, first, count)
     scale, max_norm, smallest = call.scale, call.max_norm, 2.0**-126 if call.itemsize == 4 else 2.0**-1022
     for s in range(count):
         weight, ratio = np.float64(factors[s]), max_norm / norms[s] if max_norm < np.inf else 1.0
@@ -123,7 +124,7 @@ def take_factors(call, tile, losses, first, count):
 
 def square_tile(call, tile, partial, losses, first, count, samples_before):
     """dl/dOmega_k += dl/df_k h_k^T, and then the same of their squares, for the sum of the squared gradients."""
-    differentiate_samples(call, tile, first, count)
+    derivatives_of_samples(call, tile, first, count)
     own = doubles(tile, call.losses_at)
     for s in range(count):
         losses[s] += own[s]
@@ -146,7 +147,7 @@ def square_tile(call, tile, partial, losses, first, count, samples_before):
 
 def gradients_tile(call, tile, first, count):
     """The gradient of each sample, and its loss, to the caller."""
-    differentiate_samples(call, tile, first, count)
+    derivatives_of_samples(call, tile, first, count)
     narrow(call, tile, 0, doubles(tile, call.losses_at), count)
     give_columns(call, advance(tile, call.results_at), first, 1, count)
     item, row, transposed = call.itemsize, call.row_bytes, advance(tile, call.transposed_at)

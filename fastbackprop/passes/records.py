@@ -103,7 +103,6 @@ def call_record(element):
             "batch_samples": INT,
             "chunks": INT,
             "tile_samples": INT,
-            "grain": INT,  # samples: chunks and strips begin at multiples of it
             # The network, and where rows lie in a tile: see Layout.
             "itemsize": INT,
             "layers": INT,
@@ -112,7 +111,7 @@ def call_record(element):
             "outputs": INT,
             "output_at": INT,
             "target_at": INT,
-            "weight_at": INT,
+            "sample_weight_at": INT,
             "ones_at": INT,
             "dl_dinput_at": INT,
             "transposed_at": INT,  # in a tile, or in the scratch memory of a shared pass
@@ -134,13 +133,13 @@ def call_record(element):
             "partials": rows,  # a partial gradient for each chunk, or the scratch memory of each thread
             "partial_bytes": INT,
             "totals": doubles,  # (parameters,), two for each in float64, see kernels.rows.add_partials
-            "losses": doubles,  # one for each chunk
+            "chunk_losses": doubles,
             "sample_losses": doubles,  # one for each sample of the tile of each thread, or of a group
             "loss": pointer_to(loss_signature(element)),
             **pointer_types(element),
         },
     )
-    # What a pass of chunks does with a tile: see chunks.
+    # Tile functions: see chunks.
     record.fields["take_tile"] = pointer_to(types.void(record, rows, INT, INT))
     record.fields["add_tile"] = pointer_to(types.void(record, rows, rows, doubles, INT, INT, INT))
     return record

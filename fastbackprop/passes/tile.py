@@ -55,7 +55,7 @@ def take_loss(call, tile, losses, first, count):
     The tiles of a chunk add to the same row: entry s is the sum over the s-th samples of all tiles.
     """
     take_target(call, tile, first, count)
-    take_weights(call, advance(tile, call.weight_at), first, count)
+    take_sample_weights(call, advance(tile, call.sample_weight_at), first, count)
     apply_loss(call, tile, losses, count, call.scale)
 
 
@@ -75,7 +75,7 @@ def take_target(call, tile, first, count):
 
 
 @phase
-def take_weights(call, row, first, count):
+def take_sample_weights(call, row, first, count):
     """The weight of each sample, to a row: 1 if there are no weights."""
     if call.is_weighted:
         weight = advance(call.sample_weight, first * call.weight_column)
