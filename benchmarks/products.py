@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import machine, peak
 from benchmarks.cases import DTYPES
-from fastbackprop.engine.layout import chunk_layout, most_terms, padded, transposed_row
+from fastbackprop.engine.layout import chunk_layout, most_terms, padded
 from fastbackprop.engine.memory import aligned
 from fastbackprop.kernels.layers import backward_layer, forward_layer, transpose, weight_gradient
 from fastbackprop.kernels.simd import advance, pointer
@@ -51,7 +51,7 @@ def speeds(width, dtype, rounds):
     rows[:] = rng.standard_normal(rows.size)
     weights = (rng.standard_normal((width + 1) * width) * np.sqrt(2 / width)).astype(dtype)
     gradient = aligned(width * padded(width), dtype)
-    t_row = transposed_row(width, dtype.itemsize)
+    t_row = padded(width) * dtype.itemsize
     transposed = aligned(samples * t_row // dtype.itemsize, dtype)
     sizes = width, samples, stride, padded(width) * dtype.itemsize, t_row, most_terms(width, dtype.itemsize)
     flops = 2 * width * width * samples

@@ -371,7 +371,7 @@ def test_forward_samples(units_in, count, dtype):
         assert (storage[count] == 7).all()
 
 
-@pytest.mark.parametrize("depth", [1, 2, 8, samples.ROWS, samples.ROWS + 1, 3 * samples.ROWS])
+@pytest.mark.parametrize("depth", [1, 2, 8, limits.PAGES, limits.PAGES + 1, 3 * limits.PAGES])
 @pytest.mark.parametrize("columns", [*range(1, 20), 33, 64, 70, 200])
 def test_multiply_samples(columns, depth, dtype):
     for count in 1, 2, 6, 7, 13:

@@ -125,7 +125,7 @@ def test_blocks_fit_into_the_scratch_memory(itemsize):
             layer = layout.layers[block["k"]]
             assert block["rows"] * block["partial_row"] <= layer["partial_biases_at"]
             assert layer["partial_biases_at"] + block["rows"] * itemsize <= call["transposed_at"]
-            assert block["columns"] * itemsize < layer["transposed_row"]
+            assert block["columns"] * itemsize <= layer["transposed_row"]
             transposed = limits.SHARED_TILE_SAMPLES * layer["transposed_row"]
             assert call["transposed_at"] + transposed <= layout.partial_bytes
 

@@ -272,7 +272,7 @@ class ForwardPass(Batch):
         own_f = copied_list(all_f, "all_f", [layers])
         own_h = copied_list(all_h, "all_h", [layers, layers + 1])[:layers]
         self._take_input(own_h[0], "all_h", 0, MATCHING)
-        shapes = self.take_columns(own_f, own_h[1:], own_f[-1:])
+        shapes = self.take_columns(own_f, own_h[1:], own_f[-1:])  # the last fills up the second list: a row per layer
         if shapes and shapes == shapes_of_columns(self.layer_sizes, self.samples):
             return  # of the parameters' dtype, like them
         own_h = self._check_lists(own_h, "all_h", self.layer_sizes[:-1])

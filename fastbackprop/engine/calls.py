@@ -46,7 +46,7 @@ class Call:
         self.address, own = compile_pass(plan.scheme, computation.passes[plan.scheme], dtype)
         kind = records.call_record(element)
         self.words = np.zeros(len(kind.fields), np.int64)
-        self.doubles, self.loss_at = self.words.view(np.float64), list(kind.fields).index("loss_sum")
+        self.doubles = self.words.view(np.float64)
         self.index = {field: number for number, field in enumerate(kind.fields)}
         self.tables = tables(layout, dtype)
         self.set(**{name: table.ctypes.data for name, table in self.tables.items()})
@@ -71,7 +71,7 @@ class Call:
     @property
     def loss_sum(self) -> float:
         """The loss of all samples."""
-        return self.doubles.item(self.loss_at)
+        return self.doubles.item(self.index["loss_sum"])
 
 
 @functools.lru_cache(maxsize=64)

@@ -109,6 +109,7 @@ def kept_layout(layer_sizes: tuple[int, ...], itemsize: int, norms: int, gradien
     rows = results + 1 + norms
     layers, call, tile_samples = place_tile(layer_sizes, itemsize, rows)
     place_derivatives(layers, call, layer_sizes[1:-1], start)
+    # Gradients of samples are computed from transposed activations of every layer.
     transposed, doubles = max(layer["transposed_row"] for layer in layers), 8 * tile_samples
     call["results_at"] = results * call["row_bytes"]
     call["losses_at"] = round_up(call["transposed_at"] + tile_samples * transposed, CACHE_LINE)
@@ -135,7 +136,7 @@ def place_tile(
     layers, call = place_rows(layer_sizes, itemsize, tile_samples)
     call["transposed_at"] = rows * call["row_bytes"]
     for layer in layers:
-        layer["transposed_row"] = transposed_row(layer["units_in"], itemsize)
+        layer["transposed_row"] = padded(layer["units_in"]) * itemsize
     return layers, call, tile_samples
 
 
@@ -150,7 +151,7 @@ def shared_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
     call["tile_bytes"] = rows * call["row_bytes"]
     blocks = []
     for k, layer in enumerate(layers):
-        layer["transposed_row"] = transposed_row(min(layer["units_in"], BLOCK_COLUMNS), itemsize)
+        layer["transposed_row"] = padded(min(layer["units_in"], BLOCK_COLUMNS)) * itemsize
         gradient_row = layer["units_in"] * itemsize
         has_whole_vectors = not layer["along_units"] or gradient_row % CACHE_LINE == 0
         for row, last_row in parts(layer["units_out"], BLOCK_ROWS, 1):
@@ -288,14 +289,9 @@ def finished(
 def padded(elements: int) -> int:
     """The elements of a padded row: an odd number of cache lines (pairs in float64).
 
-    Measured: rows of a power of two share a few sets of the caches: 1024 units took the gradient at 39 % of the peak.
+    Measured: rows of a power of two share a few sets of the caches: the gradient of 1024 units ran at 39 % of the peak.
     """
     return (-(-elements // 16) | 1) * 16
-
-
-def transposed_row(units_in: int, itemsize: int) -> int:
-    """Bytes from one sample to the next in transposed activations: an odd number of cache lines (pairs in float64)."""
-    return (round_up(units_in, 32) + 16) * itemsize
 
 
 def round_up(number: int, multiple: int) -> int:

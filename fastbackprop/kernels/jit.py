@@ -1,4 +1,4 @@
-"""The one compilation policy: nopython, nogil except for readers of Python objects, cached on disk if possible."""
+"""How functions are compiled: nopython, nogil except for readers of Python objects, cached on disk if possible."""
 
 import contextlib
 import functools
@@ -19,7 +19,7 @@ from numba.core.registry import cpu_target
 from fastbackprop.kernels import cache
 
 phase = numba.njit(inline="always", error_model="numpy", no_cfunc_wrapper=True)  # type: ignore[call-overload]
-"""For the steps of a pass: numba replaces the call by their code before it types anything, see passes.tile.
+"""For steps of a pass or of a loss: numba replaces the call by their code before it types anything.
 
 A function that a pass calls would be optimised and translated by LLVM on its own, and again within its callers. So
 kernels are intrinsics (see simd.kernel), and arrays are copied element by element: one assignment of a slice brings
@@ -64,7 +64,7 @@ class Callback:
 
 
 def compile_callback(function, signature):
-    """The same for a function of numbers and pointers that kernels call at its `address`."""
+    """The same for a function of numbers and pointers that is called at its `address`."""
     options = {"nopython": True, "error_model": "numpy"}
 
     def make():

@@ -1,7 +1,7 @@
 """Records: a row of a NumPy structured array that Python fills and compiled code reads as `record.field`.
 
 A field has eight bytes: int64, float64, or an address. Compiled code holds the address of the record, so a field is one
-load. An address is loaded as a typed pointer, never as an integer that is cast to one (LLVM 22 miscompiles that). The
+load. An address is loaded as a typed pointer: LLVM 22 miscompiles arithmetic on integers that are cast to pointers. The
 address of a function can be called: `call.forward_layer(...)`.
 
 numba's own records (numba.from_dtype) compile as fast, but hold no pointers, and passing one costs 0.66 us.

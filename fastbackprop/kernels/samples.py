@@ -8,12 +8,9 @@ The last two are one kernel. The elements behind a row's last whole vector are c
 written behind a row's end. Strides are in bytes. Arguments come as outputs, inputs, sizes.
 """
 
+from fastbackprop.engine.limits import PAGES
 from fastbackprop.kernels.register_tiles import dots, multiply
 from fastbackprop.kernels.simd import kernel
-
-ROWS = 64
-"""Largest number of rows of weights that the backward product reads at once: a page each, the entries of a first-level
-TLB."""
 
 
 @kernel
@@ -58,7 +55,7 @@ def multiply_samples(simd, c, c_stride, h, a, a_row, a_column, b, b_stride, rows
     builder = simd.builder
     asked = builder.icmp_signed("!=", with_mask, simd.int(0))
     whole = builder.sdiv(columns, simd.int(simd.lanes))
-    for q, count in simd.parts(depth, ROWS):
+    for q, count in simd.parts(depth, PAGES):
         multiply(
             simd,
             c=c,

@@ -1,4 +1,4 @@
-"""The one entry into compiled code: it writes the addresses of a call's arrays to its record, and runs a pass."""
+"""The entry of a call into compiled code: it writes the addresses of a call's arrays to its record, and runs a pass."""
 
 import functools
 
@@ -49,9 +49,12 @@ def run_call(
 ):
     """Run the pass at that address on the record in `words`; returns the number of threads that took part.
 
-    net_input      (D_i, N), target (D_o, N) or (1, N) class numbers, sample_weight (N,) or (0,): read, any strides
-    columns_out    written: (D_o, N) the output, or (D_i, N) dl/dinput, or (D_i, 0) for none; contiguous along a row
-    gradient       (P,) written in pack order
+    net_input      (D_i, N): read, any strides
+    target         (D_o, N), or (1, N) class numbers, or the input again if the pass needs none: read, any strides
+    sample_weight  (N,) or (0,): read, any stride
+    columns_out    written: (D_o, N) the output, (D_i, N) dl/dinput, rows of results (., N), or (D_i, 0) for none;
+                   contiguous along a row
+    gradient       written in pack order: (P,), with squares (2 P,), without sums (0,)
     parameters     (P,) in pack order: read; (0,) if `places` has their addresses
     places         a row (address, stride of rows, stride of columns) for each array of the lists all_weights and
                    all_biases, which are written for a vector of parameters; then for each array of the notebooks'

@@ -45,7 +45,7 @@ def few_predict_pass(call, thread, threads):
 
 @phase
 def forward_few(call):
-    """h_{k+1} = ReLU(Omega_k h_k + beta_k), sample by sample."""
+    """h_{k+1} = ReLU(Omega_k h_k + beta_k), sample by sample. The input is copied transposed, a row for each sample."""
     samples, item = call.samples, call.itemsize
     call.copy_rows(
         call.tiles, call.inputs * item, call.net_input, call.input_column, call.input_row, samples, call.inputs

@@ -1,8 +1,8 @@
 """What passes read: the records of a call, its layers, its blocks, and the lists of arrays it was given.
 
 Python fills them once for a plan; `entry` writes the addresses of a call's arrays. A field that ends in `_at` is a
-number of bytes from the start of a tile, a partial gradient or the gradient. A field that ends in `_row` is the number
-of bytes from row to row.
+number of bytes from the start of a tile, a partial gradient or the gradient. A field that ends in `_row` or `_column`
+is the number of bytes from row to row, or from column to column.
 """
 
 import functools
@@ -86,10 +86,10 @@ def call_record(element):
             "sample_weight": rows,  # (samples,)
             "weight_column": INT,
             "is_weighted": INT,
-            "columns_out": rows,  # (D_o, samples) the output, or (D_i, samples) dl/dinput; contiguous along a row
+            "columns_out": rows,  # (., samples): see entry.run_call; contiguous along a row
             "columns_out_row": INT,
             "wants_columns_out": INT,
-            "gradient": rows,  # (parameters,)
+            "gradient": rows,  # one gradient or two, see below
             "samples": INT,  # of this call, a slice of the batch
             "first_sample": INT,
             "first_chunk": INT,  # this call takes the chunks [first_chunk, end_chunk)

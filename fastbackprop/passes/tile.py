@@ -10,8 +10,8 @@ write whole vectors of samples, so the columns behind the last sample, the tail,
 weight gradient. Calls of products have one operand a line: outputs, inputs, sizes.
 
 numba replaces the call of a phase by its code before it types anything: a pass is typed, lowered and optimised once,
-and no phase is compiled on its own. As functions that are compiled on
-their own and then put in place by LLVM, they took longer: 0.70 s a pass instead of 0.57.
+and no phase is compiled on its own, see jit.phase. With functions that LLVM puts in place, a pass took 0.70 s to
+compile instead of 0.57.
 """
 
 from fastbackprop.kernels.jit import phase
@@ -52,7 +52,8 @@ def forward(call, tile, count):
 def take_loss(call, tile, losses, first, count):
     """dl/df_K in place of the output, and the loss of each sample is added to a row of losses.
 
-    The tiles of a chunk add to the same row: entry s is the sum over the s-th samples of all tiles.
+    The tiles of a chunk add to the same row: entry s is the sum over the s-th samples of all tiles. In a shared pass,
+    each sample has an entry of its own.
     """
     take_target(call, tile, first, count)
     take_sample_weights(call, advance(tile, call.sample_weight_at), first, count)
