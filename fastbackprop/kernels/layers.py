@@ -55,17 +55,17 @@ def forward_layer(simd, f, f_stride, weights, biases, h, h_stride, units_out, un
 
 @kernel
 def backward_layer(
-    simd, result, stride, h, h_stride, weights, dl_df, df_stride, units_out, units_in, samples, masked, terms
+    simd, result, stride, h, h_stride, weights, dl_df, df_stride, units_out, units_in, samples, with_mask, terms
 ):
     """result = m(h) * (weights^T dl_df) over one tile: dl/df_{k-1}, or dl/dh_k without a mask.
 
-    The mask is taken from h, a preactivation or its ReLU. If `masked` is 0, m = 1, whatever h holds. Sums are cut into
+    The mask is taken from h, a preactivation or its ReLU. If with_mask is 0, m = 1, whatever h holds. Sums are cut into
     parts of at most `terms` terms; if there is one part, h may be the result itself. result is written, h and dl_df are
     read; dl_df must not alias result. weights (units_out, units_in) are contiguous.
     """
     builder = simd.builder
     row = simd.mul(units_in, simd.itemsize)
-    with_mask = builder.icmp_signed("!=", masked, simd.int(0))
+    asked = builder.icmp_signed("!=", with_mask, simd.int(0))
     for p, depth in simd.parts(units_out, terms):
         last = builder.icmp_signed("==", simd.add(p, depth), units_out)
         multiply(
@@ -83,7 +83,7 @@ def backward_layer(
             fresh=builder.icmp_signed("==", p, simd.int(0)),
             h=h,
             h_row=h_stride,
-            masked=builder.and_(last, with_mask),
+            masked=builder.and_(last, asked),
         )
 
 

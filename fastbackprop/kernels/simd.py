@@ -61,6 +61,9 @@ class Simd:
 
     Loads and stores claim no alignment: a user's array may start at any byte. Tiles start at cache lines, so their
     loads are fast.
+
+    The body of ``with simd.loop(...)`` and of ``for ... in simd.tiles(...)`` emits the instructions of a loop, or of a
+    case: once for each shape that it can have. No ``break`` or ``continue`` may leave it.
     """
 
     def __init__(self, context, builder, element, target=None):
