@@ -1,4 +1,4 @@
-"""The picture of docs/engine.md: plan, pass, phase and product.
+"""The picture of docs/engine.md: plan, pass, product and sum, the four levels of a call.
 
 python docs/draw_engine.py
 """
@@ -76,21 +76,21 @@ def draw_product(axes):
     axes.set_title("3  Product: sums stay in registers", loc="left")
     axes.text(0.0, 0.38, "Ω: weights", fontsize=9, color=GREY, va="top")
     axes.text(0.68, 0.93, "h: rows of the tile", fontsize=9, color=GREY, va="top", ha="center")
-    axes.text(0.68, 0.38, "f: 4 rows of 3 vectors of sums", fontsize=9, color=GREY, va="top", ha="center")
+    axes.text(0.68, 0.38, "f: 4 rows of 4 vectors of sums", fontsize=9, color=GREY, va="top", ha="center")
     for row in range(4):
         for column in range(5):
             chosen = column == 2
             box(axes, 0.055 * column, 0.02 + 0.07 * (3 - row), 0.055, 0.07, BLUE, alpha=0.9 if chosen else 0.25)
-        for vector in range(3):
-            box(axes, 0.44 + 0.16 * vector, 0.02 + 0.07 * (3 - row), 0.16, 0.07, ORANGE)
+        for vector in range(4):
+            box(axes, 0.44 + 0.12 * vector, 0.02 + 0.07 * (3 - row), 0.12, 0.07, ORANGE)
     for column in range(5):
-        for vector in range(3):
+        for vector in range(4):
             chosen = column == 2
             box(
                 axes,
-                0.44 + 0.16 * vector,
+                0.44 + 0.12 * vector,
                 0.45 + 0.075 * (4 - column),
-                0.16,
+                0.12,
                 0.075,
                 GREEN,
                 alpha=0.9 if chosen else 0.25,
@@ -101,7 +101,7 @@ def draw_product(axes):
 
 
 def picture():
-    """The figure of all four."""
+    """The figure of the four levels."""
     with mpl.rc_context({"font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold"}):
         figure, panels = plt.subplots(2, 2, figsize=(10.5, 6.6), layout="constrained")
         for axes, draw in zip(panels.flat, (draw_plan, draw_pass, draw_product, draw_sum), strict=True):

@@ -1,16 +1,18 @@
 """Threads that share one call: a pass runs on several at once, each takes its share, and they wait for each other.
 
 Waking a thread takes 40 us or more, as long as many calls. So a worker stays awake for a while after a call: it spins
-in `serve` and looks at a row of a table of int64, its box. Columns are a cache line wide:
+in `serve_calls` and looks at a row of a table of int64, its box. Columns are a cache line wide:
 
-    STATE   AWAY -> WAITING -> CALLED -> HERE -> GO -> WAITING -> AWAY; written by compiled code alone
+    STATE   AWAY -> WAITING -> CALLED -> HERE -> GO -> WAITING -> AWAY, or CALLED -> WAITING if the call is taken back;
+            written by compiled code alone
     THREAD  the worker's number in the call, and how many threads the call has
     RUN     the addresses of a pass, and of the record that is its argument; how the calling thread rounds
     LEAVE   not 0 if the worker is asked to leave
 
 The calling thread calls the workers that are WAITING. A worker that answers is HERE. A worker that does not answer,
-because the system has taken its processor away, is left out. Only then the number of threads is known: the results of a
-pass must not depend on it. From one thread to the other and back takes about 0.3 us.
+because the system has taken its processor away, is left out: the calling thread takes the call back. Only then the
+number of threads is known: the results of a pass must not depend on it. From one thread to the other and back takes
+about 0.3 us.
 
 A state is stored after the columns that belong to it, and loaded before them (release and acquire). This orders all
 other memory accesses.
@@ -40,10 +42,12 @@ _system = ctypes.CDLL(None).sched_yield if os.name == "posix" else ctypes.CDLL("
 llvm.add_symbol(YIELD, ctypes.cast(_system, ctypes.c_void_p).value)
 
 ARRIVED, PIECES, BLOCKS = range(3)
-"""The counters that the threads of a call share, at the beginning of its record, on a cache line of their own."""
+"""The counters that the threads of a call share, near the beginning of its record. Their cache lines hold nothing else.
+
+They may be on one line or on two: NumPy aligns the record to 16 bytes."""
 
 COUNTER_WORDS = 3 * LINE
-"""Words of three cache lines: the counters are on the middle one."""
+"""Words of three cache lines: the counters are at the start of the second, and the others are padding."""
 
 VOID = ir.VoidType()
 CELL = types.CPointer(types.int64)
@@ -160,7 +164,7 @@ def call_llvm(builder, name, *arguments, returns=VOID):
 
 @intrinsic
 def counter(typing_context, call, number):
-    """A counter of a call; the cache lines around the three hold nothing else."""
+    """A counter of a call; their cache lines hold nothing else."""
 
     def generate(context, builder, signature, arguments):
         call, number = arguments

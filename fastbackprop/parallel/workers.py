@@ -38,7 +38,11 @@ Progress = Callable[[int, int], object]
 
 
 def count_threads(num_threads: int | None, pieces: int) -> int:
-    """The number of threads that work on a call of that number of pieces: at most one for each processor."""
+    """Largest number of threads for a call of that number of pieces: at most one for each processor, or two.
+
+    Two are not checked here, because that would ask the system in each call. On one processor, Crew.wake provides no
+    worker, and the call runs on one thread.
+    """
     if pieces < 2:
         return 1
     threads = min(num_threads or cpus.available_threads(), pieces)
