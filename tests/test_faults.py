@@ -38,6 +38,18 @@ FAULTS = {
         "        for first in range(begin, end - call.tile_samples + 1, call.tile_samples):\n            count",
         "test_gradients.py",
     ),
+    "a block in place is not cleared": Fault(
+        "passes/shared.py",
+        "        clear_tail(partial, row, block.rows, 0, block.columns)",
+        "        clear_tail(scratch, block.partial_row, block.rows, 0, block.columns)",
+        "test_shared.py",
+    ),
+    "each tile overwrites the gradient": Fault(
+        "passes/chunks.py",
+        "call.add_tile(call, tile, partial, losses, first, count, first - begin)",
+        "call.add_tile(call, tile, partial, losses, first, count, 0)",
+        "test_gradients.py",
+    ),
     "no rows for sums in parts": Fault(
         "engine/layout.py",
         "        if units:\n",

@@ -118,6 +118,7 @@ import os
 from pathlib import Path
 import numpy as np, fastbackprop as fb
 from benchmarks.cases import batch, network
+from fastbackprop import losses
 from fastbackprop.engine import plan, pool
 compiled = lambda: {str(file) for file in Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nb?")}
 fb.warmup("float32")
@@ -130,8 +131,15 @@ for plan.PRIVATE_BYTES in plan.PRIVATE_BYTES, 10:
         x, y = batch((3, 30, 30, 2), samples, np.float32)
         _, all_f, all_h = fb.compute_network_output(x, weights, biases)
         fb.backward_pass(weights, biases, all_f, all_h, y, intermediates=True)
-        fb.loss_and_gradients(x, weights, biases, np.zeros(samples, int), loss="softmax_cross_entropy")
+        for loss in losses.LOSSES:
+            fb.loss_and_gradients(x, weights, biases, np.full((2, samples), np.float32(0.5)), loss=loss)
+        fb.vjp(x, weights, biases, y)
         fb.predict(x, weights, biases)
+        fb.clipped_gradients(x, weights, biases, y, 1.0)
+        fb.squared_gradient_sums(x, weights, biases, y)
+        fb.per_sample_gradients(x, weights, biases, y)
+        for per_layer in False, True:
+            fb.per_sample_gradient_norms(x, weights, biases, y, per_layer=per_layer)
 print(compiled() == before)
 """
     assert run(code, NUMBA_CACHE_DIR=tmp_path) == "True"

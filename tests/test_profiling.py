@@ -40,7 +40,7 @@ def test_chunks_are_those_of_the_plan():
     plan = plan_gradient(SMALL, 8, 100_000)
     rows = described(SMALL, 100_000, np.dtype(np.float64), 3)
     assert rows["chunks"] == f"{plan.chunks} of up to {plan.longest:,} samples, in {len(plan.slices(3))} slices"
-    assert rows["threads"] == f"{count_threads(3, plan.pieces)} of 3"
+    assert rows["threads"] == f"{count_threads(3, plan.most_threads)} of 3"
 
 
 def test_the_register_tile_is_that_of_the_target(dtype):

@@ -87,13 +87,14 @@ def test_phases_are_compiled_within_passes_alone():
     code = """
 import numba, fastbackprop
 fastbackprop.warmup("float64")
-import importlib, pkgutil, fastbackprop.passes as passes
-from fastbackprop.parallel import team
-names = [found.name for found in pkgutil.iter_modules(passes.__path__)]
-modules = [importlib.import_module(f"fastbackprop.passes.{name}") for name in names]
-values = {name: value for module in [*modules, team] for name, value in vars(module).items()}
+import importlib, pkgutil
+from fastbackprop import losses, parallel, passes
+packages = losses, parallel, passes
+files = [file for package in packages for file in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
+modules = [importlib.import_module(file.name) for file in files]
+values = {name: value for module in modules for name, value in vars(module).items()}
 names = {name: value for name, value in values.items() if hasattr(value, "signatures")}
-assert "forward" in names and "meet" in names, names
+assert {"forward", "meet", "squared_error"} <= names.keys(), names
 print(sorted(name for name, phase in names.items() if phase.signatures))
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)

@@ -83,7 +83,7 @@ def test_teams(layer_sizes, samples, dtype, patient):
     assert_close(alone[1:], expected[1:])
     output = fb.predict(net_input, all_weights, all_biases, num_threads=1)
     plans = [COMPUTATIONS[what].plan(layer_sizes, dtype.itemsize, samples) for what in ("gradient", "prediction")]
-    most = max(made.pieces for made in plans)
+    most = max(made.most_threads for made in plans)
     for count in 2, 3, 5, 8:
         workspace, wanted = make(layer_sizes, dtype, count), min(count, most)
         seen.clear()

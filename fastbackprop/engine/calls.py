@@ -11,17 +11,18 @@ from fastbackprop.engine.layout import Layout
 from fastbackprop.engine.plan import COMPUTATIONS
 
 
-def compile_pass(scheme: str, name: str, dtype: DType) -> tuple[int, dict[str, int]]:
-    """The address of a pass, and the fields of a record with the addresses of its own: see Computation.passes."""
-    from fastbackprop.passes import entry
+def compile_pass(scheme: str, name: str, dtype: DType) -> dict[str, int]:
+    """The fields of a record with the addresses of a pass and of its tile function: see Computation.passes."""
     from fastbackprop.passes.chunks import LOOPS
+    from fastbackprop.passes.entry import compiled
 
     module, function = name.split(".")
     found = getattr(importlib.import_module(f"fastbackprop.passes.{module}"), function)
-    if scheme not in LOOPS:
-        return entry.compiled_pass(found, dtype).address, {}
-    loop, field = LOOPS[scheme]
-    return entry.compiled_pass(loop, dtype).address, {field: entry.compiled_tile(found, dtype, field).address}
+    functions = {"run": found}
+    if scheme in LOOPS:
+        loop, field = LOOPS[scheme]
+        functions = {"run": loop, field: found}
+    return {field: compiled(function, dtype, field).address for field, function in functions.items()}
 
 
 class Call:
@@ -43,14 +44,14 @@ class Call:
         self.dtype, self.plan = dtype, computation.plan(layer_sizes, dtype.itemsize, samples)
         element, plan, layout = numba.from_dtype(dtype), self.plan, self.plan.layout
         self.run = entry.entry(dtype)
-        self.address, own = compile_pass(plan.scheme, computation.passes[plan.scheme], dtype)
         kind = records.call_record(element)
         self.words = np.zeros(len(kind.fields), np.int64)
         self.doubles = self.words.view(np.float64)
         self.index = {field: number for number, field in enumerate(kind.fields)}
         self.tables = tables(layout, dtype)
         self.set(**{name: table.ctypes.data for name, table in self.tables.items()})
-        self.set(chunks=plan.chunks, batch_samples=samples, tile_samples=plan.tile_samples, **layout.call, **own)
+        self.set(chunks=plan.chunks, batch_samples=samples, tile_samples=plan.tile_samples, **layout.call)
+        self.set(**compile_pass(plan.scheme, computation.passes[plan.scheme], dtype))
         for group in "rows", ("samples" if plan.scheme == "few" else "tiles"):
             self.set(**addresses(dtype, group))
 
@@ -62,9 +63,9 @@ class Call:
     def set_loss(self, tile_loss: Any, max_norm: float) -> None:
         """Write the address of a loss, compiled, and the norm to which gradients are clipped."""
         if tile_loss is not None:
-            from fastbackprop.passes.entry import compiled_loss
+            from fastbackprop.passes.entry import compiled
 
-            self.set(loss=compiled_loss(tile_loss, self.dtype).address)
+            self.set(loss=compiled(tile_loss, self.dtype, "loss").address)
         self.doubles[self.index["max_norm"]] = max_norm
         self.tile_loss, self.max_norm = tile_loss, max_norm
 

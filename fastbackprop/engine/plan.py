@@ -1,8 +1,8 @@
 """The plan: how a batch is cut, and which pass computes it.
 
-A *slice* of a batch is what one call into compiled code takes; it consists of *chunks*, each of which sums a partial
-gradient of its own; a chunk goes through the network *tile* by tile. Threads that share one gradient instead take
-*strips* of the tiles of a *group* forward and back, and then *blocks* of the gradient.
+A *slice* of a batch is what one call into compiled code takes. It consists of *chunks*. A chunk goes through the
+network *tile* by tile, and may sum a partial gradient of its own. Threads that share one gradient instead take *strips*
+of the tiles of a *group* forward and back, and then *blocks* of the gradient.
 
 Chunks, groups, tiles and blocks, and the order of every sum, follow from shapes alone, never from the number of
 threads, detected cache sizes or addresses: the same inputs give the same bits. Slices and strips depend on the number

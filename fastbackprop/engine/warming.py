@@ -49,4 +49,4 @@ def warmup(dtype: DTypeLike | None = None) -> None:
             for scheme, name in computation.passes.items():
                 compile_pass(scheme, name, known)
         for name in (*LOSSES, "_seed"):
-            entry.compiled_loss(find_loss(name).tile_loss, known)
+            entry.compiled(find_loss(name).tile_loss, known, "loss")

@@ -154,8 +154,8 @@ def _quiet():
 def _uncollected():
     """No garbage collection: numba makes millions of objects that stay, and collections took a tenth of the time."""
     was_enabled = gc.isenabled()
-    gc.disable()
     try:
+        gc.disable()
         yield
     finally:
         if was_enabled:

@@ -128,7 +128,7 @@ def add_partials(
 
     gradient, partial_c: `rows` rows of `columns` elements; partial_c is c * partial_bytes behind partial_0. If is_last,
     gradient is written, else total (the same rows, of doubles, gradient_row elements apart). total is read unless
-    is_first, which means 0. gradient may be partial_0.
+    is_first, which means 0.
 
     For doubles, the rounding errors of the additions are summed too and added at the end. So the sum of thousands of
     chunks rounds as rarely as NumPy's, which adds by halves. total then holds vectors of sums and of errors in turn:

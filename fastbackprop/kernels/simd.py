@@ -12,6 +12,7 @@ cast to pointers.
 
 import contextlib
 import functools
+import inspect
 from dataclasses import dataclass, replace
 
 from llvmlite import ir
@@ -341,6 +342,29 @@ def kernel(emit):
         return types.void(*(kind if isinstance(kind, types.CPointer) else types.intp for kind in kinds)), generate
 
     return intrinsic(define)
+
+
+def instructions(result, *kinds):
+    """The intrinsic whose instructions emit(context, builder, *arguments) writes, in place of its call.
+
+    result, kinds: the types of what it returns, and of its arguments; None stands for any type.
+    """
+
+    def decorate(emit):
+        def define(typing_context, *given):
+            def generate(context, builder, signature, arguments):
+                value = emit(context, builder, *arguments)
+                return context.get_dummy_value() if result == types.void else value
+
+            return result(*[kind or own for kind, own in zip(kinds, given, strict=True)]), generate
+
+        functools.update_wrapper(define, emit)
+        signature = inspect.signature(emit)
+        parameters = list(signature.parameters.values())[1:]  # numba takes away one of two
+        define.__signature__ = signature.replace(parameters=parameters)
+        return intrinsic(define)
+
+    return decorate
 
 
 @intrinsic

@@ -10,7 +10,7 @@ __all__ = ["check_target", "tile_loss"]
 
 def tile_loss(losses, rows, stride, units, target_rows, count, scale):
     """See fastbackprop.losses."""
-    squared_error(losses, rows, stride, units, count, 1.0, scale + scale)
+    squared_error(losses, rows, stride, units, count, 1.0, scale + scale)  # 2.0 * scale would be a double
 
 
 @phase

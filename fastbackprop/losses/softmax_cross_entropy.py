@@ -23,7 +23,7 @@ def tile_loss(losses, rows, stride, units, target_rows, count, scale):
     real = type(scale)
     one, zero = real(1.0), real(0.0)
     has_classes = target_rows < units
-    classes, weight = units * stride, 2 * units * stride  # where these rows begin
+    classes, weight = units * stride, 2 * units * stride  # the first elements of rows
     mass, crossed, total = weight + stride, weight + 2 * stride, weight + 3 * stride
     for s in range(count):
         rows[mass + s] = one if has_classes else zero

@@ -25,10 +25,9 @@ import os
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 
 from fastbackprop.kernels.jit import compile_entry, phase
-from fastbackprop.kernels.simd import INT
+from fastbackprop.kernels.simd import INT, instructions
 from fastbackprop.parallel.boxes import AWAY, BOX, CALLED, GO, HERE, LEAVE, LINE, RUN, STATE, THREAD, WAITING
 
 LOOKS = 100
@@ -54,62 +53,33 @@ CELL = types.CPointer(types.int64)
 BOXES = types.Array(types.int64, 2, "C")
 
 
-@intrinsic
-def cell(typing_context, boxes, row, column):
+@instructions(CELL, BOXES, types.intp, types.intp)
+def cell(context, builder, boxes, row, column):
     """A pointer to boxes[row, column]."""
-
-    def generate(context, builder, signature, arguments):
-        boxes, row, column = arguments
-        start = cgutils.create_struct_proxy(signature.args[0])(context, builder, boxes).data
-        return builder.gep(start, [builder.add(builder.mul(row, INT(BOX)), column)])
-
-    return CELL(boxes, types.intp, types.intp), generate
+    start = cgutils.create_struct_proxy(BOXES)(context, builder, boxes).data
+    return builder.gep(start, [builder.add(builder.mul(row, INT(BOX)), column)])
 
 
-@intrinsic
-def load(typing_context, cell):
+@instructions(types.int64, CELL)
+def load(context, builder, cell):
     """The value of a cell. Memory that was written before this value was stored can be read from then on."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.load_atomic(arguments[0], "acquire", 8)
-
-    return types.int64(CELL), generate
+    return builder.load_atomic(cell, "acquire", 8)
 
 
-@intrinsic
-def store(typing_context, cell, value):
+@instructions(types.void, CELL, types.int64)
+def store(context, builder, cell, value):
     """Write to a cell, after all earlier writes of this thread."""
-
-    def generate(context, builder, signature, arguments):
-        builder.store_atomic(arguments[1], arguments[0], "release", 8)
-        return context.get_dummy_value()
-
-    return types.void(CELL, types.int64), generate
+    builder.store_atomic(value, cell, "release", 8)
 
 
-@intrinsic
-def exchange(typing_context, cell, expected, value):
+@instructions(types.boolean, CELL, types.int64, types.int64)
+def exchange(context, builder, cell, expected, value):
     """Write to a cell if it holds the expected value, in one atomic step; returns whether it did."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.extract_value(builder.cmpxchg(*arguments, "acq_rel", "acquire"), 1)
-
-    return types.boolean(CELL, types.int64, types.int64), generate
-
-
-@intrinsic
-def pause(typing_context):
-    """A hint that this thread only waits: the other thread of its core may use the core's resources."""
-
-    def generate(context, builder, signature, arguments):
-        emit_pause(context, builder)
-        return context.get_dummy_value()
-
-    return types.void(), generate
+    return builder.extract_value(builder.cmpxchg(cell, expected, value, "acq_rel", "acquire"), 1)
 
 
 def emit_pause(context, builder):
-    """The instruction of `pause`."""
+    """A hint that this thread only waits: the other thread of its core may use the core's resources."""
     triple = context.codegen().magic_tuple()[0]
     if triple.startswith(("x86_64", "i686")):
         call_llvm(builder, "llvm.x86.sse2.pause")
@@ -117,21 +87,20 @@ def emit_pause(context, builder):
         call_llvm(builder, "llvm.aarch64.hint", ir.IntType(32)(1))
 
 
-@intrinsic
-def wait_a_moment(typing_context, looks):
-    """Pause between two looks, or yield the processor after many: another thread may wait for it, and this thread for
-    that one. `looks` is the number of looks before.
+pause = instructions(types.void)(emit_pause)
+
+
+@instructions(types.void, types.int64)
+def wait_a_moment(context, builder, looks):
+    """Pause, or yield the processor after SPINS looks. `looks` is the number of looks before.
+
+    Another thread may need the processor, and this thread may wait for that thread.
     """
-
-    def generate(context, builder, signature, arguments):
-        with builder.if_else(builder.icmp_signed("<", arguments[0], INT(SPINS))) as (soon, late):
-            with soon:
-                emit_pause(context, builder)
-            with late:
-                call_llvm(builder, YIELD, returns=ir.IntType(32))
-        return context.get_dummy_value()
-
-    return types.void(types.int64), generate
+    with builder.if_else(builder.icmp_signed("<", looks, INT(SPINS))) as (soon, late):
+        with soon:
+            emit_pause(context, builder)
+        with late:
+            call_llvm(builder, YIELD, returns=ir.IntType(32))
 
 
 def rounding_mode(context, builder):
@@ -162,26 +131,17 @@ def call_llvm(builder, name, *arguments, returns=VOID):
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
-@intrinsic
-def counter(typing_context, call, number):
+@instructions(CELL, None, types.int64)
+def counter(context, builder, call, number):
     """A counter of a call; their cache lines hold nothing else."""
-
-    def generate(context, builder, signature, arguments):
-        call, number = arguments
-        place = builder.gep(call, [builder.mul(builder.add(number, INT(LINE)), INT(8))], source_etype=ir.IntType(8))
-        return builder.bitcast(place, INT.as_pointer())
-
-    return CELL(call, types.int64), generate
+    place = builder.gep(call, [builder.mul(builder.add(number, INT(LINE)), INT(8))], source_etype=ir.IntType(8))
+    return builder.bitcast(place, INT.as_pointer())
 
 
-@intrinsic
-def count_one(typing_context, cell):
+@instructions(types.int64, CELL)
+def count_one(context, builder, cell):
     """Add 1 to a counter; returns its value before. A thread that reads the new value can read all earlier writes."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.atomic_rmw("add", arguments[0], INT(1), "acq_rel")
-
-    return types.int64(CELL), generate
+    return builder.atomic_rmw("add", cell, INT(1), "acq_rel")
 
 
 @phase
@@ -216,57 +176,32 @@ def finish(call, thread, threads, barriers):
             wait(call, (barriers + 1) * threads)
 
 
-@intrinsic
-def hand_over(typing_context, run, address, call):
+@instructions(types.void, CELL, None, None)
+def hand_over(context, builder, run, address, call):
     """Write the arguments of `run_posted` to three cells: the pass, the record, and how this thread rounds."""
-
-    def generate(context, builder, signature, arguments):
-        run, address, call = arguments
-        builder.store(address, run)
-        place = builder.bitcast(builder.gep(run, [INT(1)]), call.type.as_pointer())
-        builder.store(call, place)
-        builder.store(rounding_mode(context, builder), builder.gep(run, [INT(2)]))
-        return context.get_dummy_value()
-
-    return types.void(CELL, types.int64, call), generate
+    builder.store(address, builder.bitcast(run, address.type.as_pointer()))
+    place = builder.bitcast(builder.gep(run, [INT(1)]), call.type.as_pointer())
+    builder.store(call, place)
+    builder.store(rounding_mode(context, builder), builder.gep(run, [INT(2)]))
 
 
-@intrinsic
-def run_posted(typing_context, run, thread, threads):
+@instructions(types.void, CELL, types.int64, types.int64)
+def run_posted(context, builder, run, thread, threads):
     """Run the pass that was handed over, rounding as the calling thread does.
 
     The record is read as a pointer, not as an integer that is cast to one: see simd.
     """
-
-    def generate(context, builder, signature, arguments):
-        run, *numbers = arguments
-        data = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(VOID, [data, INT, INT])
-        function = builder.load(builder.bitcast(run, kind.as_pointer().as_pointer()))
-        call = builder.load(builder.bitcast(builder.gep(run, [INT(1)]), data.as_pointer()))
-        set_rounding_mode(context, builder, builder.load(builder.gep(run, [INT(2)])))
-        builder.call(function, [call, *numbers])
-        return context.get_dummy_value()
-
-    return types.void(CELL, types.int64, types.int64), generate
-
-
-@intrinsic
-def run_pass(typing_context, address, call, thread, threads):
-    """Run the pass at that address."""
-
-    def generate(context, builder, signature, arguments):
-        address, *passed = arguments
-        kind = ir.FunctionType(VOID, [value.type for value in passed])
-        builder.call(builder.inttoptr(address, kind.as_pointer()), passed)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, call, types.int64, types.int64), generate
+    data = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(VOID, [data, INT, INT])
+    function = builder.load(builder.bitcast(run, kind.as_pointer().as_pointer()))
+    call = builder.load(builder.bitcast(builder.gep(run, [INT(1)]), data.as_pointer()))
+    set_rounding_mode(context, builder, builder.load(builder.gep(run, [INT(2)])))
+    builder.call(function, [call, thread, threads])
 
 
 @phase
-def run(call, boxes, patience, address):
-    """Run the pass at that address on this thread, and on all workers that answer; returns the number of threads.
+def run(call, boxes, patience):
+    """Run the pass of a call on this thread, and on all workers that answer; returns the number of threads.
 
     The thread waits for workers that are AWAY, for `patience` pauses in all: they may have been woken. A worker that
     was WAITING has LOOKS pauses to answer, and the rest of the patience.
@@ -301,10 +236,10 @@ def run(call, boxes, patience, address):
     for number in range(boxes.shape[0]):
         if called >> number & 1:
             boxes[number, THREAD], boxes[number, THREAD + 1] = thread, threads
-            hand_over(cell(boxes, number, RUN), address, call)
+            hand_over(cell(boxes, number, RUN), call.run, call)
             store(cell(boxes, number, STATE), GO)
             thread += 1
-    run_pass(address, call, 0, threads)
+    call.run(call, 0, threads)
     return threads
 
 

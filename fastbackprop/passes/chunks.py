@@ -25,9 +25,10 @@ def each_tile(call, thread, threads):
 
 
 def sum_over_tiles(call, thread, threads):
-    """The same, and sum a loss and a gradient over the tiles of each chunk.
+    """Take every tile of the chunks, and sum a loss and a gradient over the tiles of each chunk.
 
-    call.add_tile adds the gradient of a tile to the partial gradient of its chunk, and the losses to `losses`.
+    call.add_tile adds the gradient of a tile to the partial gradient of its chunk, and the losses to `losses`. Its last
+    argument is the number of samples in the chunk's earlier tiles.
     """
     tile = advance(call.tiles, thread * call.tile_bytes)
     losses = advance(call.sample_losses, thread * call.tile_samples * 8)

@@ -10,7 +10,7 @@ from fastbackprop.kernels.jit import compile_callback, compile_entry
 from fastbackprop.kernels.records import record_at, record_of
 from fastbackprop.kernels.simd import advance, pointer
 from fastbackprop.parallel import team
-from fastbackprop.passes.records import call_record, columns_record, loss_signature
+from fastbackprop.passes.records import call_record, columns_record
 
 
 @functools.cache
@@ -28,7 +28,7 @@ def entry(dtype):
     words, table = types.Array(types.int64, 1, "C"), types.Array(types.int64, 2, "C")
     arrays = [words, read(2), read(2), read(1), written(2), written(1), read(1), table]
     return compile_entry(
-        run_call, types.int64(*arrays, types.UniTuple(types.int64, 5), types.float64, team.BOXES, *[types.int64] * 2)
+        run_call, types.int64(*arrays, types.UniTuple(types.int64, 5), types.float64, team.BOXES, types.int64)
     )
 
 
@@ -45,9 +45,8 @@ def run_call(
     scale,
     boxes,
     patience,
-    address,
 ):
-    """Run the pass at that address on the record in `words`; returns the number of threads that took part.
+    """Run the pass of the record in `words`; returns the number of threads that took part.
 
     net_input      (D_i, N): read, any strides
     target         (D_o, N), or (1, N) class numbers, or the input again if the pass needs none: read, any strides
@@ -87,25 +86,13 @@ def run_call(
         layer, weights, biases = record_at(call.layer, k), record_at(columns, k), record_at(columns, layers + k)
         weights.data = advance(pointer(parameters), layer.weights_at)
         biases.data = advance(pointer(parameters), layer.biases_at)
-    return team.run(call, boxes, patience, address)
+    return team.run(call, boxes, patience)
 
 
 @functools.cache
-def compiled_pass(run, dtype):
-    """A pass, compiled for float32 or float64, with an `address`."""
-    return compile_callback(run, types.void(call_record(numba.from_dtype(dtype)), types.int64, types.int64))
-
-
-@functools.cache
-def compiled_tile(function, dtype, field):
-    """What a pass of chunks does with a tile, compiled for float32 or float64: the address is for that field."""
+def compiled(function, dtype, field):
+    """The function for that field of a call's record, compiled for float32 or float64, with an `address`."""
     return compile_callback(function, call_record(numba.from_dtype(dtype)).fields[field].sig)
-
-
-@functools.cache
-def compiled_loss(tile_loss, dtype):
-    """A loss, compiled for float32 or float64, with an `address`: see losses."""
-    return compile_callback(tile_loss, loss_signature(numba.from_dtype(dtype)))
 
 
 @intrinsic

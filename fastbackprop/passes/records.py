@@ -135,11 +135,12 @@ def call_record(element):
             "totals": doubles,  # (parameters,), two for each in float64, see kernels.rows.add_partials
             "chunk_losses": doubles,
             "sample_losses": doubles,  # one for each sample of the tile of each thread, or of a group
-            "loss": pointer_to(loss_signature(element)),
+            "loss": pointer_to(types.void(doubles, rows, *[INT] * 4, element)),  # see losses
             **pointer_types(element),
         },
     )
-    # Tile functions: see chunks.
+    # The pass, and what it calls for a tile: see chunks.
+    record.fields["run"] = pointer_to(types.void(record, INT, INT))
     record.fields["take_tile"] = pointer_to(types.void(record, rows, INT, INT))
     record.fields["add_tile"] = pointer_to(types.void(record, rows, rows, doubles, INT, INT, INT))
     return record
@@ -148,8 +149,3 @@ def call_record(element):
 def pointer_to(signature):
     """The type of a field that holds the address of a compiled function."""
     return types.ExternalFunctionPointer(signature, None)
-
-
-def loss_signature(element):
-    """The types of a loss's arguments, see losses."""
-    return types.void(types.CPointer(types.float64), types.CPointer(element), *[INT] * 4, element)

@@ -72,7 +72,7 @@ def sum_block(call, scratch, block):
     """A block of a layer's weight gradient, and the bias gradient of its rows, over all tiles of the group.
 
     scratch holds the sums of the block, in the element type, and a tile of transposed activations. If the batch is one
-    tile, products write the block where it belongs, unless they would write behind the ends of its rows.
+    tile, products write the block to the gradient itself, unless they would write behind the ends of the block's rows.
 
     Measured: 64 samples of 784-100x3-10 take 4 % less time (Zen 4, 2026-11).
     """
