@@ -100,7 +100,7 @@ def _fetch(function, parts, make, dump, load):
     """
 
     def make_quietly():
-        with _quiet(), _uncollected(), _interruptible():
+        with _quiet(), _interruptible(), _uncollected():
             return make()
 
     name, dump_alone = functools.partial(_name, function, parts), functools.partial(_alone, dump)
