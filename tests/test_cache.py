@@ -3,7 +3,6 @@
 import ctypes
 import errno
 import functools
-import gc
 import io
 import logging
 import os
@@ -204,20 +203,6 @@ def test_kernels_differ_by_what_their_closures_hold(folder, compiled):
             for maker in close_over, call_closure_over:
                 assert jit.compile_entry(maker(value), SIGNATURE)(5) == (5 if value is None else 6)
     assert len(compiled) == len(list(folder.iterdir())) == 2 * len(VALUES)
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-@pytest.mark.usefixtures("folder")
-def test_no_garbage_is_collected_while_numba_compiles(enabled, monkeypatch):
-    njit, seen, before, switch = numba.njit, [], gc.isenabled(), {True: gc.enable, False: gc.disable}
-    monkeypatch.setattr(numba, "njit", lambda *given, **options: seen.append(gc.isenabled()) or njit(*given, **options))
-    switch[enabled]()
-    try:
-        assert multiply_by(3)(5) == 15
-        assert gc.isenabled() == enabled
-    finally:
-        switch[before]()
-    assert seen == [False]
 
 
 def test_closures_without_a_meaning_in_another_process(folder, compiled):

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import gc
 import hashlib
 import logging
 import pickle
@@ -100,7 +99,7 @@ def _fetch(function, parts, make, dump, load):
     """
 
     def make_quietly():
-        with _quiet(), _interruptible(), _uncollected():
+        with _quiet(), _interruptible():
             return make()
 
     name, dump_alone = functools.partial(_name, function, parts), functools.partial(_alone, dump)
@@ -148,18 +147,6 @@ def _quiet():
         yield
     finally:
         logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _uncollected():
-    """No garbage collection: numba makes millions of objects that stay, and collections took a tenth of the time."""
-    was_enabled = gc.isenabled()
-    try:
-        gc.disable()
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 @contextlib.contextmanager
