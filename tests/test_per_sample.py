@@ -137,8 +137,8 @@ def test_the_same_bits_for_any_number_of_threads(call, dtype, monkeypatch):
 
     def counted(made, *arguments):
         make(made, *arguments)
-        run = made.run
-        made.run = lambda *passed: threads.append(run(*passed))
+        run = made.run_call
+        made.run_call = lambda *passed: threads.append(run(*passed))
 
     monkeypatch.setattr(Call, "__init__", counted)
     given = given_for((8, 32, 40, 3), 2500, dtype)

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import subprocess
 import sys
 import threading
 import time
@@ -37,12 +38,12 @@ def patient(monkeypatch, shared_from):
 
     def counted(call, *arguments):
         make(call, *arguments)
-        run = call.run
+        run = call.run_call
 
         def noted(*passed):
             seen.append(run(*passed))
 
-        call.run = noted
+        call.run_call = noted
 
     monkeypatch.setattr(Call, "__init__", counted)
     crew = workers.Crew()
@@ -358,3 +359,25 @@ def test_workers_flush_subnormal_numbers_where_the_calling_thread_does():
     for got in shared:
         assert_same_bits(list(got), list(alone))
     assert_same_bits(list(vjp(2)), list(kept))
+
+
+LOOKING = """
+import ctypes
+import llvmlite.binding as llvm, numpy as np
+from fastbackprop.parallel import boxes, team
+
+yields = []
+count = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: yields.append(1) or 0)
+llvm.add_symbol(team.YIELD, ctypes.cast(count, ctypes.c_void_p).value)
+for looks in team.SPINS // 2, team.SPINS + 100:
+    yields.clear()
+    team.serve()(np.zeros((1, boxes.BOX), np.int64), 0, looks)
+    print(len(yields), max(looks + 3 - team.SPINS, 0))
+"""
+
+
+def test_a_thread_that_looks_in_vain_pauses_and_then_yields(tmp_path):
+    """Of the looks of a worker that nobody calls, those from SPINS on yield the processor."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", LOOKING], check=True, capture_output=True, text=True, env=environment)
+    assert done.stdout == "0 0\n103 103\n"

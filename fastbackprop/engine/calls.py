@@ -43,7 +43,7 @@ class Call:
         computation = COMPUTATIONS[what]
         self.dtype, self.plan = dtype, computation.plan(layer_sizes, dtype.itemsize, samples)
         element, plan, layout = numba.from_dtype(dtype), self.plan, self.plan.layout
-        self.run = entry.entry(dtype)
+        self.run_call = entry.entry(dtype)
         kind = records.call_record(element)
         self.words = np.zeros(len(kind.fields), np.int64)
         self.doubles = self.words.view(np.float64)

@@ -60,7 +60,7 @@ class DebugEngine(Engine):
         return self.zoned[name].array
 
     def _run(self, batch: Batch, call: Call, columns_out: Array, gradient: Array) -> float:
-        call.run = functools.partial(check_and_run, call)
+        call.run_call = functools.partial(check_and_run, call)
         outputs = {"columns_out": columns_out, "gradient": gradient}
         outputs |= {f"sample_gradients[{k}]": array for k, array in enumerate(batch.sample_gradients)}
         lists = {f"columns[{k}]": array for k, array in enumerate(batch.columns)}

@@ -142,7 +142,7 @@ class Engine:
             if threads > 1:
                 boxes, patience = helpers(threads), pauses(plan.flops * (last - first))
             # When this returns, no worker touches the arrays any longer.
-            call.run(call.words, *arrays, gradient, vector, places, bounds, batch.scale, boxes, patience)
+            call.run_call(call.words, *arrays, gradient, vector, places, bounds, batch.scale, boxes, patience)
             if batch.progress is not None:
                 batch.progress(last, samples)
         return call.loss_sum

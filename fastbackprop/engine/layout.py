@@ -153,14 +153,14 @@ def shared_layout(layer_sizes: tuple[int, ...], itemsize: int) -> Layout:
     for k, layer in enumerate(layers):
         layer["transposed_row"] = padded(min(layer["units_in"], BLOCK_COLUMNS)) * itemsize
         gradient_row = layer["units_in"] * itemsize
-        has_whole_vectors = not layer["along_units"] or gradient_row % CACHE_LINE == 0
+        layer["stays_in_rows"] = int(not layer["along_units"] or gradient_row % CACHE_LINE == 0)
         for row, last_row in parts(layer["units_out"], BLOCK_ROWS, 1):
             for column, last_column in parts(layer["units_in"], BLOCK_COLUMNS, BLOCK_STEP):
                 block = {"k": k, "row": row, "rows": last_row - row, "column": column, "columns": last_column - column}
                 block["gradient_at"] = layer["weights_at"] + row * gradient_row + column * itemsize
                 block["gradient_row"] = gradient_row
                 block["partial_row"] = padded(last_column - column) * itemsize
-                blocks.append(block | {"partial_at": 0, "has_whole_vectors": int(has_whole_vectors)})
+                blocks.append(block)
     # The scratch memory of a thread: a block, the biases of its rows, and a tile of transposed columns.
     biases_at = max(block["rows"] * block["partial_row"] for block in blocks)
     for layer in layers:

@@ -107,7 +107,7 @@ def plan_gradient(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> 
             return plan_sums(layout, itemsize, samples)
     layout = shared_layout(layer_sizes, itemsize)
     group_tiles = min(GROUP_TILES, max(GROUP_BYTES // layout.tile_bytes, 2))
-    groups = -(-samples // (group_tiles * SHARED_TILE_SAMPLES))
+    groups = max(-(-samples // (group_tiles * SHARED_TILE_SAMPLES)), 1)
     tile_samples = even_tile(layout, longest(samples, groups))
     return Plan("shared", layout, samples, groups, 1, tile_samples, layout.flops)  # a slice is one group
 
@@ -190,7 +190,7 @@ COMPUTATIONS = {
     "clipped gradient": Computation(plan_clipped_gradient, {"chunks": "per_sample.clip_tile"}),
     "squares": Computation(plan_squares, {"chunks": "per_sample.square_tile"}),
 }
-"""Everything that an engine computes. A new pass gets its row here."""
+"""Everything that an engine computes. A new computation gets its row here."""
 
 
 def plan_few(layer_sizes: tuple[int, ...], itemsize: int, samples: int) -> Plan:
@@ -209,9 +209,9 @@ def plan_sums(layout: Layout, itemsize: int, samples: int) -> Plan:
 def plan_results(layout: Layout, samples: int, flops: int) -> Plan:
     """A plan in chunks without sums. Its chunks may be short."""
     short = min(-(-samples // GRAIN), MANY_CHUNKS, samples * flops // CHUNK_FLOPS)
-    chunks = max(short, -(-samples // (CHUNK_TILES * layout.tile_samples)))
+    chunks = max(short, -(-samples // (CHUNK_TILES * layout.tile_samples)), 1)
     tile_samples = even_tile(layout, longest(samples, chunks))
-    return Plan("results", layout, samples, chunks, max(chunks, 1), tile_samples, flops)
+    return Plan("results", layout, samples, chunks, chunks, tile_samples, flops)
 
 
 def cut(samples: int, chunks: int, chunk: int) -> int:
@@ -225,7 +225,7 @@ def cut(samples: int, chunks: int, chunk: int) -> int:
 def longest(samples: int, chunks: int) -> int:
     """Samples of the longest chunk. Chunks begin at multiples of GRAIN."""
     grains = -(-samples // GRAIN)
-    return min(GRAIN * -(-grains // max(chunks, 1)), samples)
+    return min(GRAIN * -(-grains // chunks), samples)
 
 
 def even_tile(layout: Layout, samples: int) -> int:
@@ -243,4 +243,4 @@ def count_chunks(layout: Layout, itemsize: int, samples: int) -> int:
         most = 2
     most = min(most, samples * layout.flops // CHUNK_FLOPS, MANY_CHUNKS)
     number = 1 << max(most.bit_length() - 1, 0)
-    return max(min(number, samples), -(-samples // (CHUNK_TILES * layout.tile_samples)))
+    return max(number, -(-samples // (CHUNK_TILES * layout.tile_samples)))

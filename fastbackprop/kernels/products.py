@@ -1,6 +1,6 @@
 """The products and row operations, compiled once for a dtype in three groups; passes call them by address.
 
-If passes inlined them, each pass would compile them again: 1.6 to 2 s instead of 0.6. A group shares its register
+If passes inlined them, each pass would compile them again, which takes a second. A group shares its register
 tiles, and is compiled when a batch first needs it: large batches do not need `samples` (0.8 s). `transpose` and
 `weight_gradient` are in the group `tiles`: a group of their own would save narrow networks 0.1 s and cost wide ones
 0.4 s.

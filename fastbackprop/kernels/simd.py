@@ -360,7 +360,7 @@ def instructions(result, *kinds):
 
         functools.update_wrapper(define, emit)
         signature = inspect.signature(emit)
-        parameters = list(signature.parameters.values())[1:]  # numba takes away one of two
+        parameters = list(signature.parameters.values())[1:]  # numba ignores the first of the others
         define.__signature__ = signature.replace(parameters=parameters)
         return intrinsic(define)
 

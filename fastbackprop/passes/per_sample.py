@@ -64,7 +64,8 @@ def take_norms(call, tile, count):
             norms[s] = math.sqrt(norms[s])
         for s in range(count):
             if not norms[s] < np.inf:  # a square may overflow or underflow although the norm does not
-                norms[s] = 0.0  # one norm is that of all layers
+                norms[s] = 0.0
+                # One norm is over all layers, several are of a layer each.
                 for k in range(number, call.layers if call.norms == 1 else number + 1):
                     layer, column = record_at(call.layer, k), advance(tile, s * call.itemsize)
                     dl_df, h = advance(column, layer.dl_df_at), advance(column, layer.h_at)

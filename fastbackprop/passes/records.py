@@ -42,6 +42,7 @@ def layer_record(element):
             "partial_at": INT,  # the weight gradient in a partial gradient
             "partial_row": INT,
             "partial_biases_at": INT,
+            "stays_in_rows": INT,  # whether products write nothing behind the ends of rows of the gradient
         },
     )
 
@@ -52,9 +53,8 @@ def block_record(element):
 
     A block of partial gradients may also be a run of elements that are contiguous in both gradients.
     """
-    place = "k", "row", "rows", "column", "columns", "gradient_at", "gradient_row", "partial_at", "partial_row"
-    # The last: whether products can write a block of a shared pass to the gradient, see shared.
-    return Record(f"Block[{element}]", dict.fromkeys((*place, "has_whole_vectors"), INT))
+    names = "k", "row", "rows", "column", "columns", "gradient_at", "gradient_row", "partial_at", "partial_row"
+    return Record(f"Block[{element}]", dict.fromkeys(names, INT))
 
 
 @functools.cache

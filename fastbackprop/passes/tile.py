@@ -10,8 +10,7 @@ write whole vectors of samples, so the columns behind the last sample, the tail,
 weight gradient. Calls of products have one operand a line: outputs, inputs, sizes.
 
 numba replaces the call of a phase by its code before it types anything: a pass is typed, lowered and optimised once,
-and no phase is compiled on its own, see jit.phase. With functions that LLVM puts in place, a pass took 0.70 s to
-compile instead of 0.57.
+and no phase is compiled on its own, see jit.phase.
 """
 
 from fastbackprop.kernels.jit import phase
