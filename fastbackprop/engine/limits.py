@@ -113,7 +113,7 @@ BLOCK_ROWS, BLOCK_COLUMNS = 128, 448
 """Largest number of rows and columns of a block of a shared gradient. So it stays in an L2, and blocks are many.
 
 Measured: with 256 rows, 784-1024x3-10 took 2 to 3 % less time, but had too few blocks for 32 threads. 64 samples of
-784-100x3-10 took 0 to 5 % longer with 128 columns, and 17 to 21 % with 832 columns, where the first layer is one block
+784-100x3-10 took 0 to 12 % longer with 128 columns, and 6 to 21 % with 832 columns, where the first layer is one block
 for two threads (float32 and float64, Zen 4, 2026-11).
 """
 
